@@ -1,0 +1,70 @@
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint types unit train lock clean
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
+	@echo "Starting on http://$(HOST):$(PORT); once /readyz answers, score an eye from another terminal with"
+	@echo "  curl -F image=@examples/open.jpg http://$(HOST):$(PORT)/v1/score"
+	@BENTOML_HOME=$(CURDIR)/.bentoml/$(PORT) BENTOML_DO_NOT_TRACK=True \
+		$(BIN)/bentoml serve service --host $(HOST) --port $(PORT)
+
+test: lint types unit ## Run lint, type checks and all tests
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev ## Run the tests
+	$(BIN)/pytest
+
+train: $(VENV)/.train ## Train kaggle_model on MRL and export it to models/ (hours on a CPU; resumes)
+	$(BIN)/python -m training train
+	$(BIN)/python -m training export
+
+lock: $(VENV)/.uv ## Pin all dependencies anew in requirements/
+	$(call compile,serve.txt,--extra cpu --extra serve)
+	$(call compile,serve-gpu.txt,--extra gpu --extra serve -c requirements/serve.txt)
+	$(call compile,train.txt,--extra cpu --extra serve --extra train -c requirements/serve.txt)
+	$(call compile,dev.txt,--extra cpu --extra serve --extra train --extra dev -c requirements/train.txt)
+
+clean: ## Remove the environment and all caches, but no training run
+	rm -rf $(VENV) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml $(2) -o requirements/$(1)
+
+# Each environment holds the one before it. The pins are complete, so nothing is resolved: --no-deps also keeps
+# facenet-pytorch's outdated caps out of it.
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1)
+
+$(VENV)/.uv: requirements/bootstrap.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml $(VENV)/.uv
+	@echo "Installing the serving environment into $(VENV) …"
+	$(call install,serve.txt)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.train: requirements/train.txt $(VENV)/.serve
+	@echo "Installing the training environment into $(VENV); PyTorch with CUDA takes about 6 GB …"
+	$(call install,train.txt)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.train
+	@echo "Installing the development tools into $(VENV) …"
+	$(call install,dev.txt)
+	@touch $@

@@ -1,0 +1,167 @@
+"""A model bundle: ``models/<name>/`` with ``model.onnx``, ``manifest.json`` and the model card ``README.md``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from eyestate.errors import BundleError
+
+DEFAULT_MODEL: Final = "kaggle_model"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class InputContract(_Part):
+    """What the network takes: a batch of square grey crops. Scaling to floats is part of the graph."""
+
+    name: str
+    shape: tuple[Literal["batch"], int, int]
+    dtype: Literal["uint8"] = "uint8"
+    colour: Literal["grey, ITU-R 601-2 luma, 0 to 255"] = "grey, ITU-R 601-2 luma, 0 to 255"
+    resize: Literal["bilinear with antialiasing, aspect ratio not kept"] = (
+        "bilinear with antialiasing, aspect ratio not kept"
+    )
+
+    @property
+    def side(self) -> int:
+        """Width and height in pixels."""
+        return self.shape[1]
+
+
+class OutputContract(_Part):
+    """What the network answers: P(open) of each crop."""
+
+    name: str
+    shape: tuple[Literal["batch"]] = ("batch",)
+    dtype: Literal["float32"] = "float32"
+    meaning: Literal["P(open), 0 to 1"] = "P(open), 0 to 1"
+
+
+class Thresholds(_Part):
+    """Scores up to ``closed`` mean closed, from ``open`` on open, uncertain in between."""
+
+    closed: Score
+    open: Score
+    rule: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.closed >= self.open:
+            raise ValueError("the closed threshold must be below the open threshold")
+        return self
+
+
+class DataSource(_Part):
+    """Data a model was trained on."""
+
+    name: str
+    crops: int
+    subjects: list[str]
+    fingerprint: Sha256
+
+
+class Training(_Part):
+    """How the weights came about."""
+
+    architecture: str
+    backbone: str
+    settings: dict[str, str | int | float]
+    data: list[DataSource]
+    git_revision: str
+
+
+class Metric(_Part):
+    """A measured figure with its 95 % confidence interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    interval: str
+
+
+class Manifest(_Part):
+    """``manifest.json``: everything a caller must know of ``model.onnx``."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    version: str
+    created: datetime
+    sha256: Sha256
+    input: InputContract
+    output: OutputContract
+    classes: tuple[Literal["closed"], Literal["open"]] = ("closed", "open")
+    thresholds: Thresholds
+    training: Training
+    metrics: list[Metric]
+    parity: Annotated[float, Field(description="largest score difference of ONNX Runtime and PyTorch, on real crops")]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def onnx(self) -> Path:
+        return self.path / "model.onnx"
+
+
+def models_dir() -> Path:
+    """The folder of the bundles: ``$EYESTATE_MODELS``, else ``models/`` beside this package."""
+    configured = os.environ.get("EYESTATE_MODELS")
+    return Path(configured) if configured else Path(__file__).parents[1] / "models"
+
+
+def load_bundle(model: str | Path | None = None) -> Bundle:
+    """Find a bundle and verify that its parts belong together.
+
+    Args:
+        model: the name of a bundle in ``models_dir()`` or the path of a bundle's folder; ``$EYESTATE_MODEL``, else
+            the shipped default, where it is None.
+
+    Raises:
+        BundleError: there is no such bundle, its manifest is not one this version reads, or ``model.onnx`` is not
+            the file the manifest was written for.
+    """
+    path = _find(model or os.environ.get("EYESTATE_MODEL") or DEFAULT_MODEL)
+    try:
+        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+        with (path / "model.onnx").open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise BundleError(f"the bundle {path} is incomplete: {Path(error.filename).name} is missing") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "the file"
+        raise BundleError(f"{path / 'manifest.json'} does not fit this version: {where}: {fault['msg']}") from None
+    if sha256 != manifest.sha256:
+        raise BundleError(
+            f"{path / 'model.onnx'} is damaged or not the model of this manifest: its SHA-256 is {sha256[:12]}…, "
+            f"the manifest says {manifest.sha256[:12]}…; restore it, for example with `git checkout {path.name}`"
+        )
+    return Bundle(path, manifest)
+
+
+def _find(model: str | Path) -> Path:
+    for path in (models_dir() / model, Path(model)):
+        if path.is_dir():
+            return path
+    names = sorted(path.parent.name for path in models_dir().glob("*/manifest.json"))
+    known = ", ".join(names) or f"none; set EYESTATE_MODELS to the folder that holds them, {models_dir()} does not"
+    raise BundleError(f"there is no model {str(model)!r}; the models here: {known}")

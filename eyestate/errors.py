@@ -1,0 +1,122 @@
+"""Every error a user can meet, one class each.
+
+How an error travels: the code that finds the fault raises one of these classes; nothing in between catches it. At the
+edge the service answers with ``status`` and ``{"error": {"code", "message"}}``, the command prints the message on
+stderr, and a Python caller catches :class:`EyestateError`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EyestateError(Exception):
+    """Base of all errors below. ``code`` is stable and meant for programs, the message for people."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class ImageError(EyestateError):
+    """An input that cannot be scored; the other inputs of the same request are not affected."""
+
+
+class EmptyImageError(ImageError):
+    """No bytes at all."""
+
+    status = 400
+    code = "empty_image"
+
+
+class ImageTooLargeError(ImageError):
+    """More bytes or more pixels than accepted."""
+
+    status = 413
+    code = "image_too_large"
+
+
+class UnsupportedImageError(ImageError):
+    """Bytes that are no JPEG, PNG, WebP or BMP image."""
+
+    status = 415
+    code = "unsupported_image"
+
+
+class CorruptImageError(ImageError):
+    """An image of a known format whose pixels cannot be decoded."""
+
+    status = 422
+    code = "corrupt_image"
+
+
+class ImageTooSmallError(ImageError):
+    """Fewer pixels on a side than an eye needs to be told open or closed."""
+
+    status = 422
+    code = "image_too_small"
+
+
+class UnreadableFileError(ImageError):
+    """A path that leads to no readable file."""
+
+    code = "unreadable_file"
+
+
+class RequestError(EyestateError):
+    """A request whose form is wrong, whatever its images hold."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class EmptyBodyError(RequestError):
+    """A request without a body."""
+
+    status = 400
+    code = "empty_body"
+
+
+class BodyTooLargeError(RequestError):
+    """A body over the byte limit, or more images than one request may carry."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """A content type the route does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class NotFoundError(RequestError):
+    """A path under ``/v1`` that does not exist."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """A method that the route does not take."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class OverloadedError(RequestError):
+    """More crops are waiting than the service will hold."""
+
+    status = 429
+    code = "overloaded"
+
+
+class BundleError(EyestateError):
+    """A model bundle that is missing, damaged or does not fit this runtime."""
+
+    status = 503
+    code = "bad_bundle"

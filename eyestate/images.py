@@ -1,0 +1,159 @@
+"""Image bytes to validated pixels: the one decoding path of the service, the command, training and evaluation."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from eyestate.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    ImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    UnreadableFileError,
+    UnsupportedImageError,
+)
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+MAX_BYTES: Final = 20 * 2**20
+MIN_SIDE: Final = 8
+MAX_SIDE: Final = 4096
+
+Pixels = npt.NDArray[np.uint8]
+
+_EXIF_ORIENTATION: Final = 0x0112
+# Exif 2.32, tag 274: how to turn the stored pixels upright.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Transparent pixels carry no light: they are laid on middle grey.
+_BACKDROP: Final = 128
+_QUIET: Final = threading.Lock()
+
+
+def decode(data: bytes) -> Pixels:
+    """Decode one encoded image to upright 8-bit grey pixels.
+
+    Colour becomes ITU-R 601-2 luma, 16-bit samples are scaled to 8, transparency is laid on middle grey, the EXIF
+    orientation is applied, and of an animation the first frame is read.
+
+    Args:
+        data: a JPEG, PNG, WebP or BMP file of at most ``MAX_BYTES``.
+
+    Returns:
+        uint8 array (height, width), each side ``MIN_SIDE`` to ``MAX_SIDE`` pixels.
+
+    Raises:
+        EmptyImageError, ImageTooLargeError, ImageTooSmallError, UnsupportedImageError, CorruptImageError: byte and
+            pixel limits are checked before any pixel is decoded.
+    """
+    if not data:
+        raise EmptyImageError("the image is empty (0 bytes)")
+    if len(data) > MAX_BYTES:
+        raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
+    try:
+        with _no_warnings():
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        check_size(image.width, image.height)
+        return _grey(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnsupportedImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"the image has more than {MAX_SIDE} pixels on a side") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders meet broken files with whatever they trip over
+        raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}") from None
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an image file, at most one more than ``decode`` accepts.
+
+    Raises:
+        UnreadableFileError: there is no such file, or it may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read {path}: {error.strerror}") from None
+
+
+def luma(rgb: Pixels) -> Pixels:
+    """RGB (height, width, 3) to grey (height, width), uint8, ITU-R 601-2 luma."""
+    return np.asarray(Image.fromarray(rgb).convert("L"))
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ImageTooSmallError or ImageTooLargeError unless both sides are ``MIN_SIDE`` to ``MAX_SIDE`` pixels."""
+    if min(width, height) < MIN_SIDE:
+        raise ImageTooSmallError(f"the image is {width}×{height} pixels; each side must have at least {MIN_SIDE}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLargeError(f"the image is {width}×{height} pixels; each side may have at most {MAX_SIDE}")
+
+
+def to_input(pixels: Pixels, side: int) -> Pixels:
+    """Resize grey pixels (height, width) to the model's square input (side, side), both uint8.
+
+    Bilinear with antialiasing when shrinking (Pillow's ``BILINEAR``); the aspect ratio is not kept, as in training.
+    """
+    if pixels.shape == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _grey(image: Image.Image) -> Pixels:
+    image.draft("L", image.size)  # a colour JPEG is decoded straight to its luma
+    image.load()
+    orientation = _orientation(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.info.get("transparency", -1)))
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        backdrop = Image.new("RGBA", rgba.size, (_BACKDROP, _BACKDROP, _BACKDROP, 255))
+        image = Image.alpha_composite(backdrop, rgba)
+    grey = image.convert("L")
+    if orientation in _UPRIGHT:
+        grey = grey.transpose(_UPRIGHT[orientation])
+    return np.asarray(grey)
+
+
+def _eight_bits(samples: npt.NDArray[np.uint16], transparent: int) -> Pixels:
+    pixels = (samples >> 8).astype(np.uint8)
+    pixels[samples == transparent] = _BACKDROP
+    return pixels
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is broken."""
+    try:
+        with _no_warnings():
+            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # the pixels are fine: a broken or hostile EXIF block must not cost the score
+        return 1
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keep Pillow, which warns of broken metadata, silent; one thread at a time, for the filters are the process's."""
+    with _QUIET, warnings.catch_warnings(action="ignore"):
+        yield

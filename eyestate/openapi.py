@@ -1,0 +1,108 @@
+"""The OpenAPI 3.1 description of the HTTP API."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from pydantic.json_schema import models_json_schema
+
+from eyestate import errors
+from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
+from eyestate.schema import BatchAnswer, ErrorAnswer, ScoreAnswer
+from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
+
+_BINARY: Final = {"type": "string", "format": "binary"}
+_REQUEST_ERRORS: Final = (
+    errors.EmptyBodyError,
+    errors.BodyTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    errors.RequestError,
+    errors.OverloadedError,
+)
+
+
+@cache
+def document() -> bytes:
+    """The description as JSON."""
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in (ScoreAnswer, BatchAnswer, ErrorAnswer)],
+        ref_template="#/components/schemas/{model}",
+    )
+    description = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "eyestate",
+            "version": version("eyestate"),
+            "description": "Tells open eyes from closed ones. A score is P(open), 0 to 1; the state is the verdict "
+            "under the model's thresholds: open, closed, or uncertain in between.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/v1/score": {
+                "post": {
+                    "operationId": "score",
+                    "summary": "Score one eye crop",
+                    "description": f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} px.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "image/*": {"schema": _BINARY},
+                            "application/octet-stream": {"schema": _BINARY},
+                            "multipart/form-data": {"schema": _form("image", _BINARY)},
+                        },
+                    },
+                    "responses": _responses("ScoreAnswer", "Score and state of the crop"),
+                }
+            },
+            "/v1/score/batch": {
+                "post": {
+                    "operationId": "scoreBatch",
+                    "summary": "Score many eye crops",
+                    "description": f"Up to {MAX_IMAGES:,} images and {MAX_BODY_BYTES:,} bytes. An image that cannot be "
+                    "scored has its error in its place; the others are scored.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "multipart/form-data": {
+                                "schema": _form("images", {"type": "array", "items": _BINARY, "minItems": 1})
+                            }
+                        },
+                    },
+                    "responses": _responses("BatchAnswer", "A verdict or an error for each image, in order"),
+                }
+            },
+            "/livez": {"get": _probe("The process runs")},
+            "/readyz": {"get": _probe("The model is loaded and has scored a first crop")},
+            "/metrics": {"get": _probe("Prometheus metrics")},
+        },
+        "components": {"schemas": definitions["$defs"]},
+    }
+    return json.dumps(description).encode()
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [field], "properties": {field: schema}}
+
+
+def _responses(answer: str, description: str) -> dict[str, Any]:
+    refused = {
+        str(status): {
+            "description": " ".join(
+                (error.__doc__ or "").partition("\n")[0] for error in _REQUEST_ERRORS if error.status == status
+            ),
+            "content": _content("ErrorAnswer"),
+        }
+        for status in sorted({error.status for error in _REQUEST_ERRORS})
+    }
+    return {"200": {"description": description, "content": _content(answer)}, **refused}
+
+
+def _content(model: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+
+
+def _probe(description: str) -> dict[str, Any]:
+    return {"summary": description, "responses": {"200": {"description": description}}}

@@ -1,0 +1,125 @@
+"""Pixels to scores: an ONNX Runtime session around a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from eyestate.bundle import Bundle, load_bundle
+from eyestate.errors import BundleError, ImageError
+from eyestate.images import Pixels, check_size, decode, luma, read, to_input
+
+BATCH: Final = 32  # crops per inference: beyond it a CPU gains nothing and only memory grows
+
+Scores = npt.NDArray[np.float32]
+State = Literal["open", "closed", "uncertain"]
+
+
+class Scorer:
+    """Scores eye crops with one bundle. Safe to call from several threads at a time."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load the bundle's network.
+
+        Raises:
+            BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
+        """
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        try:
+            self._session = onnxruntime.InferenceSession(bundle.onnx, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+            raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
+        self._check_contract()
+
+    @property
+    def side(self) -> int:
+        """Width and height of the network's input in pixels."""
+        return self.manifest.input.side
+
+    def score(self, crops: Sequence[Pixels | bytes | str | Path] | npt.NDArray[np.uint8]) -> Scores:
+        """P(open) of each crop.
+
+        Args:
+            crops: any number of crops, each an encoded image (bytes), the path of one, or a uint8 array: (height,
+                width) grey or (height, width, 3) RGB, 8 to 4,096 pixels a side. One array (N, height, width) or
+                (N, height, width, 3) is N crops.
+
+        Returns:
+            float32 (N,), 0 (closed) to 1 (open).
+
+        Raises:
+            ImageError: a crop cannot be read; nothing is scored then.
+            TypeError, ValueError: an array that holds no crop.
+        """
+        inputs = [to_input(_pixels(crop), self.side) for crop in crops]
+        return self.score_inputs(inputs)
+
+    def score_each(self, crops: Sequence[bytes | str | Path]) -> list[float | ImageError]:
+        """As ``score``, but a crop that cannot be read gets its error in place of a score."""
+        inputs = [self._input_or_error(crop) for crop in crops]
+        scores = iter(self.score_inputs([i for i in inputs if not isinstance(i, ImageError)]).tolist())
+        return [i if isinstance(i, ImageError) else next(scores) for i in inputs]
+
+    def score_inputs(self, inputs: Sequence[Pixels]) -> Scores:
+        """P(open) of crops that already are ``to_input`` of this bundle's side: float32 (N,)."""
+        batches = [self._run(np.stack(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
+        return np.concatenate(batches) if batches else np.empty(0, np.float32)
+
+    def state(self, score: float) -> State:
+        """The state a score stands for under the manifest's thresholds."""
+        if score >= self.manifest.thresholds.open:
+            return "open"
+        if score <= self.manifest.thresholds.closed:
+            return "closed"
+        return "uncertain"
+
+    def _input_or_error(self, crop: bytes | str | Path) -> Pixels | ImageError:
+        try:
+            return to_input(_pixels(crop), self.side)
+        except ImageError as error:
+            return error
+
+    def _run(self, batch: Pixels) -> Scores:
+        (scores,) = self._session.run([self.manifest.output.name], {self.manifest.input.name: batch})
+        return np.asarray(scores, np.float32)
+
+    def _check_contract(self) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = [(node.name, node.type, [s for s in node.shape if isinstance(s, int)]) for node in (*inputs, *outputs)]
+        declared = [
+            (self.manifest.input.name, "tensor(uint8)", [self.side, self.side]),
+            (self.manifest.output.name, "tensor(float)", []),
+        ]
+        if found != declared:
+            raise BundleError(f"{self.bundle.onnx} has {found}, its manifest declares {declared}")
+
+
+def load(model: str | Path | None = None) -> Scorer:
+    """Load a scorer.
+
+    Args:
+        model: the name of a shipped bundle or the path of a bundle's folder; the default model where it is None.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or does not fit this version.
+    """
+    return Scorer(load_bundle(model))
+
+
+def _pixels(crop: Pixels | bytes | str | Path) -> Pixels:
+    if isinstance(crop, bytes):
+        return decode(crop)
+    if isinstance(crop, (str, Path)):
+        return decode(read(Path(crop)))
+    if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8:
+        raise TypeError(f"a crop is bytes, a path or a uint8 array, not {getattr(crop, 'dtype', type(crop).__name__)}")
+    if crop.ndim not in (2, 3) or (crop.ndim == 3 and crop.shape[2] != 3):
+        raise ValueError(f"a crop has the shape (height, width) or (height, width, 3), not {crop.shape}")
+    check_size(crop.shape[1], crop.shape[0])
+    return crop if crop.ndim == 2 else luma(crop)

@@ -1,0 +1,143 @@
+"""Request bodies to image bytes, within limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from eyestate.errors import BodyTooLargeError, EmptyBodyError, RequestError, UnsupportedMediaTypeError
+from eyestate.images import MAX_BYTES
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_BODY_BYTES: Final = 64 * 2**20
+MAX_IMAGES: Final = 1_000
+_ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
+
+
+async def single_image(request: Request) -> bytes:
+    """The image of a request whose body is the image, or multipart with one part named ``image``.
+
+    Raises:
+        RequestError: the body has no such image or is over the limits; its subclasses say which.
+    """
+    media_type = _media_type(request)
+    if media_type == "multipart/form-data":
+        images = await _parts(request, "image", MAX_BYTES + _ENVELOPE_BYTES)
+        if len(images) > 1:
+            raise RequestError(f"there are {len(images)} images; send them to /v1/score/batch")
+        return images[0]
+    if media_type.startswith("image/") or media_type in ("application/octet-stream", ""):
+        return b"".join([chunk async for chunk in _body(request, MAX_BYTES)])
+    raise UnsupportedMediaTypeError(
+        f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
+        "application/octet-stream), or multipart/form-data with the part 'image'"
+    )
+
+
+async def many_images(request: Request) -> list[bytes]:
+    """The images of a multipart request: its parts named ``images``, in order, at least one.
+
+    Raises:
+        RequestError: the body has no such images or is over the limits; its subclasses say which.
+    """
+    media_type = _media_type(request)
+    if media_type != "multipart/form-data":
+        raise UnsupportedMediaTypeError(
+            f"the content type is {media_type or 'missing'}; send multipart/form-data with the parts 'images'"
+        )
+    return await _parts(request, "images", MAX_BODY_BYTES)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body in chunks, refused as soon as it is known to be empty or over the limit."""
+    declared = request.headers.get("content-length", "")
+    received = int(declared) if declared.isdecimal() else 0
+    if received <= max_bytes:
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                break
+            yield chunk
+    if received > max_bytes:
+        raise BodyTooLargeError(f"the body has {received:,} bytes or more; at most {max_bytes:,} are accepted")
+    if received == 0:
+        raise EmptyBodyError("the body is empty; send an image")
+
+
+async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
+    """The contents of the multipart parts of one name; parts of other names are passed over."""
+    _, options = parse_options_header(request.headers["content-type"])
+    if b"boundary" not in options:
+        raise RequestError("the content type multipart/form-data names no boundary")
+    collector = _Collector(name.encode())
+    try:
+        parser = MultipartParser(options[b"boundary"], collector.callbacks())
+        async for chunk in _body(request, max_bytes):
+            parser.write(chunk)
+    except FormParserError as error:
+        raise RequestError(f"the multipart body is malformed: {error}") from None
+    if not collector.complete:
+        raise RequestError("the multipart body ends before its closing boundary")
+    if not collector.parts:
+        raise RequestError(f"the multipart body has no part named '{name}'")
+    return [bytes(part) for part in collector.parts]
+
+
+class _Collector:
+    """Keeps the parts of one name as the parser meets them."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.parts: list[bytearray] = []
+        self.complete = False
+        self._header = bytearray()
+        self._value = bytearray()
+        self._wanted = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._part_begin,
+            "on_header_begin": self._header_begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_end": self._end,
+        }
+
+    def _part_begin(self) -> None:
+        self._wanted = False
+
+    def _header_begin(self) -> None:
+        self._header.clear()
+        self._value.clear()
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self._wanted = options.get(b"name") == self.name
+
+    def _headers_finished(self) -> None:
+        if self._wanted:
+            if len(self.parts) == MAX_IMAGES:
+                raise BodyTooLargeError(f"there are more than {MAX_IMAGES:,} images; send them in several requests")
+            self.parts.append(bytearray())
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self.parts[-1] += data[start:end]
+
+    def _end(self) -> None:
+        self.complete = True

@@ -1,0 +1,71 @@
+"""``python -m training``: every step from crops to a shipped model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from eyestate.cli import Commands
+from training import input_size
+from training.classify import PRETRAINED, Settings
+from training.classify import train as train_classifier
+from training.data import Split, data_dir, load_mrl, split_by_subject
+from training.synthetic import generate
+
+RUNS = Path("runs")
+
+mrl_option = click.option(
+    "--mrl",
+    type=click.Path(path_type=Path),
+    default=lambda: data_dir() / "mrl-eyes.zip",
+    show_default="$EYESTATE_DATA/mrl-eyes.zip",
+    help="The MRL Eye Dataset: zip or folder, original or Kaggle layout.",
+)
+backbone_option = click.option(
+    "--backbone",
+    default=lambda: str(next(iter((data_dir().parent / "weights").glob("*casia-webface*.pt")), "casia-webface")),
+    show_default="the file beside the data, else casia-webface",
+    help=f"Pretrained FaceNet: {' or '.join(PRETRAINED)} (downloaded), or the path of a state_dict.",
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train, judge and export open/closed-eye classifiers.
+
+    A data set is looked for in $EYESTATE_DATA (default: ../shared/data). Runs go to runs/, which git ignores; a
+    command that was stopped continues where it was when it is given again.
+    """
+
+
+@main.command()
+@mrl_option
+@backbone_option
+@click.option("--input-side", default=Settings().input_side, show_default=True, help="Pixels; at least 75.")
+@click.option("--epochs", default=Settings().epochs, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
+def train(mrl: Path, backbone: str, input_side: int, epochs: int, output: Path) -> None:
+    """Train kaggle_model on MRL, split by subject."""
+    split = split_by_subject(load_mrl(mrl).crops)
+    best = train_classifier(split, Settings(backbone=backbone, input_side=input_side, epochs=epochs), output)
+    click.echo(f"best checkpoint: {best}")
+
+
+@main.command("input-size")
+@mrl_option
+@backbone_option
+@click.option("--side", "sides", multiple=True, type=int, default=(80, 96, 112, 128, 160), show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "input_size", show_default=True)
+def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output: Path) -> None:
+    """Train briefly at several input sizes and compare their validation EERs and speeds."""
+    split = split_by_subject(load_mrl(mrl).crops)
+    for row in input_size.compare(split, Settings(backbone=backbone, epochs=1), sides, output):
+        click.echo(json.dumps(row))
+
+
+main.add_command(generate)
+
+if __name__ == "__main__":
+    main(prog_name="python -m training")

@@ -1,0 +1,307 @@
+"""Train an open/closed classifier: FaceNet's InceptionResnetV1 with two logits, all weights trainable."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import lightning_fabric.utilities.seed
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from facenet_pytorch import InceptionResnetV1
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+from eyestate.images import decode, to_input
+from training.augment import augmentation
+from training.data import Crop, DataError, Split, fingerprint
+from training.evaluate import EqualErrorRate, Scores
+
+PRETRAINED: Final = ("vggface2", "casia-webface")
+MIN_INPUT: Final = 75  # below, InceptionResnetV1's last reduction has nothing left to reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides what a training run computes; a run resumes only under equal settings."""
+
+    backbone: str = "casia-webface"  # one of PRETRAINED, or a path to a state_dict without logits
+    input_side: int = 96  # pixels; the crops are resized to this square
+    epochs: int = 20
+    crops_per_epoch: int = 16_384  # draws per epoch, balanced by subject and label
+    batch_size: int = 64
+    learning_rate: float = 5e-4  # peak of the one-cycle schedule
+    weight_decay: float = 0.01
+    dropout: float = 0.4
+    patience: int = 6  # epochs without a better validation EER before stopping
+    seed: int = 0
+
+
+class EyeClassifier(pl.LightningModule):
+    """InceptionResnetV1 (Szegedy et al. 2016, FaceNet weights) with two logits: closed, open.
+
+    The forward pass takes uint8 grey crops (N, side, side), values 0 to 255, and returns float logits (N, 2); scaling
+    and the repetition to three channels are part of the network, so that no caller can get them wrong.
+    """
+
+    def __init__(self, settings: Mapping[str, str | int | float]) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.settings = Settings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
+        self.network = InceptionResnetV1(classify=True, num_classes=2, dropout_prob=self.settings.dropout)
+        self.network.to(memory_format=torch.channels_last)
+        self.loss = torch.nn.CrossEntropyLoss()
+        self.train_eer = EqualErrorRate()
+        self.val_eer = EqualErrorRate()
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        scaled = (crops.unsqueeze(1).float() - 127.5) / 128
+        logits: torch.Tensor = self.network(scaled.expand(-1, 3, -1, -1))
+        return logits
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self._step(batch, "train", self.train_eer)
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        self._step(batch, "val", self.val_eer)
+
+    def _step(
+        self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"], eer: EqualErrorRate
+    ) -> torch.Tensor:
+        crops, labels = batch
+        logits = self(crops).float()
+        loss: torch.Tensor = self.loss(logits, labels)
+        eer.update(p_open(logits), labels)
+        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        self.log(f"{part}_eer", eer, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.settings.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=0.1,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def p_open(logits: torch.Tensor) -> torch.Tensor:
+    """Logits (N, 2) to P(open) (N,), in [0, 1]."""
+    return logits.softmax(dim=1)[:, 1]
+
+
+def load_backbone(network: InceptionResnetV1, backbone: str) -> None:
+    """Fill all weights but the logits' from facenet-pytorch's published weights or from a file, in place.
+
+    Args:
+        network: built with ``classify=True``.
+        backbone: ``vggface2`` or ``casia-webface`` (facenet-pytorch downloads them into torch's hub folder,
+            ``TORCH_HOME``), or the path of a state_dict of InceptionResnetV1, floats of any width. The file is read
+            without pickle execution.
+
+    Raises:
+        DataError: the file is missing or no such state_dict, or the download failed.
+    """
+    if backbone in PRETRAINED:
+        try:
+            weights = InceptionResnetV1(pretrained=backbone).state_dict()
+        except OSError as error:
+            raise DataError(
+                f"could not download facenet-pytorch's {backbone} weights ({error}); "
+                "fetch them elsewhere and pass their path as --backbone"
+            ) from None
+    else:
+        try:
+            weights = torch.load(backbone, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise DataError(f"no backbone at {backbone}; it is one of {', '.join(PRETRAINED)} or a file") from None
+        except Exception as error:  # unpickling a file of another kind fails in many ways
+            raise DataError(f"{backbone} is no readable state_dict: {error}") from None
+    weights = {name: value.float() for name, value in weights.items() if not name.startswith("logits.")}
+    result = network.load_state_dict(weights, strict=False)
+    if set(result.missing_keys) != {"logits.weight", "logits.bias"} or result.unexpected_keys:
+        raise DataError(f"{backbone} holds no InceptionResnetV1 weights")
+
+
+class CropDataset(Dataset[tuple[torch.Tensor, int]]):
+    """Labelled crops as model input: uint8 (side, side) and the label; augmented where asked."""
+
+    def __init__(self, crops: Sequence[Crop], side: int, *, augmented: bool) -> None:
+        self.crops = crops
+        self.side = side
+        self.augment = augmentation() if augmented else None
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        crop = self.crops[index]
+        pixels = decode(crop.data)
+        if self.augment is not None:
+            pixels = self.augment(torch.from_numpy(pixels.copy())[None])[0].numpy()
+        assert crop.label is not None
+        return torch.from_numpy(to_input(pixels, self.side).copy()), crop.label
+
+
+def balanced_weights(crops: Sequence[Crop]) -> torch.Tensor:
+    """Sampling weights (N,) under which both labels are drawn equally often.
+
+    Within a label, a subject's share grows with the square root of its crops: the few people with thousands of video
+    frames must not drown the others, and ten frames must not be repeated hundreds of times.
+    """
+    groups = [(crop.label, crop.subject) for crop in crops]
+    members = {group: groups.count(group) for group in set(groups)}
+    mass: dict[int | None, float] = {}
+    for (label, _), n in members.items():
+        mass[label] = mass.get(label, 0) + n**0.5
+    return torch.tensor([members[g] ** -0.5 / mass[g[0]] for g in groups], dtype=torch.float64)
+
+
+def train(split: Split, settings: Settings, output: Path, *, start: Path | None = None) -> Path:
+    """Train until ``settings.epochs`` or until the validation EER stops falling; resume where a killed run stopped.
+
+    Args:
+        split: labelled crops; train and val are used, test is never looked at.
+        settings: hyperparameters; stored in ``output/run.json``.
+        output: the run's folder: ``checkpoints/`` (``last.ckpt``, ``best.ckpt``), ``csv/`` and ``tensorboard/`` logs.
+        start: a checkpoint to fine-tune from instead of the backbone.
+
+    Returns:
+        The checkpoint with the lowest validation EER.
+
+    Raises:
+        DataError: ``output`` holds a run with other settings or other data.
+    """
+    _claim(output, split, settings, start)
+    lightning_fabric.utilities.seed.seed_everything(settings.seed, workers=True, verbose=False)
+    model = EyeClassifier(dataclasses.asdict(settings))
+    if start is None:
+        load_backbone(model.network, settings.backbone)
+    else:
+        model.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
+
+    checkpoint = ModelCheckpoint(
+        output / "checkpoints",
+        filename="best",
+        monitor="val_eer",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = pl.Trainer(
+        max_epochs=settings.epochs,
+        precision="bf16-mixed",
+        callbacks=[
+            checkpoint,
+            EarlyStopping("val_eer", patience=settings.patience),
+            LearningRateMonitor(),
+            TQDMProgressBar(refresh_rate=8),
+        ],
+        logger=[CSVLogger(output, name="csv"), TensorBoardLogger(output, name="tensorboard", version="")],
+        log_every_n_steps=16,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    last = output / "checkpoints" / "last.ckpt"
+    trainer.fit(
+        model,
+        _train_loader(split.train, settings),
+        evaluation_loader(split.val, settings.input_side),
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    return output / "checkpoints" / "best.ckpt"
+
+
+def load_classifier(checkpoint: Path) -> EyeClassifier:
+    """A trained classifier in evaluation mode, loaded without pickle execution."""
+    model = EyeClassifier.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    return model.eval()
+
+
+@torch.inference_mode()
+def predict(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
+    """P(open) of each crop (N,), float64 in [0, 1], computed in float32."""
+    batches = evaluation_loader(crops, model.settings.input_side)
+    return np.concatenate([p_open(model(batch)).double().numpy() for batch, _ in batches])
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """Losses and EERs per epoch, from all the CSV logs of a run: one log for each time it was started."""
+    epochs: dict[int, dict[str, float]] = {}
+    for log in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        for row in _rows(log):
+            values = {k: float(v) for k, v in row.items() if v and k.startswith(("train_", "val_"))}
+            if values:
+                epochs.setdefault(int(row["epoch"]), {}).update(values)
+    return [{"epoch": epoch, **epochs[epoch]} for epoch in sorted(epochs)]
+
+
+def _rows(log: Path) -> Iterator[dict[str, str]]:
+    with log.open(newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _claim(output: Path, split: Split, settings: Settings, start: Path | None) -> None:
+    """Write down what a run is made of, or check that the run found there is made of the same."""
+    recipe = {
+        "settings": dataclasses.asdict(settings),
+        "start": None if start is None else start.as_posix(),
+        "data": {part: fingerprint(crops) for part, crops in split.parts().items()},
+    }
+    record = output / "run.json"
+    if not record.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(recipe | {"git_revision": git_revision()}, indent=2) + "\n")
+        return
+    recorded = json.loads(record.read_text())
+    if any(recorded[key] != value for key, value in recipe.items()):
+        raise DataError(f"{output} holds a run with other settings or data; choose another --output or remove it")
+
+
+def git_revision() -> str:
+    """The commit this code is at, with ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
+    describe = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
+    result = subprocess.run(describe, capture_output=True, text=True, check=False)  # noqa: S603  # a fixed command
+    return result.stdout.strip() or "unknown"
+
+
+def _train_loader(crops: Sequence[Crop], settings: Settings) -> DataLoader[tuple[torch.Tensor, int]]:
+    return DataLoader(
+        CropDataset(crops, settings.input_side, augmented=True),
+        batch_size=settings.batch_size,
+        sampler=WeightedRandomSampler(balanced_weights(crops).tolist(), settings.crops_per_epoch),
+        num_workers=_workers(),
+        persistent_workers=True,
+        drop_last=True,
+    )
+
+
+def evaluation_loader(crops: Sequence[Crop], side: int) -> DataLoader[tuple[torch.Tensor, int]]:
+    """The crops in order, as they are, in batches."""
+    return DataLoader(CropDataset(crops, side, augmented=False), batch_size=128)
+
+
+def _workers() -> int:
+    return max(1, min(8, (os.cpu_count() or 1) - 1))

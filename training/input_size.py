@@ -1,0 +1,62 @@
+"""Choose the network's input size by experiment: the same short training at several sizes, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eyestate.images import decode, to_input
+from training.classify import Settings, load_classifier, predict, train
+from training.data import Crop, Split
+from training.evaluate import equal_error_rate
+
+VAL_CROPS = 2_000
+FAR_SIDE = 24  # pixels: an eye filmed from afar, the size of the unlabelled crops
+
+
+def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path) -> list[dict[str, float]]:
+    """Train once per side and score a fixed sample of the validation subjects, as it is and shrunk to 24 px.
+
+    Every finished side is kept in ``output/<side>``, so that a killed comparison continues.
+
+    Returns:
+        One row per side: ``side``, ``eer`` (native crops), ``eer_24px``, ``train_s`` and ``crops_per_s`` (PyTorch
+        fp32, batches of 128). Also written to ``output/input_size.json``.
+    """
+    sample = np.random.default_rng(settings.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
+    native = [split.val[i] for i in sorted(sample)]
+    far = [_shrunk(crop) for crop in native]
+    labels = [crop.label or 0 for crop in native]
+
+    rows: list[dict[str, float]] = []
+    for side in sides:
+        run = output / str(side)
+        result = run / "result.json"
+        if not result.exists():
+            started = time.perf_counter()
+            checkpoint = train(Split(split.train, native, []), dataclasses.replace(settings, input_side=side), run)
+            train_s = time.perf_counter() - started
+            model = load_classifier(checkpoint)
+            row = {
+                "side": side,
+                "eer": equal_error_rate(predict(model, native), labels),
+                "eer_24px": equal_error_rate(predict(model, far), labels),
+                "train_s": round(train_s),
+            }
+            result.write_text(json.dumps(row))
+        rows.append(json.loads(result.read_text()))
+    (output / "input_size.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def _shrunk(crop: Crop) -> Crop:
+    file = io.BytesIO()
+    Image.fromarray(to_input(decode(crop.data), FAR_SIDE)).save(file, "PNG")
+    return dataclasses.replace(crop, data=file.getvalue())
