@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import bentoml
 
-from eyestate import load
+from eyestate.bundle import load_bundle
+from eyestate.errors import BundleError
 from eyestate.routes import app
 
-load()  # a missing or damaged model ends the start here, before workers come up
+try:
+    load_bundle()  # before workers come up, which would be started again and again
+except BundleError as error:
+    raise SystemExit(f"eyestate: {error.message}") from None
 
 
 @bentoml.asgi_app(app())

@@ -14,6 +14,7 @@ from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
 from eyestate.schema import BatchAnswer, ErrorAnswer, ScoreAnswer
 from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
 
+_IMAGE_LIMITS: Final = f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} pixels."
 _BINARY: Final = {"type": "string", "format": "binary"}
 _REQUEST_ERRORS: Final = (
     errors.EmptyBodyError,
@@ -45,7 +46,7 @@ def document() -> bytes:
                 "post": {
                     "operationId": "score",
                     "summary": "Score one eye crop",
-                    "description": f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} px.",
+                    "description": _IMAGE_LIMITS,
                     "requestBody": {
                         "required": True,
                         "content": {

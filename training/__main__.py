@@ -11,7 +11,7 @@ from eyestate.cli import Commands
 from training import input_size
 from training.classify import PRETRAINED, Settings
 from training.classify import train as train_classifier
-from training.data import Split, data_dir, load_mrl, split_by_subject
+from training.data import data_dir, load_mrl, split_by_subject
 from training.synthetic import generate
 
 RUNS = Path("runs")
