@@ -34,6 +34,12 @@ class InputContract(_Part):
         "bilinear with antialiasing, aspect ratio not kept"
     )
 
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if self.shape[1] != self.shape[2]:
+            raise ValueError("the input must be square")
+        return self
+
     @property
     def side(self) -> int:
         """Width and height in pixels."""

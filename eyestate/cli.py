@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,7 +86,7 @@ def score(paths: tuple[Path, ...], model: str | None, layout: Literal["table", "
                 refused += 1
                 progress.console.print(f"{path}: {outcome.message}", markup=False, highlight=False, soft_wrap=True)
             else:
-                write((str(path), f"{outcome:.9g}", scorer.state(outcome)))
+                write(Row(str(path), outcome, scorer.state(outcome)))
     if refused:
         raise click.ClickException(f"{refused} of {len(files)} files could not be scored")
 
@@ -116,17 +117,29 @@ def _progress() -> Progress:
     )
 
 
+class Row(NamedTuple):
+    """One scored file, in the order of the columns."""
+
+    path: str
+    score: float
+    state: State
+
+
 @contextmanager
-def _writer(layout: Literal["table", "csv", "jsonl"]) -> Iterator[Callable[[tuple[str, str, State]], object]]:
-    """A function that prints one row (path, score, state) on stdout in the layout asked for."""
-    header = ("path", "score", "state")
+def _writer(layout: Literal["table", "csv", "jsonl"]) -> Iterator[Callable[[Row], object]]:
+    """A function that prints one row on stdout in the layout asked for."""
     if layout == "csv":
         rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(header)
-        yield rows.writerow
+        rows.writerow(Row._fields)
+        yield lambda row: rows.writerow((row.path, _plain(row.score), row.state))
     elif layout == "jsonl":
-        yield lambda row: print(json.dumps({"path": row[0], "score": float(row[1]), "state": row[2]}))
+        yield lambda row: print(json.dumps(row._asdict()))
     else:
-        table = Table(*header)
-        yield lambda row: table.add_row(*map(escape, row))
+        table = Table(*Row._fields)
+        yield lambda row: table.add_row(escape(row.path), f"{row.score:.4f}", row.state)
         Console().print(table)
+
+
+def _plain(score: float) -> str:
+    """The shortest decimal number without an exponent that is this float32."""
+    return np.format_float_positional(np.float32(score), trim="0")

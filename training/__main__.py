@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import click
+from rich.console import Console
 
+from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from training import input_size
-from training.classify import PRETRAINED, Settings
-from training.classify import train as train_classifier
+from training.classify import PRETRAINED, Settings, history, train, write_history
 from training.data import data_dir, load_mrl, split_by_subject
+from training.describe import describe
+from training.export import export_run
+from training.plots import plot_history
 from training.synthetic import generate
 
 RUNS = Path("runs")
@@ -35,22 +39,17 @@ backbone_option = click.option(
 def main() -> None:
     """Train, judge and export open/closed-eye classifiers.
 
-    A data set is looked for in $EYESTATE_DATA (default: ../shared/data). Runs go to runs/, which git ignores; a
+    Data sets are looked for in $EYESTATE_DATA (default: ../shared/data). Runs go to runs/, which git ignores; a
     command that was stopped continues where it was when it is given again.
     """
 
 
-@main.command()
+@main.command("describe")
 @mrl_option
-@backbone_option
-@click.option("--input-side", default=Settings().input_side, show_default=True, help="Pixels; at least 75.")
-@click.option("--epochs", default=Settings().epochs, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
-def train(mrl: Path, backbone: str, input_side: int, epochs: int, output: Path) -> None:
-    """Train kaggle_model on MRL, split by subject."""
-    split = split_by_subject(load_mrl(mrl).crops)
-    best = train_classifier(split, Settings(backbone=backbone, input_side=input_side, epochs=epochs), output)
-    click.echo(f"best checkpoint: {best}")
+@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "describe", show_default=True)
+def describe_mrl(mrl: Path, output: Path) -> None:
+    """Print and plot what MRL is made of, and list the files that are left out."""
+    describe(load_mrl(mrl), output, Console())
 
 
 @main.command("input-size")
@@ -63,6 +62,43 @@ def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output
     split = split_by_subject(load_mrl(mrl).crops)
     for row in input_size.compare(split, Settings(backbone=backbone, epochs=1), sides, output):
         click.echo(json.dumps(row))
+
+
+@main.command("train")
+@mrl_option
+@backbone_option
+@click.option("--input-side", default=Settings().input_side, show_default=True, help="Pixels; at least 75.")
+@click.option("--epochs", default=Settings().epochs, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
+def train_mrl(mrl: Path, backbone: str, input_side: int, epochs: int, output: Path) -> None:
+    """Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch."""
+    split = split_by_subject(load_mrl(mrl).crops)
+    best = train(split, Settings(backbone=backbone, input_side=input_side, epochs=epochs), output)
+    plot_history(history(output), output / "curves.png")
+    click.echo(f"best checkpoint: {best}; curves: {output / 'curves.png'}")
+
+
+@main.command("export")
+@mrl_option
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    default=RUNS / "kaggle_model",
+    show_default=True,
+    help="The output folder of `train`.",
+)
+@click.option("--name", default="kaggle_model", show_default=True, help="Name of the bundle.")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
+def export_mrl(*, mrl: Path, run: Path, name: str, version: str, models: Path, reports: Path) -> None:
+    """Judge a trained classifier on subjects it never saw and write its bundle, model card and curves."""
+    bundle = export_run(run, split_by_subject(load_mrl(mrl).crops), models, name=name, version=version)
+    plot_history(history(run), reports / name / "curves.png")
+    write_history(history(run), reports / name / "history.csv")
+    for metric in bundle.manifest.metrics:
+        click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
+    click.echo(f"wrote {bundle.path}")
 
 
 main.add_command(generate)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
+from PIL import Image
 from torchvision.transforms import v2
+
+from eyestate.images import decode
 
 
 class RandomDownscale(v2.Transform):
@@ -38,6 +42,23 @@ class RandomGamma(v2.Transform):
         return v2.functional.adjust_gamma(inpt, params["gamma"])
 
 
+class RandomJpeg(v2.Transform):
+    """Compress and decode again, as v2.JPEG, which goes away with torchvision's codecs (deprecated since 0.29)."""
+
+    def __init__(self, worst: int, best: int) -> None:
+        super().__init__()
+        self.worst = worst
+        self.best = best
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"quality": int(torch.randint(self.worst, self.best + 1, ()))}
+
+    def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
+        file = io.BytesIO()
+        Image.fromarray(inpt[0].numpy()).save(file, "JPEG", quality=params["quality"])
+        return torch.from_numpy(decode(file.getvalue()).copy())[None]
+
+
 def augmentation() -> v2.Transform:
     """The training augmentation: uint8 (1, H, W) in, uint8 (1, H', W') out, sides from 16 to 64 px.
 
@@ -63,6 +84,6 @@ def augmentation() -> v2.Transform:
             v2.RandomEqualize(p=0.1),
             v2.RandomApply([v2.GaussianBlur(3, sigma=(0.3, 1.5))], p=0.25),
             v2.RandomApply([v2.GaussianNoise(sigma=0.03)], p=0.3),
-            v2.RandomApply([v2.JPEG((30, 95))], p=0.4),
+            v2.RandomApply([RandomJpeg(30, 95)], p=0.4),
         ]
     )

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import lightning_fabric.utilities.seed
 import numpy as np
@@ -206,11 +206,11 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
         callbacks=[
             checkpoint,
             EarlyStopping("val_eer", patience=settings.patience),
-            LearningRateMonitor(),
+            LearningRateMonitor("epoch"),
             TQDMProgressBar(refresh_rate=8),
         ],
         logger=[CSVLogger(output, name="csv"), TensorBoardLogger(output, name="tensorboard", version="")],
-        log_every_n_steps=16,
+        log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
@@ -249,6 +249,16 @@ def history(run: Path) -> list[dict[str, float]]:
     return [{"epoch": epoch, **epochs[epoch]} for epoch in sorted(epochs)]
 
 
+def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write ``history`` as CSV, counting epochs from 1."""
+    columns = ("epoch", "train_loss", "val_loss", "train_eer", "val_eer")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(columns)
+        rows.writerows((int(row["epoch"]) + 1, *(f"{row[name]:.5f}" for name in columns[1:])) for row in epochs)
+
+
 def _rows(log: Path) -> Iterator[dict[str, str]]:
     with log.open(newline="") as file:
         yield from csv.DictReader(file)
@@ -269,6 +279,18 @@ def _claim(output: Path, split: Split, settings: Settings, start: Path | None) -
     recorded = json.loads(record.read_text())
     if any(recorded[key] != value for key, value in recipe.items()):
         raise DataError(f"{output} holds a run with other settings or data; choose another --output or remove it")
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """What a run was made of, ``run/run.json``.
+
+    Raises:
+        DataError: there is no finished epoch of a run in the folder.
+    """
+    if not (run / "checkpoints" / "best.ckpt").exists():
+        raise DataError(f"{run} holds no trained classifier; `python -m training train` makes one")
+    recipe: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return recipe
 
 
 def git_revision() -> str:

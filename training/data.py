@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -14,11 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 import numpy as np
+from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from eyestate.errors import EyestateError, UnreadableFileError
-from eyestate.images import MAX_BYTES, SUFFIXES, decode
+from eyestate.images import MAX_BYTES, SUFFIXES, decode, to_input
 
 CLOSED: Final = 0
 OPEN: Final = 1
@@ -142,6 +145,13 @@ def load_crops(source: Path) -> Dataset:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
     return _usable(source, *_load(source, labelled=False))
+
+
+def shrunk(crop: Crop, side: int) -> Crop:
+    """The crop at ``side``×``side`` pixels, as if the eye had been filmed from afar."""
+    file = io.BytesIO()
+    Image.fromarray(to_input(decode(crop.data), side)).save(file, "PNG")
+    return dataclasses.replace(crop, data=file.getvalue())
 
 
 def split_by_subject(crops: Sequence[Crop], seed: int = 0) -> Split:

@@ -53,7 +53,7 @@ def error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike) -> ErrorRates:
         raise ValueError("error rates need both open and closed eyes")
     order = np.argsort(-s, kind="stable")
     s, y = s[order], y[order]
-    last_of_ties = np.append(np.flatnonzero(np.diff(s)), s.size - 1)
+    last_of_ties = np.append(np.flatnonzero(s[1:] != s[:-1]), s.size - 1)
     accepted_open = np.cumsum(y)[last_of_ties]
     accepted_closed = last_of_ties + 1 - accepted_open
     return ErrorRates(

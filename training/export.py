@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,9 +20,9 @@ from onnx import numpy_helper
 
 from eyestate.bundle import (
     Bundle,
+    DataSource,
     InputContract,
     Manifest,
-    Metric,
     OutputContract,
     Thresholds,
     Training,
@@ -28,13 +30,19 @@ from eyestate.bundle import (
 )
 from eyestate.errors import BundleError
 from eyestate.scorer import Scorer
-from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
-from training.data import Crop
+from training.card import model_card
+from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict, read_recipe
+from training.data import Crop, DataError, Split, fingerprint, shrunk
+from training.evaluate import Scores
+from training.results import Judged, eer_metrics, slices, uncertain_band
 
 INPUT: Final = "crops"
 OUTPUT: Final = "p_open"
 MAX_BYTES: Final = 50_000_000
 MAX_PARITY: Final = 0.01
+PARITY_CROPS: Final = 512
+MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
+FAR_SIDE: Final = 24  # pixels: the size of the unlabelled crops, and of an eye filmed from afar
 
 
 class _Scoring(torch.nn.Module):
@@ -89,70 +97,107 @@ def _halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def export(
-    checkpoint: Path,
-    models: Path,
-    *,
-    name: str,
-    version: str,
-    training: Training,
-    thresholds: Thresholds,
-    metrics: list[Metric],
-    parity_crops: Sequence[Crop],
-    card: Callable[[Manifest], str],
-) -> Bundle:
-    """Write the bundle ``models/<name>/``, replacing one of that name only when the new one is complete and verified.
+def onnx_scores(model: bytes, crops: Sequence[Crop], side: int) -> Scores:
+    """P(open) of each crop (N,), float64, by ONNX Runtime: the scores that the bundle will give."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    batches = evaluation_loader(crops, side)
+    return np.concatenate([session.run([OUTPUT], {INPUT: batch.numpy()})[0] for batch, _ in batches]).astype(float)
 
-    Args:
-        checkpoint: of ``training.classify.train``.
-        models: the folder of the bundles.
-        name, version, training, thresholds, metrics: go into the manifest.
-        parity_crops: real crops on which ONNX Runtime is held to PyTorch.
-        card: makes the model card from the finished manifest.
+
+def parity(model: bytes, classifier: EyeClassifier, crops: Sequence[Crop]) -> float:
+    """The largest difference between the scores of ONNX Runtime with fp16 weights and of PyTorch in fp32.
 
     Raises:
-        BundleError: the file would be over ``MAX_BYTES``, or ONNX Runtime and PyTorch differ by more than
-            ``MAX_PARITY`` on a crop.
+        BundleError: it is more than ``MAX_PARITY``.
     """
-    classifier = load_classifier(checkpoint)
-    side = classifier.settings.input_side
-    model = to_onnx(classifier).SerializeToString()
-    if len(model) > MAX_BYTES:
-        raise BundleError(f"the model would have {len(model):,} bytes; at most {MAX_BYTES:,} ship")
+    difference = np.abs(onnx_scores(model, crops, classifier.settings.input_side) - predict(classifier, crops)).max()
+    if difference > MAX_PARITY:
+        raise BundleError(f"ONNX Runtime and PyTorch differ by {difference:.4f}; at most {MAX_PARITY} is allowed")
+    return float(difference)
 
+
+def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> Bundle:
+    """Write ``models/<name>/``, replacing a bundle of that name once the new one is complete and verified.
+
+    Raises:
+        BundleError: the model is over ``MAX_BYTES`` or does not fit its manifest.
+    """
+    if len(model) > MAX_BYTES:
+        raise BundleError(f"the model has {len(model):,} bytes; at most {MAX_BYTES:,} ship")
     models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models, prefix=f".{name}-") as scratch:
-        draft = Path(scratch) / name
+    with tempfile.TemporaryDirectory(dir=models, prefix=f".{manifest.name}-") as scratch:
+        draft = Path(scratch) / manifest.name
         draft.mkdir()
         (draft / "model.onnx").write_bytes(model)
-        manifest = Manifest(
-            name=name,
-            version=version,
-            created=datetime.now(UTC).replace(microsecond=0),
-            sha256=hashlib.sha256(model).hexdigest(),
-            input=InputContract(name=INPUT, shape=("batch", side, side)),
-            output=OutputContract(name=OUTPUT),
-            thresholds=thresholds,
-            training=training,
-            metrics=metrics,
-            parity=_parity(draft / "model.onnx", classifier, parity_crops),
-        )
-        if manifest.parity > MAX_PARITY:
-            raise BundleError(
-                f"ONNX Runtime and PyTorch differ by {manifest.parity:.4f}; at most {MAX_PARITY} is allowed"
-            )
         (draft / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-        (draft / "README.md").write_text(card(manifest))
+        (draft / "README.md").write_text(card)
         Scorer(load_bundle(draft))
-        if (models / name).exists():
-            (models / name).rename(Path(scratch) / "previous")
-        draft.rename(models / name)
-    return load_bundle(models / name)
+        path = models / manifest.name
+        if path.exists():
+            path.rename(Path(scratch) / "previous")
+        draft.rename(path)
+    return load_bundle(path)
 
 
-def _parity(model: Path, classifier: EyeClassifier, crops: Sequence[Crop]) -> float:
-    """The largest difference between the scores of ONNX Runtime and of PyTorch in fp32."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    inputs = evaluation_loader(crops, classifier.settings.input_side)
-    onnx_scores = np.concatenate([session.run([OUTPUT], {INPUT: batch.numpy()})[0] for batch, _ in inputs])
-    return float(np.abs(onnx_scores - predict(classifier, crops)).max())
+def export_run(run: Path, split: Split, models: Path, *, name: str, version: str) -> Bundle:
+    """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
+
+    Args:
+        run: the output folder of ``training.classify.train``.
+        split: the data that the run was trained on.
+        models: the folder of the bundles.
+        name, version: of the bundle.
+
+    Returns:
+        The bundle ``models/<name>/``.
+
+    Raises:
+        DataError: the run has no checkpoint, or was trained on other data.
+        BundleError: the network cannot be exported within the limits.
+    """
+    recipe = read_recipe(run)
+    if recipe["data"] != {part: fingerprint(crops) for part, crops in split.parts().items()}:
+        raise DataError(f"{run} was trained on other data than the one given")
+    classifier = load_classifier(run / "checkpoints" / "best.ckpt")
+    side = classifier.settings.input_side
+    model = to_onnx(classifier).SerializeToString()
+    val, test, far = (
+        Judged(crops, onnx_scores(model, crops, side))
+        for crops in (split.val, split.test, [shrunk(crop, FAR_SIDE) for crop in split.test])
+    )
+    band = uncertain_band(val, MAX_WRONG)
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created=datetime.now(UTC).replace(microsecond=0),
+        sha256=hashlib.sha256(model).hexdigest(),
+        input=InputContract(name=INPUT, shape=("batch", side, side)),
+        output=OutputContract(name=OUTPUT),
+        thresholds=Thresholds(
+            closed=math.floor(band.closed * 1000) / 1000,
+            open=math.ceil(band.open * 1000) / 1000,
+            rule=f"on the validation subjects at most {MAX_WRONG:.1%} of the crops called open, and of those called "
+            "closed, are not; both states counted as equally frequent",
+        ),
+        training=Training(
+            architecture="InceptionResnetV1, two logits, softmax",
+            backbone=Path(classifier.settings.backbone).name,
+            settings={k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
+            data=[
+                DataSource(
+                    name="MRL Eye Dataset",
+                    crops=len(split.train),
+                    subjects=sorted({str(crop.subject) for crop in split.train}),
+                    fingerprint=fingerprint(split.train),
+                )
+            ],
+            git_revision=recipe["git_revision"],
+        ),
+        metrics=[
+            *eer_metrics("EER, MRL validation subjects", val),
+            *eer_metrics("EER, MRL test subjects", test),
+            *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", far),
+        ],
+        parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
+    )
+    return write_bundle(models, manifest, model, model_card(manifest, slices(test)))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from eyestate.images import decode, to_input
 from training.classify import Settings, load_classifier, predict, train
-from training.data import Crop, Split
+from training.data import Split, shrunk
 from training.evaluate import equal_error_rate
 
 VAL_CROPS = 2_000
@@ -32,7 +29,7 @@ def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path
     """
     sample = np.random.default_rng(settings.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
     native = [split.val[i] for i in sorted(sample)]
-    far = [_shrunk(crop) for crop in native]
+    far = [shrunk(crop, FAR_SIDE) for crop in native]
     labels = [crop.label or 0 for crop in native]
 
     rows: list[dict[str, float]] = []
@@ -54,9 +51,3 @@ def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path
         rows.append(json.loads(result.read_text()))
     (output / "input_size.json").write_text(json.dumps(rows, indent=2) + "\n")
     return rows
-
-
-def _shrunk(crop: Crop) -> Crop:
-    file = io.BytesIO()
-    Image.fromarray(to_input(decode(crop.data), FAR_SIDE)).save(file, "PNG")
-    return dataclasses.replace(crop, data=file.getvalue())

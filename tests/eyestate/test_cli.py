@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.bundles import write_bundle
+
+
+def eyestate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    command = [Path(sys.executable).with_name("eyestate"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Scores are mean brightness; closed to 0.25, open from 0.75."""
+    return write_bundle(tmp_path / "models")
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """A folder with three crops, one of them deeper down, and a file that is no image."""
+    folder = tmp_path / "crops"
+    (folder / "sub").mkdir(parents=True)
+    for name, value in {"b.png": 255, "a.jpg": 0, "sub/c.BMP": 128}.items():
+        Image.fromarray(np.full((24, 24), value, np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_csv(model: Path, crops: Path) -> None:
+    result = eyestate("score", crops, "--model", model, "--format", "csv")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "path,score,state"
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [Path(row["path"]) for row in rows] == [crops / "a.jpg", crops / "b.png", crops / "sub" / "c.BMP"]
+    assert [row["state"] for row in rows] == ["closed", "open", "uncertain"]
+    np.testing.assert_allclose([float(row["score"]) for row in rows], [0, 1, 128 / 255], atol=0.005)
+
+
+def test_jsonl(model: Path, crops: Path) -> None:
+    result = eyestate("score", crops / "b.png", "--model", model, "--format", "jsonl")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"path": str(crops / "b.png"), "score": 1.0, "state": "open"}
+    ]
+
+
+def test_table_for_people(model: Path, crops: Path) -> None:
+    result = eyestate("score", crops / "b.png", "--model", model)
+    assert result.returncode == 0
+    assert "1.0000" in result.stdout
+    assert "open" in result.stdout
+
+
+def test_unreadable_files_are_named_and_do_not_stop_the_others(model: Path, crops: Path) -> None:
+    (crops / "aa.png").write_bytes(b"broken")
+    result = eyestate("score", crops, crops / "notes.txt", crops / "none.jpg", "--model", model, "--format", "csv")
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 1 + 3
+    for name in ("aa.png", "notes.txt", "none.jpg", "3 of 6 files"):
+        assert name in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_names_with_any_bytes(model: Path, crops: Path) -> None:
+    odd = crops / 'x,"\n [red] \udcff.png'
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(crops / "z.png")
+    (crops / "z.png").rename(odd)
+    arguments: list[str | Path] = ["score", odd, "--model", model, "--format", "csv"]
+    command = [Path(sys.executable).with_name("eyestate"), *arguments]
+    output = subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="surrogateescape")
+    assert next(csv.DictReader(io.StringIO(output, newline="")))["path"] == str(odd)
+
+
+def test_nothing_to_score(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = eyestate("score", tmp_path / "empty", "--model", model)
+    assert result.returncode == 1
+    assert "no image files" in result.stderr
+
+
+def test_no_such_model(crops: Path) -> None:
+    result = eyestate("score", crops, "--model", "nonesuch")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: there is no model 'nonesuch'")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["score", "--help"], []])
+def test_help_teaches(arguments: list[str]) -> None:
+    result = eyestate(*arguments)
+    text = result.stdout + result.stderr
+    assert "eyestate score" in text
+
+
+def test_version() -> None:
+    assert eyestate("--version").stdout.startswith("eyestate")

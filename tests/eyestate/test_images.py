@@ -1,0 +1,573 @@
+"""Image bytes to pixels: every format and mode has the right values, and no bytes whatever break the decoder."""
+
+from __future__ import annotations
+
+import io
+import random
+import resource
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from eyestate.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    ImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    UnreadableFileError,
+    UnsupportedImageError,
+)
+from eyestate.images import MAX_BYTES, MAX_SIDE, MIN_SIDE, Pixels, check_size, decode, luma, read, to_input
+
+Floats = npt.NDArray[np.float64]
+
+WIDTH, HEIGHT = 24, 32
+LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}}
+JPEG_TOLERANCE = 3  # grey levels, at quality 95 on smooth colours
+
+
+def colours() -> Pixels:
+    """A smooth picture in full colour that no flip or rotation leaves as it is: (HEIGHT, WIDTH, 3)."""
+    y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
+    return np.stack([255 * x, 255 * y, 255 - 255 * x * y], axis=-1).astype(np.uint8)
+
+
+def luma_601(rgb: npt.ArrayLike) -> Floats:
+    return np.asarray(rgb, dtype=np.float64) @ [0.299, 0.587, 0.114]
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int, colour_type: int, row: bytes, *extra: bytes) -> bytes:
+    """A PNG of ``height`` equal rows, for what Pillow can't write: 16-bit colour, broken chunks, false sizes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * height))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def assert_close(pixels: Pixels, expected: npt.ArrayLike, tolerance: float) -> None:
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.astype(np.float64), np.asarray(expected, np.float64), rtol=0, atol=tolerance)
+
+
+# Formats and modes
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_colour_becomes_luma(kind: str) -> None:
+    assert_close(decode(encoded(Image.fromarray(colours()), kind, **LOSSLESS[kind])), luma_601(colours()), 1)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_grey_is_kept(kind: str) -> None:
+    grey = luma(colours())
+    assert_close(decode(encoded(Image.fromarray(grey), kind, **LOSSLESS[kind])), grey, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_bilevel_becomes_black_and_white(kind: str) -> None:
+    bilevel = luma(colours()) > 127
+    assert_close(decode(encoded(Image.fromarray(bilevel), kind)), np.where(bilevel, 255, 0), 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_palette_is_looked_up(kind: str) -> None:
+    indexed = Image.fromarray(colours()).quantize(64)
+    assert_close(decode(encoded(indexed, kind)), luma_601(np.asarray(indexed.convert("RGB"))), 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": "4:2:0"},
+        {"subsampling": "4:4:4", "optimize": True},
+        {"keep_rgb": True},
+        {"icc_profile": b"no profile at all"},
+    ],
+    ids=str,
+)
+def test_colour_jpeg_becomes_luma(options: dict[str, object]) -> None:
+    jpeg = encoded(Image.fromarray(colours()), "JPEG", quality=95, **options)
+    assert_close(decode(jpeg), luma_601(colours()), JPEG_TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["L", "YCbCr", "CMYK"])
+def test_jpeg_of_other_modes_becomes_luma(mode: str) -> None:
+    jpeg = encoded(Image.fromarray(colours()).convert(mode), "JPEG", quality=95)
+    assert_close(decode(jpeg), luma_601(colours()), JPEG_TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_lossy_webp_becomes_luma(mode: str) -> None:
+    webp = encoded(Image.fromarray(colours()).convert(mode), "WEBP", quality=95)
+    assert_close(decode(webp), luma_601(colours()), 6)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "LA"), ("PNG", "RGBA"), ("WEBP", "RGBA")])
+def test_alpha_is_laid_on_middle_grey(kind: str, mode: str) -> None:
+    alpha = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
+    image = Image.fromarray(colours()).convert(mode)
+    image.putalpha(Image.fromarray(alpha))
+    share = alpha / 255
+    expected = share * luma_601(colours()) + (1 - share) * 128
+    assert_close(decode(encoded(image, kind, **LOSSLESS[kind])), expected, 2)
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00"], ids=["index", "table"])
+def test_transparent_palette_entry_is_middle_grey(transparency: int | bytes) -> None:
+    indices = np.arange(WIDTH * HEIGHT, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 3
+    image = Image.fromarray(indices)
+    image.putpalette([10, 10, 10, 20, 20, 20, 30, 30, 30])
+    data = encoded(image, "PNG", transparency=transparency)
+    assert_close(decode(data), np.array([10, 128, 30])[indices], 0)
+
+
+def test_transparent_colour_key_is_middle_grey() -> None:
+    rgb = np.full((HEIGHT, WIDTH, 3), 40, dtype=np.uint8)
+    rgb[:, :5] = [200, 10, 10]
+    expected = np.full((HEIGHT, WIDTH), 40)
+    expected[:, :5] = 128
+    assert_close(decode(encoded(Image.fromarray(rgb), "PNG", transparency=(200, 10, 10))), expected, 0)
+    grey = luma(rgb)
+    assert_close(decode(encoded(Image.fromarray(grey), "PNG", transparency=int(grey[0, 0]))), expected, 0)
+
+
+SAMPLES = [0, 255, 256, 4_096, 32_767, 32_768, 65_279, 65_535]
+EIGHT_BIT = [0, 0, 1, 16, 127, 128, 254, 255]
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)], ids=["grey", "colour"])
+def test_sixteen_bits_are_scaled_to_eight(colour_type: int, channels: int) -> None:
+    row = struct.pack(f">{8 * channels}H", *(sample for sample in SAMPLES for _ in range(channels)))
+    assert_close(decode(png(8, 8, 16, colour_type, row)), [EIGHT_BIT] * 8, 0)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(4, 1), (6, 3)], ids=["grey", "colour"])
+def test_sixteen_bit_alpha_is_laid_on_middle_grey(colour_type: int, channels: int) -> None:
+    pixels = [[51_400] * channels + [65_535]] * 4 + [[51_400] * channels + [0]] * 4
+    row = struct.pack(f">{8 * (channels + 1)}H", *(sample for pixel in pixels for sample in pixel))
+    assert_close(decode(png(8, 8, 16, colour_type, row)), [[200] * 4 + [128] * 4] * 8, 0)
+
+
+def test_sixteen_bit_colour_key_is_middle_grey() -> None:
+    row = struct.pack(">8H", *SAMPLES)
+    expected = [*EIGHT_BIT[:3], 128, *EIGHT_BIT[4:]]
+    assert_close(decode(png(8, 8, 16, 0, row, chunk(b"tRNS", struct.pack(">H", 4_096)))), [expected] * 8, 0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_shallow_grey_is_scaled_to_eight_bits(depth: int) -> None:
+    levels = 2**depth
+    samples = np.arange(8) % levels
+    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
+    row = int(bits, 2).to_bytes(depth, "big")
+    assert_close(decode(png(8, 8, depth, 0, row)), np.tile(samples * 255 // (levels - 1), (8, 1)), 0)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_first_frame_of_an_animation_is_read(kind: str, options: dict[str, object]) -> None:
+    frames = [Image.fromarray(np.roll(colours(), 7 * i, axis=0)) for i in range(3)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=40, **options)
+    assert_close(decode(data), luma_601(colours()), 1)
+
+
+def test_first_picture_of_a_phones_multi_picture_jpeg_is_read() -> None:
+    upside_down = Image.fromarray(colours()[::-1])
+    data = encoded(Image.fromarray(colours()), "MPO", save_all=True, append_images=[upside_down], quality=95)
+    assert_close(decode(data), luma_601(colours()), JPEG_TOLERANCE)
+
+
+# Orientation
+
+# Exif 2.32, tag 274: where the stored rows and columns belong.
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).T,
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("value", UPRIGHT)
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_exif_orientation_is_applied(kind: str, value: int) -> None:
+    stored = luma(colours())
+    options = LOSSLESS.get(kind, {"quality": 95})
+    data = encoded(Image.fromarray(stored), kind, exif=orientation(value), **options)
+    assert_close(decode(data), UPRIGHT[value](stored), JPEG_TOLERANCE if kind == "JPEG" else 0)
+
+
+def test_exif_after_the_pixels_of_a_png_is_applied() -> None:
+    data = png(8, 9, 8, 0, bytes(range(8)))
+    exif = chunk(b"eXIf", orientation(6).tobytes().removeprefix(b"Exif\0\0"))
+    end = data.index(b"IEND") - 4
+    assert decode(data).shape == (9, 8)
+    assert decode(data[:end] + exif + data[end:]).shape == (8, 9)
+
+
+def tiff(tag: int = 0x0112, kind: int = 3, count: int = 1, value: bytes = b"\6\0\0\0", entries: int = 1) -> bytes:
+    return b"II*\0\x08\0\0\0" + struct.pack("<HHHI", entries, tag, kind, count) + value + b"\0\0\0\0"
+
+
+BROKEN_EXIF = {
+    "text": b"not EXIF at all",
+    "no directory": b"II*\0",
+    "directory beyond the end": b"II*\0\xff\xff\xff\x7f",
+    "unknown byte order": b"XX*\0\x08\0\0\0",
+    "more entries than bytes": tiff(tag=0x0100, entries=9_999),
+    "value beyond the end": tiff(count=99, value=b"\xff\xff\0\0"),
+    "two billion values": tiff(count=2**31 - 1),
+    "unknown type": tiff(kind=77),
+    "text for a number": tiff(kind=2, count=4, value=b"top\0"),
+    "division by zero": tiff(kind=5, value=b"\x08\0\0\0"),
+    "orientation 0": tiff(value=b"\0\0\0\0"),
+    "orientation 9": tiff(value=b"\x09\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF.keys())
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_broken_exif_does_not_cost_the_score(kind: str, exif: bytes) -> None:
+    stored = Image.fromarray(luma(colours()))
+    options = LOSSLESS.get(kind, {"quality": 95})
+    intact = decode(encoded(stored, kind, **options))
+    assert_close(decode(encoded(stored, kind, exif=b"Exif\0\0" + exif, **options)), intact, 0)
+
+
+@settings(deadline=None)
+@given(exif=st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: tiff()[:20] + tail))
+def test_no_exif_block_costs_the_score(exif: bytes) -> None:
+    stored = luma(colours())
+    pixels = decode(encoded(Image.fromarray(stored), "PNG", exif=b"Exif\0\0" + exif))
+    np.testing.assert_array_equal(np.sort(pixels, axis=None), np.sort(stored, axis=None))
+
+
+def test_malformed_multi_picture_index_does_not_cost_the_score() -> None:
+    jpeg = encoded(Image.fromarray(colours()), "JPEG", quality=95)
+    index = b"MPF\0XX*\0\x08\0\0\0\0\0"
+    segment = b"\xff\xe2" + struct.pack(">H", len(index) + 2) + index
+    assert_close(decode(jpeg[:2] + segment + jpeg[2:]), decode(jpeg), 0)
+
+
+def test_animation_of_no_frames_does_not_cost_the_score() -> None:
+    row = bytes(range(8))
+    assert_close(decode(png(8, 8, 8, 0, row, chunk(b"acTL", bytes(8)))), [list(row)] * 8, 0)
+
+
+def test_threads_leave_the_warning_filters_as_they_were() -> None:
+    data = encoded(Image.fromarray(colours()), "JPEG", exif=b"Exif\0\0" + BROKEN_EXIF["value beyond the end"])
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as threads:
+        shapes = {pixels.shape for pixels in threads.map(decode, [data] * 400)}
+    assert shapes == {(HEIGHT, WIDTH)}
+    assert warnings.filters == before
+
+
+# Limits
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (8, 4096), (4096, 8), (4096, 4096)], ids=str)
+def test_sides_within_the_limits_are_accepted(sides: tuple[int, int]) -> None:
+    pixels = decode(encoded(Image.new("L", sides, 77), "PNG"))
+    assert pixels.shape == sides[::-1]
+    assert (pixels == 77).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize(
+    ("sides", "error"),
+    [
+        ((7, 8), ImageTooSmallError),
+        ((8, 7), ImageTooSmallError),
+        ((1, 4097), ImageTooSmallError),
+        ((8, 4097), ImageTooLargeError),
+        ((4097, 8), ImageTooLargeError),
+    ],
+    ids=str,
+)
+def test_sides_beyond_the_limits_are_refused(kind: str, sides: tuple[int, int], error: type[ImageError]) -> None:
+    data = encoded(Image.new("L", sides), kind)
+    with pytest.raises(error, match=f"{sides[0]}×{sides[1]} pixels"):
+        decode(data)
+    with pytest.raises(error):
+        check_size(*sides)
+
+
+def test_byte_limit() -> None:
+    data = encoded(Image.fromarray(colours()), "PNG").ljust(MAX_BYTES, b"\0")
+    assert_close(decode(data), luma_601(colours()), 1)
+    with pytest.raises(ImageTooLargeError, match="20,971,521 bytes"):
+        decode(data + b"\0")
+
+
+def with_sides(kind: str, width: int, height: int) -> bytes:
+    """A small file that claims to be large."""
+    if kind == "PNG":
+        return png(width, height, 8, 0, b"")[:60]
+    data = bytearray(encoded(Image.fromarray(luma(colours())), kind, **LOSSLESS.get(kind, {})))
+    if kind == "BMP":
+        data[18:26] = struct.pack("<II", width, height)
+    elif kind == "JPEG":
+        frame = data.index(b"\xff\xc0") + 5
+        data[frame : frame + 4] = struct.pack(">HH", height, width)
+    else:  # WebP, lossless: 14 bits each after the signature byte
+        sides = struct.unpack_from("<I", data, 21)[0] & 0xF000_0000 | (height - 1) << 14 | (width - 1)
+        data[21:25] = struct.pack("<I", sides)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "height"),
+    [
+        ("PNG", 100_000, 100_000),
+        ("PNG", 10_000, 10_000),
+        ("PNG", 2**31 - 1, 1_000),
+        ("BMP", 100_000, 100_000),
+        ("JPEG", 65_535, 65_535),
+        ("WEBP", 16_384, 16_384),
+    ],
+)
+def test_dimension_bomb_is_refused_before_decoding(kind: str, width: int, height: int) -> None:
+    bomb = with_sides(kind, width, height)
+    memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(ImageTooLargeError):
+        decode(bomb)
+    assert time.perf_counter() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 64 * 1024  # KiB
+
+
+# Bytes that are no image
+
+
+def test_empty_input() -> None:
+    with pytest.raises(EmptyImageError, match="0 bytes"):
+        decode(b"")
+
+
+NO_IMAGES = {
+    "text": b"an eye, open\n" * 20,
+    "html": b"<!doctype html><html><body><h1>413 Request Entity Too Large</h1></body></html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"><circle r="9"/></svg>',
+    "pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n",
+    "zeros": bytes(4_096),
+    "jpeg signature": b"\xff\xd8\xff",
+    "png signature": b"\x89PNG\r\n\x1a\n",
+}
+
+
+@pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES.keys())
+def test_bytes_that_are_no_image_are_unsupported(data: bytes) -> None:
+    with pytest.raises(UnsupportedImageError, match="JPEG, PNG, WEBP, BMP"):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "ICO", "PPM", "TGA"])
+def test_other_image_formats_are_unsupported(kind: str) -> None:
+    with pytest.raises(UnsupportedImageError):
+        decode(encoded(Image.fromarray(colours()), kind))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_truncated_file_is_corrupt(kind: str, share: float) -> None:
+    data = encoded(Image.fromarray(colours()), kind)
+    with pytest.raises(CorruptImageError, match=r"damaged: \w"):
+        decode(data[: int(len(data) * share)])
+
+
+def test_palette_image_without_a_palette_is_corrupt() -> None:
+    with pytest.raises(CorruptImageError, match=r"damaged: \w"):
+        decode(png(8, 8, 8, 3, bytes(8)))
+
+
+# Whatever comes: pixels or an ImageError
+
+
+def decodes(data: bytes) -> bool:
+    try:
+        pixels = decode(data)
+    except ImageError:
+        return False
+    assert pixels.dtype == np.uint8
+    height, width = pixels.shape
+    assert min(height, width) >= MIN_SIDE
+    assert max(height, width) <= MAX_SIDE
+    return True
+
+
+def valid_files() -> list[bytes]:
+    colour = Image.fromarray(colours())
+    grey, indexed, alpha = colour.convert("L"), colour.quantize(16), colour.convert("RGBA")
+    return [
+        encoded(grey, "JPEG", exif=orientation(6)),
+        encoded(colour, "JPEG", progressive=True),
+        encoded(colour.convert("CMYK"), "JPEG"),
+        encoded(colour, "MPO", save_all=True, append_images=[colour]),
+        encoded(grey, "PNG", exif=orientation(5)),
+        encoded(indexed, "PNG", transparency=3),
+        encoded(alpha, "PNG", save_all=True, append_images=[colour.rotate(90).convert("RGBA")]),
+        png(8, 8, 16, 0, struct.pack(">8H", *SAMPLES)),
+        encoded(colour, "WEBP", exif=orientation(7)),
+        encoded(alpha, "WEBP", lossless=True),
+        encoded(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)]),
+        encoded(grey, "BMP"),
+        encoded(indexed, "BMP"),
+        encoded(colour, "BMP"),
+    ]
+
+
+VALID = valid_files()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=400))
+def test_arbitrary_bytes_are_no_image(data: bytes) -> None:
+    assert not decodes(data)
+
+
+@settings(deadline=None, max_examples=300)
+@given(start=st.sampled_from(VALID), kept=st.integers(2, 60), tail=st.binary(max_size=300))
+def test_bytes_after_a_valid_beginning(start: bytes, kept: int, tail: bytes) -> None:
+    decodes(start[:kept] + tail)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(VALID), st.data())
+def test_mutated_files(file: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(file)
+    positions = st.integers(0, len(file) - 1)
+    for position, value in data.draw(st.lists(st.tuples(positions, st.integers(0, 255)), max_size=6)):
+        mutated[position] = value
+    decodes(bytes(mutated))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(VALID), st.sampled_from(VALID), st.floats(0, 1), st.floats(0, 1))
+def test_spliced_files(head: bytes, tail: bytes, cut: float, resume: float) -> None:
+    decodes(head[: int(cut * len(head))] + tail[int(resume * len(tail)) :])
+
+
+def mutations(count: int) -> Iterator[bytes]:
+    chance = random.Random(1)
+    for i in range(count):
+        data = bytearray(VALID[i % len(VALID)])
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(data) + 1)
+            length = chance.randint(1, 16)
+            match chance.randrange(6):
+                case 0:
+                    data[at : at + length] = chance.randbytes(length)
+                case 1:
+                    data[at : at + 1] = bytes([chance.choice([0, 1, 127, 128, 255])])
+                case 2:
+                    del data[at : at + length]
+                case 3:
+                    data[at:at] = data[at : at + length]
+                case 4:
+                    data[at : at + length] = bytes(len(data[at : at + length]))
+                case _:
+                    other = chance.choice(VALID)
+                    data[at : at + length] = other[at : at + length]
+        yield bytes(data)
+
+
+def test_two_thousand_damaged_files() -> None:
+    outcomes = [decodes(data) for data in mutations(2_000)]
+    assert 200 < sum(outcomes) < 1_800  # the damage reaches into the files, yet does not only hit their signatures
+
+
+# The model's input
+
+
+def triangle_filter(size: int, side: int) -> Floats:
+    """Bilinear resampling with antialiasing as a matrix (side, size)."""
+    scale = size / side
+    centres = (np.arange(side) + 0.5) * scale
+    distances = np.abs(np.arange(size) + 0.5 - centres[:, None]) / max(scale, 1)
+    weights = np.maximum(0, 1 - distances)
+    normalised: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
+
+
+GREY = arrays.arrays(np.uint8, st.tuples(st.integers(8, 50), st.integers(8, 50)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(GREY, st.integers(8, 64))
+def test_input_is_resized_bilinearly(pixels: Pixels, side: int) -> None:
+    expected = triangle_filter(pixels.shape[0], side) @ pixels @ triangle_filter(pixels.shape[1], side).T
+    resized = to_input(pixels, side)
+    assert resized.shape == (side, side)
+    assert_close(resized, expected, 1.01)  # Pillow rounds after each of its two passes
+    pillow = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resized, np.asarray(pillow))
+
+
+def test_input_of_the_right_size_is_left_alone() -> None:
+    pixels = luma(colours())[:WIDTH]
+    assert to_input(pixels, WIDTH) is pixels
+
+
+def test_input_need_not_be_contiguous() -> None:
+    pixels = luma(colours())
+    np.testing.assert_array_equal(to_input(pixels.T[::-1], 16), to_input(pixels.T[::-1].copy(), 16))
+
+
+def test_luma_is_itu_601() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    assert_close(luma(rgb), luma_601(rgb), 0.51)
+
+
+# Files
+
+
+def test_read(tmp_path: Path) -> None:
+    file = tmp_path / "eye.png"
+    file.write_bytes(VALID[0])
+    assert read(file) == VALID[0]
+
+
+def test_read_stops_where_decode_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "large.bmp"
+    with file.open("wb") as sparse:
+        sparse.truncate(3 * MAX_BYTES)
+    assert len(read(file)) == MAX_BYTES + 1
+
+
+@pytest.mark.parametrize("name", ["missing.png", "."])
+def test_read_of_no_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnreadableFileError, match=r"cannot read .*: (No such file|Is a directory)"):
+        read(tmp_path / name)

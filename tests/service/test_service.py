@@ -1,0 +1,268 @@
+"""The service over HTTP, as applications, dashboards and careless clients use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+import eyestate
+from eyestate.images import MAX_BYTES
+from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
+from tests.service.conftest import PROJECT, started_service
+from training.synthetic import labelled
+
+OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
+CLOSED = (PROJECT / "examples" / "closed.jpg").read_bytes()
+
+
+def encoded(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], image_format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format)
+    return file.getvalue()
+
+
+def assert_error(response: httpx.Response, status: int, code: str) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert response.headers["content-type"] == "application/json"
+
+
+class TestScore:
+    @pytest.mark.parametrize(("image", "state"), [(OPEN, "open"), (CLOSED, "closed")], ids=["open", "closed"])
+    @pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "IMAGE/PNG; x=y", None])
+    def test_body_is_the_image(self, client: httpx.Client, image: bytes, state: str, content_type: str | None) -> None:
+        headers = {"content-type": content_type} if content_type else {}
+        answer = client.post("/v1/score", content=image, headers=headers).raise_for_status().json()
+        assert answer["state"] == state
+        assert (answer["score"] > 0.5) == (state == "open")
+        manifest = eyestate.load().manifest
+        assert answer["model"] == {"name": manifest.name, "version": manifest.version}
+
+    def test_multipart(self, client: httpx.Client) -> None:
+        answer = client.post("/v1/score", files={"note": ("n.txt", b"hello"), "image": ("eye.jpg", OPEN)})
+        assert answer.raise_for_status().json()["state"] == "open"
+
+    def test_equals_the_python_api(self, client: httpx.Client) -> None:
+        crops = [pixels for pixels, _ in labelled(8, seed=7)]
+        expected = eyestate.load().score(crops)
+        got = [client.post("/v1/score", content=encoded(crop)).json()["score"] for crop in crops]
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+
+    def test_concurrent_requests_get_their_own_scores(self, client: httpx.Client) -> None:
+        images = [OPEN, CLOSED] * 64
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda image: client.post("/v1/score", content=image).json()["state"], images))
+        assert answers == ["open", "closed"] * 64
+
+    @pytest.mark.parametrize(
+        ("body", "status", "code"),
+        [
+            pytest.param(b"", 400, "empty_body", id="empty"),
+            pytest.param(b"not an image", 415, "unsupported_image", id="text"),
+            pytest.param(b"<html></html>", 415, "unsupported_image", id="html"),
+            pytest.param(OPEN[: len(OPEN) // 2], 422, "corrupt_image", id="truncated"),
+            pytest.param(encoded(np.zeros((7, 7), np.uint8)), 422, "image_too_small", id="too small"),
+            pytest.param(encoded(np.zeros((8, 4097), np.uint8)), 413, "image_too_large", id="too large"),
+            pytest.param(bytes(MAX_BYTES + 1), 413, "body_too_large", id="too many bytes"),
+        ],
+    )
+    def test_bad_image(self, client: httpx.Client, body: bytes, status: int, code: str) -> None:
+        assert_error(client.post("/v1/score", content=body, headers={"content-type": "image/jpeg"}), status, code)
+
+    def test_body_without_declared_length_is_limited(self, client: httpx.Client) -> None:
+        def endless() -> Iterator[bytes]:
+            for _ in range(MAX_BYTES // 2**20 + 8):
+                yield bytes(2**20)
+
+        try:
+            response = client.post("/v1/score", content=endless())
+        except httpx.WriteError:
+            return  # the service hung up while we were still sending
+        assert_error(response, 413, "body_too_large")
+
+    @pytest.mark.parametrize(
+        ("content_type", "status", "code"),
+        [
+            ("application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+            ("application/json", 415, "unsupported_media_type"),
+            ("multipart/form-data", 422, "invalid_request"),
+            ("multipart/form-data; boundary=x", 422, "invalid_request"),
+            pytest.param(f"multipart/form-data; boundary={'x' * 10_000}", 422, "invalid_request", id="long boundary"),
+        ],
+    )
+    def test_bad_content_type(self, client: httpx.Client, content_type: str, status: int, code: str) -> None:
+        assert_error(client.post("/v1/score", content=OPEN, headers={"content-type": content_type}), status, code)
+
+    def test_multipart_without_the_image(self, client: httpx.Client) -> None:
+        response = client.post("/v1/score", files={"picture": OPEN})
+        assert_error(response, 422, "invalid_request")
+        assert "'image'" in response.json()["error"]["message"]
+
+    def test_multipart_with_two_images(self, client: httpx.Client) -> None:
+        response = client.post("/v1/score", files=[("image", OPEN), ("image", CLOSED)])
+        assert_error(response, 422, "invalid_request")
+        assert "/v1/score/batch" in response.json()["error"]["message"]
+
+    def test_multipart_cut_off(self, client: httpx.Client) -> None:
+        request = client.build_request("POST", "/v1/score", files={"image": OPEN})
+        headers = {"content-type": request.headers["content-type"]}
+        assert_error(client.post("/v1/score", content=request.read()[:-20], headers=headers), 422, "invalid_request")
+
+
+class TestBatch:
+    def test_answers_in_order_each_with_its_own_verdict(self, client: httpx.Client) -> None:
+        images = [OPEN, b"nonsense", CLOSED, b"", OPEN[:100], OPEN]
+        answer = client.post("/v1/score/batch", files=[("images", image) for image in images]).raise_for_status().json()
+        got = [result.get("state") or result["error"]["code"] for result in answer["results"]]
+        assert got == ["open", "unsupported_image", "closed", "empty_image", "corrupt_image", "open"]
+
+    def test_many_images(self, client: httpx.Client) -> None:
+        crops = [pixels for pixels, _ in labelled(20, seed=5)] * 5
+        files = [("images", encoded(crop, "JPEG")) for crop in crops]
+        results = client.post("/v1/score/batch", files=files).raise_for_status().json()["results"]
+        assert [result["state"] for result in results] == [result["state"] for result in results[:20]] * 5
+        assert {result["state"] for result in results} >= {"open", "closed"}
+
+    def test_most_images(self, client: httpx.Client) -> None:
+        response = client.post("/v1/score/batch", files=[("images", b"x")] * MAX_IMAGES)
+        assert len(response.raise_for_status().json()["results"]) == MAX_IMAGES
+
+    def test_too_many_images(self, client: httpx.Client) -> None:
+        response = client.post("/v1/score/batch", files=[("images", b"x")] * (MAX_IMAGES + 1))
+        assert_error(response, 413, "body_too_large")
+
+    def test_too_many_bytes(self, client: httpx.Client) -> None:
+        headers = {"content-type": "multipart/form-data; boundary=x", "content-length": str(MAX_BODY_BYTES + 1)}
+        try:
+            response = client.post("/v1/score/batch", content=bytes(MAX_BODY_BYTES + 1), headers=headers)
+        except httpx.WriteError:
+            return  # the service refused by the declared length and hung up
+        assert_error(response, 413, "body_too_large")
+
+    @pytest.mark.parametrize(
+        ("content_type", "status", "code"),
+        [
+            ("image/jpeg", 415, "unsupported_media_type"),
+            ("multipart/form-data; boundary=x", 422, "invalid_request"),
+        ],
+    )
+    def test_not_multipart(self, client: httpx.Client, content_type: str, status: int, code: str) -> None:
+        response = client.post("/v1/score/batch", content=OPEN, headers={"content-type": content_type})
+        assert_error(response, status, code)
+
+    def test_empty(self, client: httpx.Client) -> None:
+        assert_error(
+            client.post("/v1/score/batch", headers={"content-type": "multipart/form-data; boundary=x"}),
+            400,
+            "empty_body",
+        )
+
+
+class TestAnyRequest:
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        route=st.sampled_from(["/v1/score", "/v1/score/batch"]),
+        content_type=st.sampled_from(
+            ["image/jpeg", "image/", "application/octet-stream", "multipart/form-data; boundary=x", "text/plain", "/"]
+        ),
+        head=st.sampled_from(
+            [
+                b"",
+                OPEN[:300],
+                b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n',
+                b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + OPEN + b"\r\n--x",
+            ]
+        ),
+        tail=st.binary(max_size=200),
+    )
+    def test_never_fails(self, client: httpx.Client, route: str, content_type: str, head: bytes, tail: bytes) -> None:
+        response = client.post(route, content=head + tail, headers={"content-type": content_type})
+        assert response.status_code in {200, 400, 413, 415, 422}
+        if response.status_code != 200:
+            assert set(response.json()["error"]) == {"code", "message"}
+
+    def test_unknown_path(self, client: httpx.Client) -> None:
+        assert_error(client.post("/v1/nothing"), 404, "not_found")
+
+    @pytest.mark.parametrize("path", ["/v1/score", "/v1/score/batch"])
+    def test_wrong_method(self, client: httpx.Client, path: str) -> None:
+        response = client.get(path)
+        assert_error(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == "POST"
+
+
+class TestOperations:
+    @pytest.mark.parametrize("path", ["/livez", "/readyz"])
+    def test_probes(self, client: httpx.Client, path: str) -> None:
+        assert client.get(path).status_code == 200
+
+    def test_metrics_count_what_happened(self, client: httpx.Client) -> None:
+        before = samples(client)
+        client.post("/v1/score", content=OPEN)
+        client.post("/v1/score", content=b"x")
+        client.post("/v1/score/batch", files=[("images", OPEN), ("images", CLOSED), ("images", b"x")])
+        client.get("/v1/nothing")
+        after = samples(client)
+        changes = {key: after[key] - before.get(key, 0) for key in after}
+        assert changes[sample("eyestate_requests_total", route="/v1/score", status="200")] == 1
+        assert changes[sample("eyestate_requests_total", route="/v1/score", status="415")] == 1
+        assert changes[sample("eyestate_requests_total", route="/v1/score/batch", status="200")] == 1
+        assert changes[sample("eyestate_requests_total", route="other", status="404")] == 1
+        assert changes[sample("eyestate_crops_total", state="open")] == 2
+        assert changes[sample("eyestate_crops_total", state="closed")] == 1
+        assert changes[sample("eyestate_batch_size_crops_sum")] == 3
+        assert changes[sample("eyestate_request_duration_seconds_count", route="/v1/score")] == 2
+        manifest = eyestate.load().manifest
+        model = sample("eyestate_model_info", name=manifest.name, version=manifest.version, sha256=manifest.sha256)
+        assert after[model] == 1
+
+    def test_openapi_describes_what_is_served(self, client: httpx.Client) -> None:
+        document = client.get("/openapi.json").raise_for_status().json()
+        assert document == client.get("/docs.json").json()
+        for path, methods in document["paths"].items():
+            for method in methods:
+                assert client.request(method, path).status_code not in {404, 405, 500}
+        answer = client.post("/v1/score", content=OPEN).json()
+        assert set(answer) == set(document["components"]["schemas"]["ScoreAnswer"]["properties"])
+        assert "Swagger" in client.get("/").text or "swagger" in client.get("/").text
+
+    def test_damaged_model_ends_the_start_with_one_clear_line(self, tmp_path: Path) -> None:
+        bundle = tmp_path / "models" / "broken"
+        bundle.mkdir(parents=True)
+        (bundle / "model.onnx").write_bytes(b"damaged")
+        (bundle / "manifest.json").write_text((eyestate.load().bundle.path / "manifest.json").read_text())
+        log = tmp_path / "log"
+        with started_service(tmp_path / "home", log, EYESTATE_MODEL=str(bundle)) as (process, _):
+            assert process.wait(60) != 0
+        assert "is damaged" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+    def test_curl_of_the_readme(self, service: str) -> None:
+        command = ["curl", "-sf", "-F", "image=@examples/open.jpg", f"{service}/v1/score"]
+        answer = json.loads(subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout)
+        assert answer["state"] == "open"
+
+
+def sample(name: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def samples(client: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = client.get("/metrics").raise_for_status().text
+    return {
+        sample(s.name, **s.labels): s.value for family in text_string_to_metric_families(text) for s in family.samples
+    }

@@ -1,0 +1,68 @@
+"""A data set and a training run in miniature, on generated crops."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from facenet_pytorch import InceptionResnetV1
+from PIL import Image
+
+from eyestate.images import Pixels
+from training.classify import MIN_INPUT, Settings, train
+from training.data import SPLIT_FOLDS, Split, load_mrl, split_by_subject
+from training.synthetic import labelled
+
+CROPS_PER_SUBJECT = 8
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def mrl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in MRL's original layout: generated crops of as many subjects as a split needs."""
+    root = tmp_path_factory.mktemp("mrl") / "mrlEyes_2018_01"
+    for subject in range(1, SPLIT_FOLDS + 1):
+        folder = root / f"s{subject:04d}"
+        folder.mkdir(parents=True)
+        for number, (pixels, label) in enumerate(labelled(CROPS_PER_SUBJECT, seed=subject), 1):
+            name = f"s{subject:04d}_{number:05d}_0_{subject % 2}_{label}_0_1_01.jpg"
+            (folder / name).write_bytes(jpeg(pixels))
+    return root.parent
+
+
+@pytest.fixture(scope="session")
+def split(mrl: Path) -> Split:
+    return split_by_subject(load_mrl(mrl).crops)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the form of a pretrained backbone: a state_dict in fp16 without logits."""
+    torch.manual_seed(0)
+    weights = InceptionResnetV1().state_dict()
+    path = tmp_path_factory.mktemp("backbone") / "random-weights.pt"
+    torch.save({name: value.half() for name, value in weights.items() if not name.startswith("logits")}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(backbone: Path) -> Settings:
+    """Settings for a training run of seconds."""
+    return Settings(
+        backbone=str(backbone), input_side=MIN_INPUT, epochs=2, crops_per_epoch=32, batch_size=8, learning_rate=1e-3
+    )
+
+
+@pytest.fixture(scope="session")
+def run(split: Split, small: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training run."""
+    output = tmp_path_factory.mktemp("run") / "kaggle_model"
+    train(split, small, output)
+    return output

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import InceptionResnetV1
+
+from training.classify import (
+    CropDataset,
+    EyeClassifier,
+    Settings,
+    balanced_weights,
+    history,
+    load_backbone,
+    load_classifier,
+    p_open,
+    predict,
+    read_recipe,
+    train,
+)
+from training.data import Crop, DataError, Split, data_dir
+
+SMALL_RUN = """
+import sys
+from pathlib import Path
+from training.classify import Settings, train
+from training.data import load_mrl, split_by_subject
+settings = Settings(backbone=sys.argv[2], input_side=75, epochs=int(sys.argv[4]), crops_per_epoch=32, batch_size=8)
+train(split_by_subject(load_mrl(Path(sys.argv[1])).crops), settings, Path(sys.argv[3]))
+"""
+
+
+class TestBackbone:
+    def test_fills_everything_but_the_logits(self, backbone: Path) -> None:
+        network = InceptionResnetV1(classify=True, num_classes=2)
+        logits = network.logits.weight.clone()
+        load_backbone(network, str(backbone))
+        stored = torch.load(backbone, weights_only=True)
+        assert all(torch.equal(network.state_dict()[name], value.float()) for name, value in stored.items())
+        assert torch.equal(network.logits.weight, logits)
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(DataError, match="vggface2, casia-webface or a file"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), "nonesuch.pt")
+
+    def test_other_file(self, tmp_path: Path) -> None:
+        (tmp_path / "x.pt").write_bytes(b"not a state_dict")
+        with pytest.raises(DataError, match="no readable state_dict"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+
+    def test_weights_of_another_network(self, tmp_path: Path) -> None:
+        torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "x.pt")
+        with pytest.raises(DataError, match="no InceptionResnetV1 weights"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+
+    def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
+        class Malicious:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(tmp_path / "owned"),)
+
+        torch.save(Malicious(), tmp_path / "x.pt")
+        with pytest.raises(DataError, match="no readable state_dict"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+        assert not (tmp_path / "owned").exists()
+
+    @pytest.mark.shared
+    def test_shared_weights(self) -> None:
+        (path,) = (data_dir().parent / "weights").glob("*casia-webface*.pt")
+        load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(path))
+
+
+def test_balanced_weights() -> None:
+    counts = {("a", 0): 100, ("a", 1): 4, ("b", 0): 25, ("c", 1): 16}
+    crops = [Crop("", b"", label, subject) for (subject, label), n in counts.items() for _ in range(n)]
+    weights = balanced_weights(crops).numpy()
+    mass = {group: weights[[(c.subject, c.label) == group for c in crops]].sum() for group in counts}
+    assert mass["a", 0] + mass["b", 0] == pytest.approx(mass["a", 1] + mass["c", 1])
+    assert mass["a", 0] / mass["b", 0] == pytest.approx(2)  # the square root of 100 / 25
+    assert mass["c", 1] / mass["a", 1] == pytest.approx(2)
+
+
+class TestDataset:
+    def test_evaluation_crops_stay_as_they_are(self, split: Split) -> None:
+        dataset = CropDataset(split.val, 80, augmented=False)
+        pixels, label = dataset[0]
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (80, 80)
+        assert label == split.val[0].label
+        assert torch.equal(pixels, dataset[0][0])
+
+    def test_training_crops_change(self, split: Split) -> None:
+        dataset = CropDataset(split.val, 80, augmented=True)
+        first, second = dataset[0][0], dataset[0][0]
+        assert first.shape == second.shape == (80, 80)
+        assert not torch.equal(first, second)
+
+
+class TestClassifier:
+    def test_logits(self, small: Settings) -> None:
+        model = EyeClassifier(dataclasses.asdict(small)).eval()
+        crops = torch.randint(0, 256, (3, 75, 75), dtype=torch.uint8)
+        with torch.inference_mode():
+            logits = model(crops)
+        assert logits.shape == (3, 2)
+        assert torch.allclose(p_open(logits), logits.exp()[:, 1] / logits.exp().sum(1))
+
+    def test_all_weights_are_trainable(self, small: Settings) -> None:
+        assert all(parameter.requires_grad for parameter in EyeClassifier(dataclasses.asdict(small)).parameters())
+
+
+class TestTraining:
+    def test_leaves_a_loadable_best_checkpoint_and_a_history(self, run: Path, split: Split) -> None:
+        model = load_classifier(run / "checkpoints" / "best.ckpt")
+        assert not model.training
+        scores = predict(model, split.test)
+        assert scores.shape == (len(split.test),)
+        assert ((scores >= 0) & (scores <= 1)).all()
+        epochs = history(run)
+        assert [row["epoch"] for row in epochs] == [0, 1]
+        assert all(set(row) == {"epoch", "train_loss", "train_eer", "val_loss", "val_eer"} for row in epochs)
+        assert list((run / "tensorboard").glob("events*"))
+
+    def test_same_seed_same_model(self, run: Path, split: Split, small: Settings, tmp_path: Path) -> None:
+        again = train(split, small, tmp_path / "again")
+        first, second = (load_classifier(path) for path in (run / "checkpoints" / "best.ckpt", again))
+        np.testing.assert_allclose(predict(first, split.test), predict(second, split.test), atol=1e-3)
+
+    def test_other_settings_or_data_are_refused(self, run: Path, split: Split, small: Settings) -> None:
+        with pytest.raises(DataError, match="other settings or data"):
+            train(split, dataclasses.replace(small, seed=1), run)
+        with pytest.raises(DataError, match="other settings or data"):
+            train(Split(split.train[1:], split.val, split.test), small, run)
+
+    def test_continues_after_a_kill(self, mrl: Path, backbone: Path, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        command = [sys.executable, "-c", SMALL_RUN, str(mrl), str(backbone), str(output), "6"]
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoints" / "last.ckpt").exists():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        done_before = len(history(output))
+
+        subprocess.run(command, check=True, capture_output=True, timeout=240)
+        second_log = output / "csv" / "version_1" / "metrics.csv"
+        epochs_again = {line.split(",")[1] for line in second_log.read_text().splitlines()[1:]}
+        assert [row["epoch"] for row in history(output)] == list(range(6))
+        assert done_before < 6
+        assert "0" not in epochs_again
+
+    def test_a_run_that_never_was(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no trained classifier"):
+            read_recipe(tmp_path)
+
+    def test_recipe_names_the_code(self, run: Path) -> None:
+        recipe = json.loads((run / "run.json").read_text())
+        assert recipe["git_revision"]
+        assert recipe["settings"]["epochs"] == 2

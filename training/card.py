@@ -1,0 +1,90 @@
+"""The model card of a bundle: what it is for, what it was trained on, how good it is and where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eyestate.bundle import Manifest, Metric
+from training.results import Slice
+
+LICENCES = """\
+The MRL Eye Dataset is published for research without a licence to redistribute; none of its images is part of this
+bundle. The starting weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs collected for research.
+Check both before you use this model commercially. The code that made the bundle is under Apache-2.0."""
+
+
+def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
+    """The card as Markdown.
+
+    Args:
+        manifest: of the bundle.
+        slices: the EER by slice on the test subjects.
+    """
+    training, thresholds = manifest.training, manifest.thresholds
+    sources = "\n".join(
+        f"- {source.name}: {source.crops:,} crops of {len(source.subjects)} subjects ({', '.join(source.subjects)}); "
+        f"fingerprint `{source.fingerprint[:16]}`"
+        for source in training.data
+    )
+    return f"""\
+# {manifest.name} {manifest.version}
+
+Tells whether the eye in a crop is open. The score is P(open), 0 to 1.
+
+| | |
+|---|---|
+| Network | {training.architecture}; starting weights `{training.backbone}` |
+| Input | one eye per crop, any size from 8 px a side, resized to {manifest.input.side}×{manifest.input.side} grey |
+| States | closed up to {thresholds.closed:.3f}, open from {thresholds.open:.3f}, uncertain in between |
+| Thresholds | {thresholds.rule} |
+| File | `model.onnx`, weights in fp16, SHA-256 `{manifest.sha256}` |
+| ONNX Runtime against PyTorch | largest score difference {manifest.parity:.5f} on real crops |
+| Made | {manifest.created:%Y-%m-%d}, code at `{training.git_revision}` |
+
+## Intended use
+
+Scoring crops of single eyes cut from faces, from 24 px a side on: blink and drowsiness measures, choosing photographs
+in which nobody blinks, checking face images for documents. It looks at one eye of one moment; a decision about a person
+needs more than that. It does not find eyes, and what it says of an image without an eye means nothing.
+
+## Training data
+
+{sources}
+
+Subjects of the validation and test sets were never trained on. Images that stand in both classes were left out.
+
+{LICENCES}
+
+## Results
+
+The equal error rate (EER) is the rate at which as many closed eyes are taken for open as open eyes for closed.
+Crops of MRL are frames of videos, so the interval over subjects is the one to trust for new people; it is wide because
+the subjects are few.
+
+{_metrics(manifest.metrics)}
+
+On the test subjects by slice (an EER needs both states in the slice):
+
+{_slices(slices)}
+
+## Limits
+
+- Trained on infrared crops of {sum(len(source.subjects) for source in training.data)} people; ordinary cameras were
+  imitated by augmentation, children and make-up were not.
+- Half-shut eyes have no clear label; expect scores between the thresholds.
+- Among the attributes of the data only the recorded gender touches on fairness; skin tone and age were not recorded, so
+  nothing can be said about them.
+"""
+
+
+def _metrics(metrics: Iterable[Metric]) -> str:
+    rows = [f"| {m.name} | {m.n:,} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} | {m.interval} |" for m in metrics]
+    return "\n".join(["| Figure | Crops | Value | Interval | Kind |", "|---|--:|--:|--:|---|", *rows])
+
+
+def _slices(slices: Iterable[Slice]) -> str:
+    rows = [
+        f"| {s.attribute} | {s.value} | {s.crops:,} | {s.open_share:.2f} | {'–' if s.eer is None else f'{s.eer:.4f}'} |"
+        for s in slices
+    ]
+    return "\n".join(["| Attribute | Value | Crops | Share open | EER |", "|---|---|--:|--:|--:|", *rows])
