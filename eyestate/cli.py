@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from eyestate import __version__
 from eyestate.errors import EyestateError, ImageError
 from eyestate.images import SUFFIXES
 from eyestate.scorer import BATCH, Scorer, State, load
@@ -37,7 +38,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: eyestate score FOLDER",
 )
-@click.version_option(package_name="eyestate")
+@click.version_option(__version__, prog_name="eyestate")
 def main() -> None:
     """Tell open eyes from closed ones.
 

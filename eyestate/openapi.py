@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib.metadata import version
 from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from eyestate import errors
+from eyestate import __version__, errors
 from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
 from eyestate.schema import BatchAnswer, ErrorAnswer, ScoreAnswer
 from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
@@ -36,7 +35,7 @@ def document() -> bytes:
         "openapi": "3.1.0",
         "info": {
             "title": "eyestate",
-            "version": version("eyestate"),
+            "version": __version__,
             "description": "Tells open eyes from closed ones. A score is P(open), 0 to 1; the state is the verdict "
             "under the model's thresholds: open, closed, or uncertain in between.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},

@@ -69,11 +69,13 @@ def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output
 @backbone_option
 @click.option("--input-side", default=Settings().input_side, show_default=True, help="Pixels; at least 75.")
 @click.option("--epochs", default=Settings().epochs, show_default=True)
+@click.option("--crops-per-epoch", default=Settings().crops_per_epoch, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
-def train_mrl(mrl: Path, backbone: str, input_side: int, epochs: int, output: Path) -> None:
+def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_per_epoch: int, output: Path) -> None:
     """Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch."""
     split = split_by_subject(load_mrl(mrl).crops)
-    best = train(split, Settings(backbone=backbone, input_side=input_side, epochs=epochs), output)
+    settings = Settings(backbone=backbone, input_side=input_side, epochs=epochs, crops_per_epoch=crops_per_epoch)
+    best = train(split, settings, output)
     plot_history(history(output), output / "curves.png")
     click.echo(f"best checkpoint: {best}; curves: {output / 'curves.png'}")
 

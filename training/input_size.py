@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from facenet_pytorch import InceptionResnetV1
+from torch.utils.flop_counter import FlopCounterMode
 
 from training.classify import Settings, load_classifier, predict, train
 from training.data import Split, shrunk
@@ -24,8 +27,8 @@ def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path
     Every finished side is kept in ``output/<side>``, so that a killed comparison continues.
 
     Returns:
-        One row per side: ``side``, ``eer`` (native crops), ``eer_24px``, ``train_s`` and ``crops_per_s`` (PyTorch
-        fp32, batches of 128). Also written to ``output/input_size.json``.
+        One row per side: ``side``, ``eer`` (native crops), ``eer_24px``, ``train_s`` (seconds) and ``gflop`` (per
+        crop, forward). Also written to ``output/input_size.json``.
     """
     sample = np.random.default_rng(settings.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
     native = [split.val[i] for i in sorted(sample)]
@@ -48,6 +51,14 @@ def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path
                 "train_s": round(train_s),
             }
             result.write_text(json.dumps(row))
-        rows.append(json.loads(result.read_text()))
+        rows.append(json.loads(result.read_text()) | {"gflop": gflop(side)})
     (output / "input_size.json").write_text(json.dumps(rows, indent=2) + "\n")
     return rows
+
+
+def gflop(side: int) -> float:
+    """Floating-point operations of InceptionResnetV1 for one crop, forward, in 10⁹; a multiply-add counts as two."""
+    network = InceptionResnetV1().eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, side, side))
+    return round(counter.get_total_flops() / 1e9, 2)

@@ -91,10 +91,10 @@ def uncertain_band(judged: Judged, max_wrong: float) -> Band:
     closed, are not.
 
     Open and closed eyes count as equally frequent. The band always spans 0.4 to 0.6: so close to a coin toss nobody
-    should read a verdict.
+    should read a verdict. Where no score is that sure the band reaches to 0 or 1.
 
     Raises:
-        ValueError: no threshold is that good, or one class is missing.
+        ValueError: one class is missing.
     """
     at = np.unique(judged.scores)
     closed, open_ = (np.sort(judged.scores[judged.labels == label]) for label in (0, 1))
@@ -104,6 +104,4 @@ def uncertain_band(judged: Judged, max_wrong: float) -> Band:
     closed_to, open_to = (np.searchsorted(group, at, "right") / group.size for group in (closed, open_))
     good_open = at[(at >= 0.6) & (closed_from <= max_wrong * (closed_from + open_from))]
     good_closed = at[(at <= 0.4) & (open_to <= max_wrong * (open_to + closed_to))]
-    if not good_open.size or not good_closed.size:
-        raise ValueError(f"at no threshold are at most {max_wrong:.1%} of the verdicts wrong")
-    return Band(closed=float(good_closed.max()), open=float(good_open.min()))
+    return Band(closed=float(good_closed.max(initial=0)), open=float(good_open.min(initial=1)))

@@ -6,6 +6,7 @@ import io
 import random
 import resource
 import struct
+import sys
 import time
 import warnings
 import zlib
@@ -275,6 +276,13 @@ def test_no_exif_block_costs_the_score(exif: bytes) -> None:
     np.testing.assert_array_equal(np.sort(pixels, axis=None), np.sort(stored, axis=None))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_broken_tag_does_not_cost_the_orientation(kind: str) -> None:
+    width_beyond_the_end, upright = tiff(tag=0x0100, count=99, value=b"\xff\xff\0\0")[10:22], tiff()[10:22]
+    exif = b"Exif\0\0" + tiff()[:8] + b"\2\0" + width_beyond_the_end + upright + bytes(4)
+    assert decode(encoded(Image.fromarray(colours()), kind, exif=exif)).shape == (WIDTH, HEIGHT)
+
+
 def test_malformed_multi_picture_index_does_not_cost_the_score() -> None:
     jpeg = encoded(Image.fromarray(colours()), "JPEG", quality=95)
     index = b"MPF\0XX*\0\x08\0\0\0\0\0"
@@ -287,11 +295,21 @@ def test_animation_of_no_frames_does_not_cost_the_score() -> None:
     assert_close(decode(png(8, 8, 8, 0, row, chunk(b"acTL", bytes(8)))), [list(row)] * 8, 0)
 
 
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads that interrupt each other as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("eager_threads")
 def test_threads_leave_the_warning_filters_as_they_were() -> None:
     data = encoded(Image.fromarray(colours()), "JPEG", exif=b"Exif\0\0" + BROKEN_EXIF["value beyond the end"])
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as threads:
-        shapes = {pixels.shape for pixels in threads.map(decode, [data] * 400)}
+        shapes = {pixels.shape for pixels in threads.map(decode, [data] * 1_000)}
     assert shapes == {(HEIGHT, WIDTH)}
     assert warnings.filters == before
 

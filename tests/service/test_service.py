@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -250,11 +248,6 @@ class TestOperations:
             assert process.wait(60) != 0
         assert "is damaged" in log.read_text()
         assert "Traceback" not in log.read_text()
-
-    def test_curl_of_the_readme(self, service: str) -> None:
-        command = ["curl", "-sf", "-F", "image=@examples/open.jpg", f"{service}/v1/score"]
-        answer = json.loads(subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout)
-        assert answer["state"] == "open"
 
 
 def sample(name: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:

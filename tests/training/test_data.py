@@ -308,7 +308,7 @@ def test_fingerprint_of_equal_data_is_equal() -> None:
         [replace(CROPS[0], name="A.png"), *CROPS[1:]],
         [replace(CROPS[0], label=OPEN), *CROPS[1:]],
         [replace(CROPS[0], label=None), *CROPS[1:]],
-        [replace(CROPS[0], data=b"oneb.png\0001\0003\0two"), CROPS[2]],
+        [replace(CROPS[0], data=b"oneb.png\x001\x00two"), CROPS[2]],
     ],
 )
 def test_fingerprint_changes_with_the_data(changed: list[Crop]) -> None:

@@ -21,10 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(run: Path, split: Split, models: Path) -> Bundle:
-    with pytest.MonkeyPatch.context() as patch:
-        # A network trained for seconds has no threshold that is right in 99.5 % of the cases.
-        patch.setattr("training.export.MAX_WRONG", 1.0)
-        return export_run(run, split, models, name="miniature", version="0.0.1")
+    return export_run(run, split, models, name="miniature", version="0.0.1")
 
 
 def test_bundle_scores_like_the_checkpoint(bundle: Bundle, run: Path, split: Split) -> None:

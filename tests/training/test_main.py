@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 import eyestate
-from training.data import SPLIT_FOLDS
 from tests.training.conftest import CROPS_PER_SUBJECT
+from training.__main__ import main
+from training.classify import MIN_INPUT
+from training.data import SPLIT_FOLDS
 
 
-def training(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=240)
+def training(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="python -m training")
 
 
-@pytest.mark.parametrize("verb", [[], ["describe"], ["input-size"], ["train"], ["export"], ["generate"]])
-def test_help(verb: list[str], tmp_path: Path) -> None:
-    result = training(*verb, "--help", cwd=tmp_path)
-    assert result.returncode == 0
-    assert "Usage: python -m training" in result.stdout
+def test_as_a_module() -> None:
+    command = [sys.executable, "-m", "training", "--help"]
+    assert "Usage: python -m training" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("verb", ["describe", "input-size", "train", "export", "generate"])
+def test_help(verb: str) -> None:
+    result = training(verb, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: python -m training {verb}" in result.stdout
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
-    result = training("describe", "--mrl", tmp_path / "none.zip", cwd=tmp_path)
-    assert result.returncode == 1
+    result = training("describe", "--mrl", tmp_path / "none.zip")
+    assert result.exit_code == 1
     assert "none.zip does not exist" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -37,11 +42,35 @@ def test_missing_data_are_named(tmp_path: Path) -> None:
 def test_describe(mrl: Path, tmp_path: Path) -> None:
     (mrl / "broken.jpg").write_bytes(b"broken")
     try:
-        result = training("describe", "--mrl", mrl, cwd=tmp_path)
+        result = training("describe", "--mrl", mrl, "--output", tmp_path)
     finally:
         (mrl / "broken.jpg").unlink()
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert f"{SPLIT_FOLDS * CROPS_PER_SUBJECT} crops, 1 files refused" in result.stdout
     assert "RealSense" in result.stdout
-    assert (tmp_path / "runs" / "describe" / "counts.png").stat().st_size > 10_000
-    assert (tmp_path / "runs" / "describe" / "refused.txt").read_text().startswith("broken.jpg\t")
+    assert (tmp_path / "counts.png").stat().st_size > 10_000
+    assert (tmp_path / "refused.txt").read_text().startswith("broken.jpg\t")
+
+
+def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path: Path) -> None:
+    run, models, reports = (tmp_path / name for name in ("run", "models", "reports"))
+    settings = ["--backbone", backbone, "--input-side", MIN_INPUT, "--epochs", "1", "--crops-per-epoch", "16"]
+    trained = training("train", "--mrl", mrl, "--output", run, *settings)
+    assert trained.exit_code == 0, trained.output
+    exported = training("export", "--mrl", mrl, "--run", run, "--models", models, "--reports", reports)
+    assert exported.exit_code == 0, exported.output
+    assert "EER, MRL test subjects" in exported.stdout
+
+    scorer = eyestate.load(models / "kaggle_model")
+    scores = scorer.score(sorted(mrl.rglob("*.jpg"))[:4])
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert (run / "curves.png").stat().st_size > 10_000
+    history = (reports / "kaggle_model" / "history.csv").read_text().splitlines()
+    assert history[0] == "epoch,train_loss,val_loss,train_eer,val_eer"
+    assert len(history) == 2
+
+
+def test_export_before_training(mrl: Path, tmp_path: Path) -> None:
+    result = training("export", "--mrl", mrl, "--run", tmp_path, "--models", tmp_path)
+    assert result.exit_code == 1
+    assert "no trained classifier" in result.stderr

@@ -46,9 +46,9 @@ class TestBand:
         assert strict.closed <= loose.closed < loose.open <= strict.open
         assert strict.open - strict.closed > loose.open - loose.closed
 
-    def test_hopeless_scores(self) -> None:
-        with pytest.raises(ValueError, match="at no threshold"):
-            uncertain_band(judged([0.9, 0.9, 0.1, 0.1], [0, 1, 0, 1]), 0.01)
+    def test_hopeless_scores_are_all_uncertain(self) -> None:
+        band = uncertain_band(judged([0.9, 0.9, 0.1, 0.1], [0, 1, 0, 1]), 0.01)
+        assert (band.closed, band.open) == (0, 1)
 
     def test_one_class(self) -> None:
         with pytest.raises(ValueError, match="both"):

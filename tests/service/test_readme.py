@@ -1,0 +1,71 @@
+"""What the README shows is what a reader gets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+SERVICE = "http://127.0.0.1:3000"
+
+
+def shown(program: str) -> Iterator[tuple[str, str]]:
+    """The commands of one program in the README's console blocks, and the output printed below each."""
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            if command.startswith(program):
+                yield command, output
+
+
+def comparable(value: Any) -> Any:
+    """Scores to three decimals: processors differ in the last digits."""
+    match value:
+        case float():
+            return round(value, 3)
+        case dict():
+            return {key: comparable(item) for key, item in value.items()}
+        case list():
+            return [comparable(item) for item in value]
+        case _:
+            return value
+
+
+@pytest.mark.parametrize(("command", "output"), shown("curl"))
+def test_curl(service: str, command: str, output: str) -> None:
+    arguments = shlex.split(command.replace(SERVICE, service))
+    printed = subprocess.run([*arguments, "-s"], cwd=PROJECT, capture_output=True, check=True, text=True).stdout
+    assert comparable(json.loads(printed)) == comparable(json.loads(output))
+
+
+@pytest.mark.parametrize(("command", "output"), shown(".venv/bin/eyestate"))
+def test_command(command: str, output: str) -> None:
+    arguments = [str(Path(sys.executable).with_name("eyestate")), *shlex.split(command)[1:]]
+    printed = subprocess.run(arguments, cwd=PROJECT, capture_output=True, check=True, text=True).stdout
+    digits = re.compile(r"(\d\.\d{3})\d+")
+    assert digits.sub(r"\1", printed) == digits.sub(r"\1", output)
+
+
+def test_python() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    check = f"{code}\nassert scores[0] > 0.5 > scores[1]"
+    subprocess.run([sys.executable, "-c", check], cwd=PROJECT, check=True)
+
+
+def test_every_example_is_checked() -> None:
+    assert len(list(shown("curl"))) == 3
+    assert len(list(shown(".venv/bin/eyestate"))) == 1
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (PROJECT / target).exists(), target
