@@ -44,14 +44,15 @@ def document() -> bytes:
             "/v1/score": {
                 "post": {
                     "operationId": "score",
+                    "tags": ["scoring"],
                     "summary": "Score one eye crop",
                     "description": _IMAGE_LIMITS,
                     "requestBody": {
                         "required": True,
                         "content": {
+                            "multipart/form-data": {"schema": _form("image", _BINARY)},
                             "image/*": {"schema": _BINARY},
                             "application/octet-stream": {"schema": _BINARY},
-                            "multipart/form-data": {"schema": _form("image", _BINARY)},
                         },
                     },
                     "responses": _responses("ScoreAnswer", "Score and state of the crop"),
@@ -60,6 +61,7 @@ def document() -> bytes:
             "/v1/score/batch": {
                 "post": {
                     "operationId": "scoreBatch",
+                    "tags": ["scoring"],
                     "summary": "Score many eye crops",
                     "description": f"Up to {MAX_IMAGES:,} images and {MAX_BODY_BYTES:,} bytes. An image that cannot be "
                     "scored has its error in its place; the others are scored.",
@@ -105,4 +107,4 @@ def _content(model: str) -> dict[str, Any]:
 
 
 def _probe(description: str) -> dict[str, Any]:
-    return {"summary": description, "responses": {"200": {"description": description}}}
+    return {"summary": description, "tags": ["operations"], "responses": {"200": {"description": description}}}

@@ -375,7 +375,7 @@ def test_seven_balanced_subjects_are_enough() -> None:
 
 
 def test_those_who_say_little_about_others_are_trained_on() -> None:
-    crops = people([(400, 400), (300, 0), (0, 300), *[(10, 10)] * 12])
+    crops = people([(400, 400), (300, 0), (0, 300), *[(12, 8)] * 12])
     split = split_by_subject(crops)
     assert {"s0000", "s0001", "s0002"} <= {crop.subject for crop in split.train}
 
