@@ -32,21 +32,22 @@ train: $(VENV)/.train ## Train kaggle_model on MRL and export it to models/ (hou
 	$(BIN)/python -m training train
 	$(BIN)/python -m training export
 
-lock: $(VENV)/.uv ## Pin all dependencies anew in requirements/
-	$(call compile,serve.txt,--extra cpu --extra serve)
-	$(call compile,serve-gpu.txt,--extra gpu --extra serve -c requirements/serve.txt)
-	$(call compile,train.txt,--extra cpu --extra serve --extra train -c requirements/serve.txt)
-	$(call compile,dev.txt,--extra cpu --extra serve --extra train --extra dev -c requirements/train.txt)
+lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade renews all)
+	$(call compile,serve,pyproject.toml --extra cpu --extra serve)
+	$(call compile,serve-gpu,pyproject.toml --extra gpu --extra serve -c requirements/serve.txt)
+	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra train -c requirements/serve.txt)
+	$(call compile,dev,pyproject.toml --extra cpu --extra serve --extra train --extra dev -c requirements/train.txt)
+	$(call compile,bootstrap,requirements/bootstrap.in -c requirements/dev.txt)
 
 clean: ## Remove the environment and all caches, but no training run
 	rm -rf $(VENV) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml $(2) -o requirements/$(1)
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(UPGRADE) $(2) --output-file requirements/$(1).txt
 
 # Each environment holds the one before it. The pins are complete, so nothing is resolved: --no-deps also keeps
 # facenet-pytorch's outdated caps out of it.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1)
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1).txt
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,16 +56,16 @@ $(VENV)/.uv: requirements/bootstrap.txt
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml $(VENV)/.uv
 	@echo "Installing the serving environment into $(VENV) …"
-	$(call install,serve.txt)
+	$(call install,serve)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt $(VENV)/.serve
 	@echo "Installing the training environment into $(VENV); PyTorch with CUDA takes about 6 GB …"
-	$(call install,train.txt)
+	$(call install,train)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.train
 	@echo "Installing the development tools into $(VENV) …"
-	$(call install,dev.txt)
+	$(call install,dev)
 	@touch $@

@@ -61,4 +61,4 @@ def gflop(side: int) -> float:
     network = InceptionResnetV1().eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, side, side))
-    return round(counter.get_total_flops() / 1e9, 2)
+    return round(int(counter.get_total_flops()) / 1e9, 2)

@@ -54,7 +54,16 @@ def test_describe(mrl: Path, tmp_path: Path) -> None:
 
 def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path: Path) -> None:
     run, models, reports = (tmp_path / name for name in ("run", "models", "reports"))
-    settings = ["--backbone", backbone, "--input-side", MIN_INPUT, "--epochs", "1", "--crops-per-epoch", "16"]
+    settings: list[str | Path] = [
+        "--backbone",
+        backbone,
+        "--input-side",
+        str(MIN_INPUT),
+        "--epochs",
+        "1",
+        "--crops-per-epoch",
+        "16",
+    ]
     trained = training("train", "--mrl", mrl, "--output", run, *settings)
     assert trained.exit_code == 0, trained.output
     exported = training("export", "--mrl", mrl, "--run", run, "--models", models, "--reports", reports)
