@@ -90,10 +90,6 @@ class Dataset:
     crops: list[Crop]
     refused: list[Refusal]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over names, labels and bytes of the crops: equal if and only if the data are."""
-        return fingerprint(self.crops)
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -114,7 +110,7 @@ def data_dir() -> Path:
 
 
 def fingerprint(crops: Iterable[Crop]) -> str:
-    """SHA-256 over names, labels and bytes of the crops, in hexadecimal."""
+    """SHA-256 over names, labels and bytes of the crops, in hexadecimal: equal if and only if the data are."""
     digest = hashlib.sha256()
     for crop in crops:
         digest.update(f"{crop.name}\0{crop.label}\0{len(crop.data)}\0".encode(errors="surrogateescape"))
@@ -154,7 +150,7 @@ def shrunk(crop: Crop, side: int) -> Crop:
     return dataclasses.replace(crop, data=file.getvalue())
 
 
-def split_by_subject(crops: Sequence[Crop], seed: int = 0) -> Split:
+def split_by_subject(crops: Sequence[Crop]) -> Split:
     """Divide labelled crops into train, val and test without sharing a subject (MRL's crops are video frames).
 
     scikit-learn's StratifiedGroupKFold makes ``SPLIT_FOLDS`` folds alike in label as far as the subjects allow. The
@@ -176,7 +172,7 @@ def split_by_subject(crops: Sequence[Crop], seed: int = 0) -> Split:
     if min(np.bincount(labels, minlength=2)) < SPLIT_FOLDS:
         raise DataError(f"cannot split: at least {SPLIT_FOLDS} crops of each label are needed")
 
-    folding = StratifiedGroupKFold(SPLIT_FOLDS, shuffle=True, random_state=seed)
+    folding = StratifiedGroupKFold(SPLIT_FOLDS)
     folds = [held_out for _, held_out in folding.split(subjects, labels, subjects)]
 
     def says_much(fold: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
@@ -290,3 +286,9 @@ def count(crops: Iterable[Crop], attribute: str) -> Counter[tuple[str, int]]:
         for crop in crops
         if crop.label is not None
     )
+
+
+def values(crops: Iterable[Crop], attribute: str) -> list[str]:
+    """The words that ``count`` finds, in the order of MRL's codes."""
+    words = ATTRIBUTES.get(attribute, {})
+    return [str(words.get(value, value)) for value in sorted({getattr(crop, attribute) for crop in crops})]

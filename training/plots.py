@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.data import ATTRIBUTES, CLOSED, OPEN, Crop, count
+from training.data import ATTRIBUTES, CLOSED, OPEN, Crop, count, values
 
 COLOURS = {"train": "tab:orange", "val": "tab:blue"}
 SHOWN = ("subject", *ATTRIBUTES)
@@ -52,10 +52,10 @@ def plot_counts(crops: Sequence[Crop], path: Path) -> None:
 
 def _bars(axes: Axes, crops: Sequence[Crop], attribute: str) -> None:
     counts = count(crops, attribute)
-    values = sorted({value for value, _ in counts})
-    closed = [counts[value, CLOSED] for value in values]
-    axes.bar(values, closed, label="closed", color="tab:gray")
-    axes.bar(values, [counts[value, OPEN] for value in values], bottom=closed, label="open", color="tab:green")
+    words = values(crops, attribute)
+    closed = [counts[word, CLOSED] for word in words]
+    axes.bar(words, closed, label="closed", color="tab:gray")
+    axes.bar(words, [counts[word, OPEN] for word in words], bottom=closed, label="open", color="tab:green")
     axes.set_title(attribute)
     axes.tick_params(axis="x", labelrotation=90 if attribute == "subject" else 0)
 

@@ -380,10 +380,10 @@ def with_sides(kind: str, width: int, height: int) -> bytes:
 )
 def test_dimension_bomb_is_refused_before_decoding(kind: str, width: int, height: int) -> None:
     bomb = with_sides(kind, width, height)
-    memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ImageTooLargeError):
         decode(bomb)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1  # seconds
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 64 * 1024  # KiB
 
 
