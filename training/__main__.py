@@ -60,7 +60,7 @@ def describe_mrl(mrl: Path, output: Path) -> None:
 def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output: Path) -> None:
     """Train briefly at several input sizes and compare their validation EERs and speeds."""
     split = split_by_subject(load_mrl(mrl).crops)
-    for row in input_size.compare(split, Settings(backbone=backbone, epochs=1), sides, output):
+    for row in input_size.compare(split, backbone, sides, output):
         click.echo(json.dumps(row))
 
 

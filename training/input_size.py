@@ -21,16 +21,20 @@ VAL_CROPS = 2_000
 FAR_SIDE = 24  # pixels: an eye filmed from afar, the size of the unlabelled crops
 
 
-def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path) -> list[dict[str, float]]:
-    """Train once per side and score a fixed sample of the validation subjects, as it is and shrunk to 24 px.
+# One epoch is too short for a moving average of the weights, hence none.
+SHORT_RUN = Settings(epochs=1, learning_rate=5e-4, average_decay=0.0)
 
-    Every finished side is kept in ``output/<side>``, so that a killed comparison continues.
+
+def compare(split: Split, backbone: str, sides: Sequence[int], output: Path) -> list[dict[str, float]]:
+    """Train ``SHORT_RUN`` once per side and score a fixed sample of the validation subjects' crops.
+
+    They are scored as they are and shrunk to 24 px. Every finished side is kept in ``output/<side>``, so that a killed comparison continues.
 
     Returns:
         One row per side: ``side``, ``eer`` (native crops), ``eer_24px``, ``train_s`` (seconds) and ``gflop`` (per
         crop, forward). Also written to ``output/input_size.json``.
     """
-    sample = np.random.default_rng(settings.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
+    sample = np.random.default_rng(SHORT_RUN.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
     native = [split.val[i] for i in sorted(sample)]
     far = [shrunk(crop, FAR_SIDE) for crop in native]
     labels = [crop.label or 0 for crop in native]
@@ -41,7 +45,9 @@ def compare(split: Split, settings: Settings, sides: Sequence[int], output: Path
         result = run / "result.json"
         if not result.exists():
             started = time.perf_counter()
-            checkpoint = train(Split(split.train, native, []), dataclasses.replace(settings, input_side=side), run)
+            checkpoint = train(
+                Split(split.train, native, []), dataclasses.replace(SHORT_RUN, backbone=backbone, input_side=side), run
+            )
             train_s = time.perf_counter() - started
             model = load_classifier(checkpoint)
             row = {
