@@ -15,7 +15,7 @@ import eyestate
 from training.synthetic import random_eye, render
 
 STEPS = 9
-SEED = 5
+SEED = 6
 
 
 def main() -> None:

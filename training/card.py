@@ -69,8 +69,8 @@ On the test subjects by slice (an EER needs both states in the slice):
 
 ## Limits
 
-- Trained on infrared crops of {sum(len(source.subjects) for source in training.data)} people; ordinary cameras were
-  imitated by augmentation, children and make-up were not.
+- Trained on infrared crops of {sum(len(source.subjects) for source in training.data)} people. Augmentation imitated
+  ordinary cameras; children and make-up it could not.
 - Half-shut eyes have no clear label; expect scores between the thresholds.
 - Among the attributes of the data only the recorded gender touches on fairness; skin tone and age were not recorded, so
   nothing can be said about them.
