@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -87,7 +87,12 @@ def app() -> Starlette:
             Route("/v1/{path:path}", unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ],
         middleware=[Middleware(metrics.RequestMetrics, routes=_METHODS)],
-        exception_handlers={EyestateError: _refuse, 405: _refuse_method, Exception: _fail},
+        exception_handlers={
+            EyestateError: _refuse,
+            405: _refuse_method,
+            ClientDisconnect: _give_up,
+            Exception: _fail,
+        },
         lifespan=_lifespan,
     )
 
@@ -150,6 +155,11 @@ async def _refuse_method(request: Request, error: Exception) -> Response:
     response = await _refuse(request, MethodNotAllowedError(f"{request.url.path} takes {method}, not {request.method}"))
     response.headers["Allow"] = method
     return response
+
+
+async def _give_up(request: Request, error: Exception) -> Response:
+    """The client left before its body was complete; nobody reads this answer but the metrics."""
+    return Response(status_code=499)  # nginx's "client closed request"
 
 
 async def _fail(request: Request, error: Exception) -> Response:

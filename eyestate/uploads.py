@@ -60,17 +60,15 @@ def _media_type(request: Request) -> str:
 
 async def _body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The body in chunks, refused as soon as it is known to be empty or over the limit."""
-    declared = request.headers.get("content-length", "")
-    received = int(declared) if declared.isdecimal() else 0
-    if received <= max_bytes:
-        received = 0
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > max_bytes:
-                break
-            yield chunk
-    if received > max_bytes:
-        raise BodyTooLargeError(f"the body has {received:,} bytes or more; at most {max_bytes:,} are accepted")
+    too_large = BodyTooLargeError(f"the body is over the limit of {max_bytes:,} bytes")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large
+        yield chunk
     if received == 0:
         raise EmptyBodyError("the body is empty; send an image")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from training import input_size
-from training.classify import PRETRAINED, Settings, history, train, write_history
+from training.classify import MIN_INPUT, PRETRAINED, Settings, history, train, write_history
 from training.data import data_dir, load_mrl, split_by_subject
 from training.describe import describe
 from training.export import export_run
@@ -19,6 +19,7 @@ from training.plots import plot_history
 from training.synthetic import generate
 
 RUNS = Path("runs")
+SIDE = click.IntRange(min=MIN_INPUT)
 
 mrl_option = click.option(
     "--mrl",
@@ -55,7 +56,7 @@ def describe_mrl(mrl: Path, output: Path) -> None:
 @main.command("input-size")
 @mrl_option
 @backbone_option
-@click.option("--side", "sides", multiple=True, type=int, default=(80, 96, 112, 128, 160), show_default=True)
+@click.option("--side", "sides", multiple=True, type=SIDE, default=(80, 96, 112, 128, 160), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=RUNS / "input_size", show_default=True)
 def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output: Path) -> None:
     """Train briefly at several input sizes and compare their validation EERs and speeds."""
@@ -67,9 +68,14 @@ def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output
 @main.command("train")
 @mrl_option
 @backbone_option
-@click.option("--input-side", default=Settings().input_side, show_default=True, help="Pixels; at least 75.")
-@click.option("--epochs", default=Settings().epochs, show_default=True)
-@click.option("--crops-per-epoch", default=Settings().crops_per_epoch, show_default=True)
+@click.option("--input-side", type=SIDE, default=Settings().input_side, show_default=True, help="Pixels.")
+@click.option("--epochs", type=click.IntRange(min=1), default=Settings().epochs, show_default=True)
+@click.option(
+    "--crops-per-epoch",
+    type=click.IntRange(min=Settings().batch_size),
+    default=Settings().crops_per_epoch,
+    show_default=True,
+)
 @click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
 def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_per_epoch: int, output: Path) -> None:
     """Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch."""

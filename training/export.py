@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from eyestate.bundle import (
     Bundle,
@@ -77,6 +78,7 @@ def to_onnx(classifier: EyeClassifier) -> onnx.ModelProto:
         )
     assert program is not None
     program.optimize()
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of the machine that exported
     return _halve_weights(program.model_proto)
 
 

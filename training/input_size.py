@@ -28,7 +28,8 @@ SHORT_RUN = Settings(epochs=1, learning_rate=5e-4, average_decay=0.0)
 def compare(split: Split, backbone: str, sides: Sequence[int], output: Path) -> list[dict[str, float]]:
     """Train ``SHORT_RUN`` once per side and score a fixed sample of the validation subjects' crops.
 
-    They are scored as they are and shrunk to 24 px. Every finished side is kept in ``output/<side>``, so that a killed comparison continues.
+    They are scored as they are and shrunk to 24 px. Every finished side is kept in ``output/<side>``, so that a killed
+    comparison continues.
 
     Returns:
         One row per side: ``side``, ``eer`` (native crops), ``eer_24px``, ``train_s`` (seconds) and ``gflop`` (per

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ README = (PROJECT / "README.md").read_text()
 SERVICE = "http://127.0.0.1:3000"
 
 
-def shown(program: str) -> Iterator[tuple[str, str]]:
+def shown(program: str) -> list[tuple[str, str]]:
     """The commands of one program in the README's console blocks, and the output printed below each."""
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
-        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-            if command.startswith(program):
-                yield command, output
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    examples = (re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE) for block in blocks)
+    return [(command, output) for command, output in chain(*examples) if command.startswith(program)]
 
 
 def comparable(value: Any) -> Any:
@@ -40,14 +39,14 @@ def comparable(value: Any) -> Any:
             return value
 
 
-@pytest.mark.parametrize(("command", "output"), shown("curl"))
+@pytest.mark.parametrize(("command", "output"), shown("curl"), ids=lambda text: text[:40])
 def test_curl(service: str, command: str, output: str) -> None:
     arguments = shlex.split(command.replace(SERVICE, service))
     printed = subprocess.run([*arguments, "-s"], cwd=PROJECT, capture_output=True, check=True, text=True).stdout
     assert comparable(json.loads(printed)) == comparable(json.loads(output))
 
 
-@pytest.mark.parametrize(("command", "output"), shown(".venv/bin/eyestate"))
+@pytest.mark.parametrize(("command", "output"), shown(".venv/bin/eyestate"), ids=lambda text: text[:40])
 def test_command(command: str, output: str) -> None:
     arguments = [str(Path(sys.executable).with_name("eyestate")), *shlex.split(command)[1:]]
     printed = subprocess.run(arguments, cwd=PROJECT, capture_output=True, check=True, text=True).stdout
@@ -62,8 +61,8 @@ def test_python() -> None:
 
 
 def test_every_example_is_checked() -> None:
-    assert len(list(shown("curl"))) == 3
-    assert len(list(shown(".venv/bin/eyestate"))) == 1
+    assert len(shown("curl")) == 3
+    assert len(shown(".venv/bin/eyestate")) == 1
 
 
 def test_links_lead_somewhere() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +170,33 @@ class TestBatch:
             400,
             "empty_body",
         )
+
+
+class TestCarelessClient:
+    """Each of these speaks raw HTTP; the service must log no traceback and go on serving."""
+
+    @staticmethod
+    def send(service: str, request: bytes) -> socket.socket:
+        host, _, port = service.removeprefix("http://").partition(":")
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        connection.sendall(request)
+        return connection
+
+    def test_leaves_in_the_middle_of_its_body(self, service: str, client: httpx.Client) -> None:
+        gone = sample("eyestate_requests_total", route="/v1/score", status="499")
+        before = samples(client).get(gone, 0)
+        self.send(service, b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + OPEN[:500]).close()
+        deadline = time.monotonic() + 10
+        while samples(client).get(gone, 0) == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert samples(client)[gone] == before + 1
+
+    @pytest.mark.parametrize("length", [b"-1", b"x", b"9" * 5000, b"1, 2"])
+    def test_lies_about_its_length(self, service: str, client: httpx.Client, length: bytes) -> None:
+        request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n"
+        with self.send(service, request) as connection:
+            assert connection.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+        assert client.post("/v1/score", content=OPEN).status_code == 200
 
 
 class TestAnyRequest:

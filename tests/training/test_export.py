@@ -45,6 +45,12 @@ def test_weights_are_halves_and_the_file_is_small(bundle: Bundle) -> None:
     assert bundle.onnx.stat().st_size <= MAX_BYTES
 
 
+def test_no_path_of_the_exporting_machine_ships(bundle: Bundle) -> None:
+    model = bundle.onnx.read_bytes()
+    assert b".py" not in model
+    assert str(Path(__file__).parents[2]).encode() not in model
+
+
 def test_manifest_says_how_it_was_made(bundle: Bundle, split: Split, backbone: Path) -> None:
     manifest = bundle.manifest
     assert manifest.input.side == 75

@@ -62,7 +62,7 @@ def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path:
         "--epochs",
         "1",
         "--crops-per-epoch",
-        "16",
+        "64",
     ]
     trained = training("train", "--mrl", mrl, "--output", run, *settings)
     assert trained.exit_code == 0, trained.output
