@@ -11,11 +11,12 @@ from rich.console import Console
 from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from training import input_size
-from training.classify import MIN_INPUT, PRETRAINED, Settings, history, train, write_history
+from training.classify import MIN_INPUT, PRETRAINED, Settings, train
 from training.data import data_dir, load_mrl, split_by_subject
 from training.describe import describe
 from training.export import export_run
 from training.plots import plot_history
+from training.runs import history, write_history
 from training.synthetic import generate
 
 RUNS = Path("runs")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import os
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import lightning_fabric.utilities.seed
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -31,6 +27,7 @@ from eyestate.images import decode, to_input
 from training.augment import augmentation
 from training.data import Crop, DataError, Split, fingerprint
 from training.evaluate import EqualErrorRate, Scores
+from training.runs import claim
 
 PRETRAINED: Final = ("vggface2", "casia-webface")
 MIN_INPUT: Final = 75  # below, InceptionResnetV1's last reduction has nothing left to reduce
@@ -192,8 +189,15 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     Raises:
         DataError: ``output`` holds a run with other settings or other data.
     """
-    _claim(output, split, settings, start)
-    lightning_fabric.utilities.seed.seed_everything(settings.seed, workers=True, verbose=False)
+    claim(
+        output,
+        {
+            "settings": dataclasses.asdict(settings),
+            "start": None if start is None else start.as_posix(),
+            "data": {part: fingerprint(crops) for part, crops in split.parts().items()},
+        },
+    )
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
     model = EyeClassifier(dataclasses.asdict(settings))
     if start is None:
         load_backbone(model.network, settings.backbone)
@@ -242,77 +246,6 @@ def predict(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
     """P(open) of each crop (N,), float64 in [0, 1], computed in float32."""
     batches = evaluation_loader(crops, model.settings.input_side)
     return np.concatenate([p_open(model(batch)).double().numpy() for batch, _ in batches])
-
-
-def history(run: Path) -> list[dict[str, float]]:
-    """Losses and EERs per epoch, from all the CSV logs of a run: one log for each time it was started."""
-    epochs: dict[int, dict[str, float]] = {}
-    for log in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
-        for row in _rows(log):
-            values = {k: float(v) for k, v in row.items() if v and k.startswith(("train_", "val_"))}
-            if values:
-                epochs.setdefault(int(row["epoch"]), {}).update(values)
-    return [{"epoch": epoch, **epochs[epoch]} for epoch in sorted(epochs)]
-
-
-def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write ``history`` as CSV, counting epochs from 1."""
-    columns = ("epoch", "train_loss", "val_loss", "train_eer", "val_eer")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(columns)
-        rows.writerows((int(row["epoch"]) + 1, *(f"{row[name]:.5f}" for name in columns[1:])) for row in epochs)
-
-
-def _rows(log: Path) -> Iterator[dict[str, str]]:
-    with log.open(newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _claim(output: Path, split: Split, settings: Settings, start: Path | None) -> None:
-    """Write down what a run is made of, or check that the run found there is made of the same."""
-    recipe = {
-        "settings": dataclasses.asdict(settings),
-        "start": None if start is None else start.as_posix(),
-        "data": {part: fingerprint(crops) for part, crops in split.parts().items()},
-    }
-    record = output / "run.json"
-    if not record.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(recipe | {"git_revision": git_revision()}, indent=2) + "\n")
-        return
-    recorded = json.loads(record.read_text())
-    if any(recorded[key] != value for key, value in recipe.items()):
-        raise DataError(f"{output} holds a run with other settings or data; choose another --output or remove it")
-
-
-def read_recipe(run: Path) -> dict[str, Any]:
-    """What a run was made of, ``run/run.json``.
-
-    Raises:
-        DataError: there is no finished epoch of a run in the folder.
-    """
-    if not (run / "checkpoints" / "best.ckpt").exists():
-        raise DataError(f"{run} holds no trained classifier; `python -m training train` makes one")
-    recipe: dict[str, Any] = json.loads((run / "run.json").read_text())
-    return recipe
-
-
-def git_revision() -> str:
-    """The commit this code is at, with ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
-    describe = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    result = subprocess.run(describe, capture_output=True, text=True, check=False)  # noqa: S603  # a fixed command
-    return result.stdout.strip() or "unknown"
 
 
 def _train_loader(crops: Sequence[Crop], settings: Settings) -> DataLoader[tuple[torch.Tensor, int]]:

@@ -32,10 +32,11 @@ from eyestate.bundle import (
 from eyestate.errors import BundleError
 from eyestate.scorer import Scorer
 from training.card import model_card
-from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict, read_recipe
+from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
 from training.data import Crop, DataError, Split, fingerprint, shrunk
 from training.evaluate import Scores
 from training.results import Judged, eer_metrics, slices, uncertain_band
+from training.runs import read_recipe
 
 INPUT: Final = "crops"
 OUTPUT: Final = "p_open"

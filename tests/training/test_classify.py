@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -19,15 +18,14 @@ from training.classify import (
     EyeClassifier,
     Settings,
     balanced_weights,
-    history,
     load_backbone,
     load_classifier,
     p_open,
     predict,
-    read_recipe,
     train,
 )
 from training.data import Crop, DataError, Split, data_dir
+from training.runs import history
 
 SMALL_RUN = """
 import sys
@@ -165,12 +163,3 @@ class TestTraining:
         assert [row["epoch"] for row in history(output)] == [0, 1, 2]
         assert done_before < 3
         assert "0" not in epochs_again
-
-    def test_a_run_that_never_was(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no trained classifier"):
-            read_recipe(tmp_path)
-
-    def test_recipe_names_the_code(self, run: Path) -> None:
-        recipe = json.loads((run / "run.json").read_text())
-        assert recipe["git_revision"]
-        assert recipe["settings"]["epochs"] == 2

@@ -1,0 +1,86 @@
+"""What a training run leaves in its folder besides checkpoints: what it was made of, and how it went."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from training.data import DataError
+
+RECIPE: Final = "run.json"
+CURVES: Final = ("train_loss", "val_loss", "train_eer", "val_eer")
+
+
+def claim(run: Path, recipe: Mapping[str, Any]) -> None:
+    """Write down what a new run is made of, or check that the run found in the folder is made of the same.
+
+    Args:
+        run: the run's folder; made where it is missing.
+        recipe: anything that JSON can hold.
+
+    Raises:
+        DataError: the folder holds a run of another recipe.
+    """
+    record = run / RECIPE
+    if record.exists():
+        recorded = json.loads(record.read_text())
+        if any(recorded.get(key) != value for key, value in recipe.items()):
+            raise DataError(f"{run} holds a run with other settings or data; choose another --output or remove it")
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    draft = record.with_suffix(".draft")
+    draft.write_text(json.dumps({**recipe, "git_revision": git_revision()}, indent=2) + "\n")
+    draft.replace(record)
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """What a run was made of, with the ``git_revision`` of the code.
+
+    Raises:
+        DataError: there is no finished epoch of a run in the folder.
+    """
+    if not (run / "checkpoints" / "best.ckpt").exists():
+        raise DataError(f"{run} holds no trained classifier; `python -m training train` makes one")
+    recipe: dict[str, Any] = json.loads((run / RECIPE).read_text())
+    return recipe
+
+
+def git_revision() -> str:
+    """The commit this code is at, with ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(  # noqa: S603  # a fixed command
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """Losses and EERs of the finished epochs, from all the CSV logs of a run: one log for each time it was started."""
+    epochs: dict[int, dict[str, float]] = {}
+    for log in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        for row in _rows(log):
+            values = {k: float(v) for k, v in row.items() if v and k.startswith(("train_", "val_"))}
+            if values:
+                epochs.setdefault(int(row["epoch"]), {}).update(values)
+    return [{"epoch": epoch, **epochs[epoch]} for epoch in sorted(epochs) if set(epochs[epoch]) == set(CURVES)]
+
+
+def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write ``history`` as CSV, counting epochs from 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", *CURVES))
+        rows.writerows((int(row["epoch"]) + 1, *(f"{row[name]:.5f}" for name in CURVES)) for row in epochs)
+
+
+def _rows(log: Path) -> Iterator[dict[str, str]]:
+    with log.open(newline="") as file:
+        yield from csv.DictReader(file)
