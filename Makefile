@@ -46,8 +46,8 @@ compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(UPGRADE) $(2) --output-file requirements/$(1).txt
 
 # Each environment holds the one before it. The pins are complete, so nothing is resolved: --no-deps also keeps
-# facenet-pytorch's outdated caps out of it.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1).txt
+# facenet-pytorch's outdated caps out of it, and --no-config the overrides of pyproject.toml, which would undo the pins.
+install = $(BIN)/uv pip install --no-config --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1).txt
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,7 +27,7 @@ from eyestate.images import decode, to_input
 from training.augment import augmentation
 from training.data import Crop, DataError, Split, fingerprint
 from training.evaluate import EqualErrorRate, Scores
-from training.runs import claim
+from training.runs import CURVES, claim
 
 PRETRAINED: Final = ("vggface2", "casia-webface")
 MIN_INPUT: Final = 75  # below, InceptionResnetV1's last reduction has nothing left to reduce
@@ -66,6 +66,7 @@ class EyeClassifier(pl.LightningModule):
         self.loss = torch.nn.CrossEntropyLoss()
         self.train_eer = EqualErrorRate()
         self.val_eer = EqualErrorRate()
+        self.history: list[dict[str, float]] = []
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         scaled = (crops.unsqueeze(1).float() - 127.5) / 128
@@ -88,6 +89,16 @@ class EyeClassifier(pl.LightningModule):
         self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
         self.log(f"{part}_eer", eer, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        self.history.append({"epoch": self.current_epoch, **{name: float(metrics[name]) for name in CURVES}})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(
@@ -207,7 +218,9 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     # ModelCheckpoint's own save_last writes only when the best improves: a kill would cost the epochs since then.
     checkpoints = [
         ModelCheckpoint(output / "checkpoints", filename="best", monitor="val_eer", enable_version_counter=False),
-        ModelCheckpoint(output / "checkpoints", filename="last", enable_version_counter=False),
+        ModelCheckpoint(
+            output / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        ),
     ]
     trainer = pl.Trainer(
         max_epochs=settings.epochs,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from training.data import DataError
 
@@ -62,14 +64,16 @@ def git_revision() -> str:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """Losses and EERs of the finished epochs, from all the CSV logs of a run: one log for each time it was started."""
-    epochs: dict[int, dict[str, float]] = {}
-    for log in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
-        for row in _rows(log):
-            values = {k: float(v) for k, v in row.items() if v and k.startswith(("train_", "val_"))}
-            if values:
-                epochs.setdefault(int(row["epoch"]), {}).update(values)
-    return [{"epoch": epoch, **epochs[epoch]} for epoch in sorted(epochs) if set(epochs[epoch]) == set(CURVES)]
+    """``epoch``, counted from 0, and ``CURVES`` of each finished epoch, however often the run was started.
+
+    Raises:
+        DataError: there is no finished epoch of a run in the folder.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise DataError(f"{run} holds no finished epoch of a training run")
+    epochs: list[dict[str, float]] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["history"]
+    return epochs
 
 
 def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -79,8 +83,3 @@ def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("epoch", *CURVES))
         rows.writerows((int(row["epoch"]) + 1, *(f"{row[name]:.5f}" for name in CURVES)) for row in epochs)
-
-
-def _rows(log: Path) -> Iterator[dict[str, str]]:
-    with log.open(newline="") as file:
-        yield from csv.DictReader(file)
