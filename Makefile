@@ -28,7 +28,7 @@ types: $(VENV)/.dev ## Check types
 unit: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest
 
-train: $(VENV)/.train ## Train kaggle_model on MRL and export it to models/ (hours on a CPU; resumes)
+train: $(VENV)/.train ## Train kaggle_model on MRL and export it to models/ (under an hour on two cores; resumes)
 	$(BIN)/python -m training train
 	$(BIN)/python -m training export
 

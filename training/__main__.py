@@ -103,8 +103,9 @@ def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_p
 def export_mrl(*, mrl: Path, run: Path, name: str, version: str, models: Path, reports: Path) -> None:
     """Judge a trained classifier on subjects it never saw and write its bundle, model card and curves."""
     bundle = export_run(run, split_by_subject(load_mrl(mrl).crops), models, name=name, version=version)
-    plot_history(history(run), reports / name / "curves.png")
-    write_history(history(run), reports / name / "history.csv")
+    epochs = history(run)
+    plot_history(epochs, reports / name / "curves.png")
+    write_history(epochs, reports / name / "history.csv")
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
     click.echo(f"wrote {bundle.path}")

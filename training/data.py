@@ -49,6 +49,7 @@ ATTRIBUTES: Final = {
     "sensor": {1: "RealSense", 2: "IDS", 3: "Aptina"},
 }
 SPLIT_FOLDS: Final = 7
+FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unlabelled crops
 
 
 class DataError(EyestateError):
@@ -143,7 +144,7 @@ def load_crops(source: Path) -> Dataset:
     return _usable(source, *_load(source, labelled=False))
 
 
-def shrunk(crop: Crop, side: int) -> Crop:
+def shrunk(crop: Crop, side: int = FAR_SIDE) -> Crop:
     """The crop at ``side``×``side`` pixels, as if the eye had been filmed from afar."""
     file = io.BytesIO()
     Image.fromarray(to_input(decode(crop.data), side)).save(file, "PNG")

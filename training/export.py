@@ -33,7 +33,7 @@ from eyestate.errors import BundleError
 from eyestate.scorer import Scorer
 from training.card import model_card
 from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
-from training.data import Crop, DataError, Split, fingerprint, shrunk
+from training.data import FAR_SIDE, Crop, DataError, Split, fingerprint, shrunk
 from training.evaluate import Scores
 from training.results import Judged, eer_metrics, slices, uncertain_band
 from training.runs import read_recipe
@@ -44,7 +44,6 @@ MAX_BYTES: Final = 50_000_000
 MAX_PARITY: Final = 0.01
 PARITY_CROPS: Final = 512
 MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
-FAR_SIDE: Final = 24  # pixels: the size of the unlabelled crops, and of an eye filmed from afar
 
 
 class _Scoring(torch.nn.Module):
@@ -166,7 +165,7 @@ def export_run(run: Path, split: Split, models: Path, *, name: str, version: str
     model = to_onnx(classifier).SerializeToString()
     val, test, far = (
         Judged(crops, onnx_scores(model, crops, side))
-        for crops in (split.val, split.test, [shrunk(crop, FAR_SIDE) for crop in split.test])
+        for crops in (split.val, split.test, [shrunk(crop) for crop in split.test])
     )
     band = uncertain_band(val, MAX_WRONG)
     manifest = Manifest(

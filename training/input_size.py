@@ -18,7 +18,6 @@ from training.data import Split, shrunk
 from training.evaluate import equal_error_rate
 
 VAL_CROPS = 2_000
-FAR_SIDE = 24  # pixels: an eye filmed from afar, the size of the unlabelled crops
 
 
 # One epoch is too short for a moving average of the weights, hence none.
@@ -37,7 +36,7 @@ def compare(split: Split, backbone: str, sides: Sequence[int], output: Path) -> 
     """
     sample = np.random.default_rng(SHORT_RUN.seed).choice(len(split.val), min(VAL_CROPS, len(split.val)), replace=False)
     native = [split.val[i] for i in sorted(sample)]
-    far = [shrunk(crop, FAR_SIDE) for crop in native]
+    far = [shrunk(crop) for crop in native]
     labels = [crop.label or 0 for crop in native]
 
     rows: list[dict[str, float]] = []
