@@ -39,7 +39,7 @@ class Settings:
 
     backbone: str = "casia-webface"  # one of PRETRAINED, or a path to a state_dict without logits
     input_side: int = 96  # pixels; the crops are resized to this square
-    epochs: int = 12
+    epochs: int = 8
     crops_per_epoch: int = 16_384  # draws per epoch, balanced by subject and label
     batch_size: int = 64
     learning_rate: float = 3e-4  # peak of the one-cycle schedule
@@ -102,7 +102,7 @@ class EyeClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,

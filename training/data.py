@@ -49,6 +49,7 @@ ATTRIBUTES: Final = {
     "sensor": {1: "RealSense", 2: "IDS", 3: "Aptina"},
 }
 SPLIT_FOLDS: Final = 7
+HELD_OUT: Final = 0.25  # share of the unlabelled crops that no stage learns from
 FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unlabelled crops
 
 
@@ -138,10 +139,33 @@ def load_mrl(source: Path) -> Dataset:
 def load_crops(source: Path) -> Dataset:
     """Read unlabelled eye crops from a zip archive or a folder, leaving out unreadable files.
 
+    The crops are named without the folder that all of them stand in, so that an archive and the folder it was made
+    from give the same names.
+
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    return _usable(source, *_load(source, labelled=False))
+    crops, refused = _load(source, labelled=False)
+    folders = [PurePosixPath(crop.name).parent.as_posix() for crop in crops]
+    common = os.path.commonpath(folders) if folders else ""
+    return _usable(
+        source,
+        [dataclasses.replace(crop, name=PurePosixPath(crop.name).relative_to(common).as_posix()) for crop in crops],
+        refused,
+    )
+
+
+def hold_out(crops: Iterable[Crop]) -> tuple[list[Crop], list[Crop]]:
+    """Divide unlabelled crops into a pool to learn from and ``HELD_OUT`` of them to judge by, each in its order.
+
+    The content of a crop decides, so it stays on its side whatever crops are added later.
+    """
+    pool: list[Crop] = []
+    held_out: list[Crop] = []
+    for crop in crops:
+        place = int.from_bytes(hashlib.sha256(crop.data).digest()[:8], "big") / 2**64
+        (held_out if place < HELD_OUT else pool).append(crop)
+    return pool, held_out
 
 
 def shrunk(crop: Crop, side: int = FAR_SIDE) -> Crop:
