@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eyestate.bundle import Manifest, Metric
+from eyestate.bundle import DataSource, Manifest, Metric
 from training.results import Slice
 
 LICENCES = """\
-The MRL Eye Dataset is published for research without a licence to redistribute; none of its images is part of this
-bundle. The starting weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs collected for research.
-Check both before you use this model commercially. The code that made the bundle is under Apache-2.0."""
+The MRL Eye Dataset and the unlabelled eye crops are research data without a licence to redistribute; none of their
+images is part of this bundle. The starting weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs
+collected for research. Check all three before you use this model commercially. The code that made the bundle is under
+Apache-2.0."""
+UNLABELLED = (
+    ", trained towards what networks believed of them that had not been trained on them, and what people answered "
+    "about the most doubtful (at most 250)"
+)
 
 
 def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
@@ -21,11 +26,8 @@ def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
         slices: the EER by slice on the test subjects.
     """
     training, thresholds = manifest.training, manifest.thresholds
-    sources = "\n".join(
-        f"- {source.name}: {source.crops:,} crops of {len(source.subjects)} subjects ({', '.join(source.subjects)}); "
-        f"fingerprint `{source.fingerprint[:16]}`"
-        for source in training.data
-    )
+    sources = "\n".join(map(_source, training.data))
+    people = sum(len(source.subjects) for source in training.data)
     return f"""\
 # {manifest.name} {manifest.version}
 
@@ -51,7 +53,8 @@ needs more than that. It does not find eyes, and what it says of an image withou
 
 {sources}
 
-Subjects of the validation and test sets were never trained on. Images that stand in both classes were left out.
+Subjects of MRL's validation and test sets and the held-out quarter of the unlabelled crops were never trained on.
+Images that stand in both classes were left out.
 
 {LICENCES}
 
@@ -59,18 +62,19 @@ Subjects of the validation and test sets were never trained on. Images that stan
 
 The equal error rate (EER) is the rate at which as many closed eyes are taken for open as open eyes for closed.
 Crops of MRL are frames of videos, so the interval over subjects is the one to trust for new people; it is wide because
-the subjects are few.
+the subjects are few. Held-out crops are judged by the labels on which two or more people agreed.
 
 {_metrics(manifest.metrics)}
 
-On the test subjects by slice (an EER needs both states in the slice):
+On MRL's test subjects by slice (an EER needs both states in the slice; brightness is the mean grey value, sharpness
+the variance of the Laplacian at 24 px):
 
 {_slices(slices)}
 
 ## Limits
 
-- Trained on infrared crops of {sum(len(source.subjects) for source in training.data)} people. Augmentation imitated
-  ordinary cameras; children and make-up it could not.
+- Most of what it learnt are infrared crops of {people} people. Augmentation imitated ordinary cameras; children and
+  make-up it could not.
 - Half-shut eyes have no clear label; expect scores between the thresholds.
 - Among the attributes of the data only the recorded gender touches on fairness; skin tone and age were not recorded, so
   nothing can be said about them.
@@ -88,3 +92,8 @@ def _slices(slices: Iterable[Slice]) -> str:
         for s in slices
     ]
     return "\n".join(["| Attribute | Value | Crops | Share open | EER |", "|---|---|--:|--:|--:|", *rows])
+
+
+def _source(source: DataSource) -> str:
+    people = f" of {len(source.subjects)} subjects ({', '.join(source.subjects)})" if source.subjects else UNLABELLED
+    return f"- {source.name}: {source.crops:,} crops{people}; fingerprint `{source.fingerprint[:16]}`"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +25,13 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torchvision.transforms import v2
 
 from eyestate.images import decode, to_input
 from training.augment import augmentation
-from training.data import Crop, DataError, Split, fingerprint
+from training.data import Crop, DataError, Split, fingerprint, sources
 from training.evaluate import EqualErrorRate, Scores
-from training.runs import CURVES, claim
+from training.runs import CURVES, claim, outcome, sha256
 
 PRETRAINED: Final = ("vggface2", "casia-webface")
 MIN_INPUT: Final = 75  # below, InceptionResnetV1's last reduction has nothing left to reduce
@@ -41,12 +45,14 @@ class Settings:
     input_side: int = 96  # pixels; the crops are resized to this square
     epochs: int = 8
     crops_per_epoch: int = 16_384  # draws per epoch, balanced by subject and label
+    own_share: float = 0.5  # of the draws, from crops without a subject, where there are both
     batch_size: int = 64
     learning_rate: float = 3e-4  # peak of the one-cycle schedule
     weight_decay: float = 0.01
     dropout: float = 0.4
+    label_smoothing: float = 0.0
     average_decay: float = 0.998  # of the moving average of the weights, per step; it is what is judged and kept
-    patience: int = 6  # epochs without a better validation EER before stopping
+    patience: int = 6  # epochs without a better validation EER before stopping; 0 trains to the end and keeps that
     seed: int = 0
 
 
@@ -63,7 +69,7 @@ class EyeClassifier(pl.LightningModule):
         self.settings = Settings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
         self.network = InceptionResnetV1(classify=True, num_classes=2, dropout_prob=self.settings.dropout)
         self.network.to(memory_format=torch.channels_last)
-        self.loss = torch.nn.CrossEntropyLoss()
+        self.loss = torch.nn.CrossEntropyLoss(label_smoothing=self.settings.label_smoothing)
         self.train_eer = EqualErrorRate()
         self.val_eer = EqualErrorRate()
         self.history: list[dict[str, float]] = []
@@ -82,11 +88,11 @@ class EyeClassifier(pl.LightningModule):
     def _step(
         self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"], eer: EqualErrorRate
     ) -> torch.Tensor:
-        crops, labels = batch
+        crops, targets = batch
         logits = self(crops).float()
-        loss: torch.Tensor = self.loss(logits, labels)
-        eer.update(p_open(logits), labels)
-        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        loss: torch.Tensor = self.loss(logits, torch.stack((1 - targets, targets), dim=1))
+        eer.update(p_open(logits), targets.round().long())
+        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
         self.log(f"{part}_eer", eer, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -151,8 +157,8 @@ def load_backbone(network: InceptionResnetV1, backbone: str) -> None:
         raise DataError(f"{backbone} holds no InceptionResnetV1 weights")
 
 
-class CropDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Crops as model input, uint8 (side, side), augmented where asked, and their labels, -1 where unknown."""
+class CropDataset(Dataset[tuple[torch.Tensor, float]]):
+    """Crops as model input, uint8 (side, side), augmented where asked, and the P(open) to learn, NaN where unknown."""
 
     def __init__(self, crops: Sequence[Crop], side: int, *, augmented: bool) -> None:
         self.crops = crops
@@ -162,50 +168,56 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, float]:
         crop = self.crops[index]
         pixels = decode(crop.data)
         if self.augment is not None:
             pixels = self.augment(torch.from_numpy(pixels.copy())[None])[0].numpy()
-        label = -1 if crop.label is None else crop.label
-        return torch.from_numpy(to_input(pixels, self.side).copy()), label
+        known = crop.label if crop.target is None else crop.target
+        target = math.nan if known is None else float(known)
+        return torch.from_numpy(to_input(pixels, self.side).copy()), target
 
 
-def balanced_weights(crops: Sequence[Crop]) -> torch.Tensor:
+def balanced_weights(crops: Sequence[Crop], own_share: float = 0.5) -> torch.Tensor:
     """Sampling weights (N,) under which both labels are drawn equally often.
 
     Within a label, a subject's share grows with the square root of its crops: the few people with thousands of video
-    frames must not drown the others, and ten frames must not be repeated hundreds of times.
+    frames must not drown the others, and ten frames must not be repeated hundreds of times. Crops without a subject,
+    each perhaps of another person, are drawn ``own_share`` of the time where there are crops of both kinds.
     """
-    groups = [(crop.label, crop.subject) for crop in crops]
-    members = {group: groups.count(group) for group in set(groups)}
-    mass: dict[int | None, float] = {}
-    for (label, _), n in members.items():
-        mass[label] = mass.get(label, 0) + n**0.5
-    return torch.tensor([members[g] ** -0.5 / mass[g[0]] for g in groups], dtype=torch.float64)
+    groups = [(crop.subject is None, crop.label, crop.subject) for crop in crops]
+    members = Counter(groups)
+    mass: Counter[tuple[bool, int | None]] = Counter()
+    for (own, label, _), n in members.items():
+        mass[own, label] += n**0.5
+    share = {True: own_share, False: 1 - own_share} if len({own for own, _, _ in groups}) == 2 else {True: 1, False: 1}
+    return torch.tensor([share[g[0]] * members[g] ** -0.5 / mass[g[:2]] for g in groups], dtype=torch.float64)
 
 
 def train(split: Split, settings: Settings, output: Path, *, start: Path | None = None) -> Path:
     """Train until ``settings.epochs`` or until the validation EER stops falling; resume where a killed run stopped.
 
+    A run with other settings or data in ``output`` is moved aside to ``<output>.previous``.
+
     Args:
         split: labelled crops; train and val are used, test is never looked at.
         settings: hyperparameters; stored in ``output/run.json``.
         output: the run's folder: ``checkpoints/`` (``last.ckpt``, ``best.ckpt``), ``csv/`` and ``tensorboard/`` logs.
-        start: a checkpoint to fine-tune from instead of the backbone.
+        start: the run to fine-tune from instead of the backbone.
 
     Returns:
-        The checkpoint with the lowest validation EER.
+        The checkpoint with the lowest validation EER, or the last one where ``settings.patience`` is 0.
 
     Raises:
-        DataError: ``output`` holds a run with other settings or other data.
+        DataError: ``start`` holds no run.
     """
     claim(
         output,
         {
             "settings": dataclasses.asdict(settings),
-            "start": None if start is None else start.as_posix(),
+            "start": None if start is None else sha256(outcome(start)),
             "data": {part: fingerprint(crops) for part, crops in split.parts().items()},
+            "sources": [dataclasses.asdict(source) for source in sources(split.train)],
         },
     )
     pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -213,22 +225,25 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     if start is None:
         load_backbone(model.network, settings.backbone)
     else:
-        model.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
+        model.load_state_dict(torch.load(outcome(start), map_location="cpu", weights_only=True)["state_dict"])
 
     # ModelCheckpoint's own save_last writes only when the best improves: a kill would cost the epochs since then.
-    checkpoints = [
-        ModelCheckpoint(output / "checkpoints", filename="best", monitor="val_eer", enable_version_counter=False),
+    kept: list[pl.Callback] = [
         ModelCheckpoint(
             output / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-        ),
+        )
     ]
+    if settings.patience:
+        kept += [
+            ModelCheckpoint(output / "checkpoints", filename="best", monitor="val_eer", enable_version_counter=False),
+            EarlyStopping("val_eer", patience=settings.patience),
+        ]
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         precision="bf16-mixed",
         callbacks=[
-            *checkpoints,
+            *kept,
             EMAWeightAveraging(decay=settings.average_decay),
-            EarlyStopping("val_eer", patience=settings.patience),
             LearningRateMonitor("epoch"),
             TQDMProgressBar(refresh_rate=8),
         ],
@@ -238,14 +253,16 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
         enable_model_summary=False,
     )
     last = output / "checkpoints" / "last.ckpt"
-    trainer.fit(
-        model,
-        _train_loader(split.train, settings),
-        evaluation_loader(split.val, settings.input_side),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
-    return output / "checkpoints" / "best.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # that is how to resume
+        trainer.fit(
+            model,
+            _train_loader(split.train, settings),
+            evaluation_loader(split.val, settings.input_side),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    return outcome(output)
 
 
 def load_classifier(checkpoint: Path) -> EyeClassifier:
@@ -261,18 +278,32 @@ def predict(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
     return np.concatenate([p_open(model(batch)).double().numpy() for batch, _ in batches])
 
 
-def _train_loader(crops: Sequence[Crop], settings: Settings) -> DataLoader[tuple[torch.Tensor, int]]:
+@torch.inference_mode()
+def predict_views(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
+    """P(open) of each crop (N,), the mean over four views of it: as it is, enlarged by a tenth, and both mirrored."""
+    side = model.settings.input_side
+    margin = round(side * 0.05)
+    scores = []
+    for batch, _ in evaluation_loader(crops, side):
+        inner = batch[:, margin:-margin, margin:-margin]
+        enlarged = v2.functional.resize(inner, [side, side], antialias=True)
+        views = (batch, batch.flip(-1), enlarged, enlarged.flip(-1))
+        scores.append(torch.stack([p_open(model(view)) for view in views]).mean(dim=0).double().numpy())
+    return np.concatenate(scores)
+
+
+def _train_loader(crops: Sequence[Crop], settings: Settings) -> DataLoader[tuple[torch.Tensor, float]]:
     return DataLoader(
         CropDataset(crops, settings.input_side, augmented=True),
         batch_size=settings.batch_size,
-        sampler=WeightedRandomSampler(balanced_weights(crops).tolist(), settings.crops_per_epoch),
+        sampler=WeightedRandomSampler(balanced_weights(crops, settings.own_share).tolist(), settings.crops_per_epoch),
         num_workers=_workers(),
         persistent_workers=True,
         drop_last=True,
     )
 
 
-def evaluation_loader(crops: Sequence[Crop], side: int) -> DataLoader[tuple[torch.Tensor, int]]:
+def evaluation_loader(crops: Sequence[Crop], side: int) -> DataLoader[tuple[torch.Tensor, float]]:
     """The crops in order, as they are, in batches."""
     return DataLoader(CropDataset(crops, side, augmented=False), batch_size=128)
 

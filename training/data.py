@@ -63,7 +63,8 @@ class DataError(EyestateError):
 class Crop:
     """One eye crop: the encoded image and, for MRL, what its file name says of it.
 
-    ``label`` is 0 (closed) or 1 (open), None where unknown; the attributes are MRL's codes (``ATTRIBUTES``).
+    ``label`` is 0 (closed) or 1 (open), None where unknown; ``target`` is the P(open) to train towards where that is
+    less sure than the label; the attributes are MRL's codes (``ATTRIBUTES``).
     """
 
     name: str
@@ -75,6 +76,7 @@ class Crop:
     reflections: int | None = None
     light: int | None = None
     sensor: int | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,36 @@ def data_dir() -> Path:
 
 
 def fingerprint(crops: Iterable[Crop]) -> str:
-    """SHA-256 over names, labels and bytes of the crops, in hexadecimal: equal if and only if the data are."""
+    """SHA-256 over names, labels or targets, and bytes of the crops, in hexadecimal: equal where the data are."""
     digest = hashlib.sha256()
     for crop in crops:
-        digest.update(f"{crop.name}\0{crop.label}\0{len(crop.data)}\0".encode(errors="surrogateescape"))
+        label = crop.label if crop.target is None else crop.target
+        digest.update(f"{crop.name}\0{label}\0{len(crop.data)}\0".encode(errors="surrogateescape"))
         digest.update(crop.data)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtBy:
+    """Crops of one kind that a network is trained on."""
+
+    name: str
+    crops: int
+    subjects: list[str]
+    fingerprint: str
+
+
+def sources(crops: Sequence[Crop]) -> list[TaughtBy]:
+    """The crops by kind: those of known subjects are MRL's, the others come from the unlabelled set."""
+    kinds = {
+        "MRL Eye Dataset": [crop for crop in crops if crop.subject is not None],
+        "eye crops without labels": [crop for crop in crops if crop.subject is None],
+    }
+    return [
+        TaughtBy(name, len(kind), sorted({crop.subject for crop in kind if crop.subject}), fingerprint(kind))
+        for name, kind in kinds.items()
+        if kind
+    ]
 
 
 def load_mrl(source: Path) -> Dataset:

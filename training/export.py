@@ -33,16 +33,17 @@ from eyestate.errors import BundleError
 from eyestate.scorer import Scorer
 from training.card import model_card
 from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
-from training.data import FAR_SIDE, Crop, DataError, Split, fingerprint, shrunk
+from training.data import FAR_SIDE, Crop, DataError, Split, shrunk
 from training.evaluate import Scores
 from training.results import Judged, eer_metrics, slices, uncertain_band
-from training.runs import read_recipe
+from training.runs import outcome, read_recipe
 
 INPUT: Final = "crops"
 OUTPUT: Final = "p_open"
 MAX_BYTES: Final = 50_000_000
 MAX_PARITY: Final = 0.01
 PARITY_CROPS: Final = 512
+FAR_SAMPLE: Final = 3  # every so many validation crops count a second time as seen from afar
 MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
 
 
@@ -141,32 +142,45 @@ def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> B
     return load_bundle(path)
 
 
-def export_run(run: Path, split: Split, models: Path, *, name: str, version: str) -> Bundle:
+def export_run(
+    run: Path, split: Split, models: Path, *, name: str, version: str, held_out: Sequence[Crop] = ()
+) -> Bundle:
     """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
 
     Args:
         run: the output folder of ``training.classify.train``.
-        split: the data that the run was trained on.
+        split: MRL; the thresholds are chosen on its validation subjects, the results are those on its test subjects.
         models: the folder of the bundles.
         name, version: of the bundle.
+        held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
 
     Returns:
         The bundle ``models/<name>/``.
 
     Raises:
-        DataError: the run has no checkpoint, or was trained on other data.
+        DataError: the run has no checkpoint, or was trained on subjects of the validation or test part.
         BundleError: the network cannot be exported within the limits.
     """
     recipe = read_recipe(run)
-    if recipe["data"] != {part: fingerprint(crops) for part, crops in split.parts().items()}:
-        raise DataError(f"{run} was trained on other data than the one given")
-    classifier = load_classifier(run / "checkpoints" / "best.ckpt")
+    taught = [DataSource(**source) for source in recipe["sources"]]
+    judges = {crop.subject for crop in (*split.val, *split.test)}
+    if not judges.isdisjoint(subject for source in taught for subject in source.subjects):
+        raise DataError(f"{run} was trained on subjects that it is to be judged by; give the data it was trained on")
+    classifier = load_classifier(outcome(run))
     side = classifier.settings.input_side
     model = to_onnx(classifier).SerializeToString()
-    val, test, far = (
-        Judged(crops, onnx_scores(model, crops, side))
-        for crops in (split.val, split.test, [shrunk(crop) for crop in split.test])
-    )
+
+    def judged(crops: Sequence[Crop]) -> Judged:
+        return Judged(crops, onnx_scores(model, crops, side))
+
+    val = judged([*split.val, *map(shrunk, split.val[::FAR_SAMPLE])])
+    test = judged(split.test)
+    metrics = [
+        *eer_metrics("EER, MRL validation subjects", val.where(np.arange(len(val.crops)) < len(split.val))),
+        *eer_metrics("EER, MRL test subjects", test),
+        *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", judged([*map(shrunk, split.test)])),
+        *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
+    ]
     band = uncertain_band(val, MAX_WRONG)
     manifest = Manifest(
         name=name,
@@ -178,28 +192,17 @@ def export_run(run: Path, split: Split, models: Path, *, name: str, version: str
         thresholds=Thresholds(
             closed=math.floor(band.closed * 1000) / 1000,
             open=math.ceil(band.open * 1000) / 1000,
-            rule=f"on the validation subjects at most {MAX_WRONG:.1%} of the crops called open, and of those called "
-            "closed, are not; both states counted as equally frequent",
+            rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops "
+            "called open, and of those called closed, are not; both states counted as equally frequent",
         ),
         training=Training(
             architecture="InceptionResnetV1, two logits, softmax",
             backbone=Path(classifier.settings.backbone).name,
             settings={k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
-            data=[
-                DataSource(
-                    name="MRL Eye Dataset",
-                    crops=len(split.train),
-                    subjects=sorted({str(crop.subject) for crop in split.train}),
-                    fingerprint=fingerprint(split.train),
-                )
-            ],
+            data=taught,
             git_revision=recipe["git_revision"],
         ),
-        metrics=[
-            *eer_metrics("EER, MRL validation subjects", val),
-            *eer_metrics("EER, MRL test subjects", test),
-            *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", far),
-        ],
+        metrics=metrics,
         parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
     )
     return write_bundle(models, manifest, model, model_card(manifest, slices(test)))

@@ -48,10 +48,10 @@ class Answer:
 
 
 def write_labels(path: Path, labels: Iterable[Label]) -> None:
-    """Write ``file,label,p_open,source``, sorted by file; the file is replaced whole or not at all."""
+    """Write ``file,label,p_open,source`` in the given order; the file is replaced whole or not at all."""
     rows = [
         (item.file, WORDS[item.label], "" if item.p_open is None else f"{item.p_open:.6f}", item.source)
-        for item in sorted(labels, key=lambda item: item.file)
+        for item in labels
     ]
     write_csv(path, _FIELDS, rows)
 
@@ -142,12 +142,13 @@ def _rows(path: Path, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file, restval="")
+            present = reader.fieldnames or ()
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except csv.Error as error:
         raise DataError(f"{path} is no CSV file: {error}") from None
-    absent = [field for field in fields if field not in (reader.fieldnames or ())]
+    absent = [field for field in fields if field not in present]
     if absent:
         raise DataError(f"{path} has no column {', '.join(absent)}; it needs {', '.join(fields)}")
     seen: set[str] = set()

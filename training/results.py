@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from eyestate.bundle import Metric
-from training.data import ATTRIBUTES, Crop
+from eyestate.images import Pixels, decode, to_input
+from training.data import ATTRIBUTES, FAR_SIDE, Crop
 from training.evaluate import Labels, Scores, bootstrap_eer, equal_error_rate
 
 SLICED: tuple[str, ...] = ("glasses", "reflections", "light", "sensor", "gender")
@@ -55,11 +57,11 @@ class Band:
 
 
 def eer_metrics(name: str, judged: Judged) -> list[Metric]:
-    """The EER twice: with the interval over subjects, and with the narrower one over crops."""
-    intervals = {
-        "95 % bootstrap over subjects": bootstrap_eer(judged.scores, judged.labels, judged.subjects),
-        "95 % bootstrap over crops": bootstrap_eer(judged.scores, judged.labels),
-    }
+    """The EER with its interval over crops and, where the crops' subjects are known, the wider one over subjects."""
+    intervals = {"95 % bootstrap over crops": bootstrap_eer(judged.scores, judged.labels)}
+    if all(crop.subject is not None for crop in judged.crops):
+        by_subject = bootstrap_eer(judged.scores, judged.labels, judged.subjects)
+        intervals = {"95 % bootstrap over subjects": by_subject, **intervals}
     return [
         Metric(name=name, value=i.value, low=i.low, high=i.high, n=len(judged.crops), interval=kind)
         for kind, i in intervals.items()
@@ -67,23 +69,50 @@ def eer_metrics(name: str, judged: Judged) -> list[Metric]:
 
 
 def slices(judged: Judged) -> list[Slice]:
-    """The EER by MRL's attributes and by subject."""
+    """The EER by MRL's attributes, by thirds of brightness and sharpness, and by subject."""
     result = []
-    for attribute in (*SLICED, "subject"):
-        values = [getattr(crop, attribute) for crop in judged.crops]
-        for value in sorted(set(values)):
+    by_attribute: dict[str, Sequence[object]] = {
+        **{attribute: [getattr(crop, attribute) for crop in judged.crops] for attribute in SLICED},
+        **{name: thirds(judged.crops, measure) for name, measure in MEASURES.items()},
+        "subject": judged.subjects,
+    }
+    for attribute, values in by_attribute.items():
+        for value in sorted(set(values), key=str):
             part = judged.where(np.array([v == value for v in values]))
             both = 0 < part.labels.sum() < len(part.crops)
             result.append(
                 Slice(
                     attribute=attribute,
-                    value=ATTRIBUTES.get(attribute, {}).get(value, str(value)),
+                    value=ATTRIBUTES.get(attribute, {}).get(value, str(value)),  # type: ignore[call-overload]
                     crops=len(part.crops),
                     open_share=float(part.labels.mean()),
                     eer=equal_error_rate(part.scores, part.labels) if both else None,
                 )
             )
     return result
+
+
+def brightness(pixels: Pixels) -> float:
+    """Mean grey value, 0 to 255."""
+    return float(pixels.mean())
+
+
+def sharpness(pixels: Pixels) -> float:
+    """Variance of the Laplacian, which falls with blur (Pech-Pacheco et al. 2000), at the input's 24×24."""
+    grey = to_input(pixels, FAR_SIDE).astype(np.float64)
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return float(laplacian.var())
+
+
+MEASURES: Final[dict[str, Callable[[Pixels], float]]] = {"brightness": brightness, "sharpness": sharpness}
+
+
+def thirds(crops: Sequence[Crop], measure: Callable[[Pixels], float]) -> list[str]:
+    """Which third of the crops each of them is in by the measure, with the bounds of the thirds."""
+    measured = np.array([measure(decode(crop.data)) for crop in crops])
+    low, high = np.quantile(measured, [1 / 3, 2 / 3])
+    names = (f"lowest third, up to {low:.0f}", f"middle third, up to {high:.0f}", f"top third, over {high:.0f}")
+    return [names[int(value > low) + int(value > high)] for value in measured]
 
 
 def uncertain_band(judged: Judged, max_wrong: float) -> Band:

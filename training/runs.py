@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import torch
 
 from training.data import DataError
@@ -18,21 +21,23 @@ CURVES: Final = ("train_loss", "val_loss", "train_eer", "val_eer")
 
 
 def claim(run: Path, recipe: Mapping[str, Any]) -> None:
-    """Write down what a new run is made of, or check that the run found in the folder is made of the same.
+    """Write down what a new run is made of; a run found in the folder continues if it is made of the same.
+
+    A run of another recipe is moved aside to ``<run>.previous``, over one that lies there.
 
     Args:
         run: the run's folder; made where it is missing.
         recipe: anything that JSON can hold.
-
-    Raises:
-        DataError: the folder holds a run of another recipe.
     """
     record = run / RECIPE
     if record.exists():
         recorded = json.loads(record.read_text())
-        if any(recorded.get(key) != value for key, value in recipe.items()):
-            raise DataError(f"{run} holds a run with other settings or data; choose another --output or remove it")
-        return
+        if all(recorded.get(key) == value for key, value in recipe.items()):
+            return
+        previous = run.with_name(f"{run.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        run.rename(previous)
+        click.echo(f"{run} held a run with other settings or data; it lies in {previous} now", err=True)
     run.mkdir(parents=True, exist_ok=True)
     draft = record.with_suffix(".draft")
     draft.write_text(json.dumps({**recipe, "git_revision": git_revision()}, indent=2) + "\n")
@@ -45,10 +50,28 @@ def read_recipe(run: Path) -> dict[str, Any]:
     Raises:
         DataError: there is no finished epoch of a run in the folder.
     """
-    if not (run / "checkpoints" / "best.ckpt").exists():
-        raise DataError(f"{run} holds no trained classifier; `python -m training train` makes one")
+    outcome(run)
     recipe: dict[str, Any] = json.loads((run / RECIPE).read_text())
     return recipe
+
+
+def outcome(run: Path) -> Path:
+    """The checkpoint that a run ends with: the best epoch's, or the last one's where none was chosen.
+
+    Raises:
+        DataError: there is no finished epoch of a run in the folder.
+    """
+    for name in ("best.ckpt", "last.ckpt"):
+        path = run / "checkpoints" / name
+        if path.exists():
+            return path
+    raise DataError(f"{run} holds no trained classifier; `python -m training train` makes one")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_revision() -> str:
@@ -83,3 +106,12 @@ def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("epoch", *CURVES))
         rows.writerows((int(row["epoch"]) + 1, *(f"{row[name]:.5f}" for name in CURVES)) for row in epochs)
+
+
+def record_time(path: Path, stage: str, seconds: float) -> None:
+    """Note in a JSON file how long a stage of the pipeline took, beside the times of the others."""
+    times = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps({**times, stage: round(seconds, 1)}, indent=2) + "\n")
+    draft.replace(path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
+from PIL import Image
 
+from eyestate.images import decode
 from training.classify import (
     CropDataset,
     EyeClassifier,
@@ -22,10 +25,11 @@ from training.classify import (
     load_classifier,
     p_open,
     predict,
+    predict_views,
     train,
 )
 from training.data import Crop, DataError, Split, data_dir
-from training.runs import history
+from training.runs import history, outcome
 
 SMALL_RUN = """
 import sys
@@ -35,6 +39,12 @@ from training.data import load_mrl, split_by_subject
 settings = Settings(backbone=sys.argv[2], input_side=75, epochs=3, crops_per_epoch=16, batch_size=8)
 train(split_by_subject(load_mrl(Path(sys.argv[1])).crops), settings, Path(sys.argv[3]))
 """
+
+
+def mirror(crop: Crop) -> Crop:
+    file = io.BytesIO()
+    Image.fromarray(decode(crop.data)[:, ::-1]).save(file, "PNG")
+    return dataclasses.replace(crop, data=file.getvalue())
 
 
 class TestBackbone:
@@ -86,6 +96,16 @@ def test_balanced_weights() -> None:
     assert mass["c", 1] / mass["a", 1] == pytest.approx(2)
 
 
+def test_crops_without_a_subject_have_a_share_of_their_own() -> None:
+    counts = {("a", 0): 9, ("b", 1): 1, (None, 0): 100, (None, 1): 25}
+    crops = [Crop("", b"", label, subject) for (subject, label), n in counts.items() for _ in range(n)]
+    weights = balanced_weights(crops, own_share=0.8).numpy()
+    mass = {group: weights[[(c.subject, c.label) == group for c in crops]].sum() for group in counts}
+    assert mass[None, 0] == pytest.approx(mass[None, 1])
+    assert mass["a", 0] == pytest.approx(mass["b", 1])
+    assert mass[None, 0] / mass["a", 0] == pytest.approx(4)
+
+
 class TestDataset:
     def test_evaluation_crops_stay_as_they_are(self, split: Split) -> None:
         dataset = CropDataset(split.val, 80, augmented=False)
@@ -94,6 +114,13 @@ class TestDataset:
         assert pixels.shape == (80, 80)
         assert label == split.val[0].label
         assert torch.equal(pixels, dataset[0][0])
+
+    def test_a_target_goes_before_the_label_and_nothing_known_is_nan(self, split: Split) -> None:
+        crop = split.val[0]
+        crops = [dataclasses.replace(crop, target=0.25), dataclasses.replace(crop, label=None)]
+        (_, target), (_, unknown) = CropDataset(crops, 80, augmented=False)
+        assert target == 0.25
+        assert np.isnan(unknown)
 
     def test_training_crops_change(self, split: Split) -> None:
         dataset = CropDataset(split.val, 80, augmented=True)
@@ -117,7 +144,7 @@ class TestClassifier:
 
 class TestTraining:
     def test_leaves_a_loadable_best_checkpoint_and_a_history(self, run: Path, split: Split) -> None:
-        model = load_classifier(run / "checkpoints" / "best.ckpt")
+        model = load_classifier(outcome(run))
         assert not model.training
         scores = predict(model, split.test)
         assert scores.shape == (len(split.test),)
@@ -136,11 +163,26 @@ class TestTraining:
         np.testing.assert_allclose(predict(first, split.test), predict(second, split.test), atol=1e-3)
         assert history(tmp_path / "first") == history(tmp_path / "second")
 
-    def test_other_settings_or_data_are_refused(self, run: Path, split: Split, small: Settings) -> None:
-        with pytest.raises(DataError, match="other settings or data"):
-            train(split, dataclasses.replace(small, seed=1), run)
-        with pytest.raises(DataError, match="other settings or data"):
-            train(Split(split.train[1:], split.val, split.test), small, run)
+    def test_fine_tuning_starts_at_another_run_and_keeps_the_last_epoch(
+        self, run: Path, split: Split, small: Settings, tmp_path: Path
+    ) -> None:
+        settings = dataclasses.replace(small, epochs=1, crops_per_epoch=8, learning_rate=1e-12, patience=0)
+        checkpoint = train(split, settings, tmp_path, start=run)
+        assert checkpoint.name == "last.ckpt"
+        before, after = (load_classifier(outcome(path)).network.logits.weight for path in (run, tmp_path))
+        assert torch.allclose(before, after, atol=1e-6)
+
+    def test_from_no_run(self, split: Split, small: Settings, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no trained classifier"):
+            train(split, small, tmp_path / "run", start=tmp_path)
+
+    def test_views_are_scores(self, run: Path, split: Split) -> None:
+        model = load_classifier(outcome(run))
+        scores = predict_views(model, split.test)
+        assert scores.shape == (len(split.test),)
+        assert ((scores >= 0) & (scores <= 1)).all()
+        mirrored = [mirror(crop) for crop in split.test]
+        np.testing.assert_allclose(predict_views(model, mirrored), scores, atol=1e-3)
 
     def test_continues_after_a_kill(self, mrl: Path, backbone: Path, tmp_path: Path) -> None:
         output = tmp_path / "run"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from training.data import DataError
-from training.runs import CURVES, claim, git_revision, history, read_recipe, write_history
+from training.runs import CURVES, claim, git_revision, history, read_recipe, record_time, write_history
 
 
 class TestRecipe:
@@ -19,16 +20,29 @@ class TestRecipe:
         with pytest.raises(DataError, match="no trained classifier"):
             read_recipe(tmp_path)
 
-    def test_same_recipe_may_continue_another_may_not(self, tmp_path: Path) -> None:
-        for _ in range(2):
-            claim(tmp_path / "run", {"seed": 0})
-        with pytest.raises(DataError, match="other settings or data"):
-            claim(tmp_path / "run", {"seed": 1})
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    def test_same_recipe_continues_another_is_moved_aside(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = tmp_path / "run"
+        claim(run, {"seed": 0})
+        (run / "epoch").touch()
+        claim(run, {"seed": 0})
+        assert (run / "epoch").exists()
+        assert capsys.readouterr().err == ""
+        claim(run, {"seed": 1})
+        assert [path.name for path in run.iterdir()] == ["run.json"]
+        assert (tmp_path / "run.previous" / "epoch").exists()
+        assert "other settings or data" in capsys.readouterr().err
 
 
 def test_git_revision() -> None:
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", git_revision())
+
+
+def test_record_time(tmp_path: Path) -> None:
+    for stage, seconds in (("features", 3.14), ("cluster", 20), ("features", 2.72)):
+        record_time(tmp_path / "runs" / "timings.json", stage, seconds)
+    assert json.loads((tmp_path / "runs" / "timings.json").read_text()) == {"features": 2.7, "cluster": 20}
 
 
 class TestHistory:
