@@ -28,9 +28,8 @@ types: $(VENV)/.dev ## Check types
 unit: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest
 
-train: $(VENV)/.train ## Train kaggle_model on MRL and export it to models/ (under an hour on two cores; resumes)
-	$(BIN)/python -m training train
-	$(BIN)/python -m training export
+train: $(VENV)/.train ## Make final_best from unlabelled crops: what of dvc.yaml is not up to date (about two hours on two cores)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
 
 lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade renews all)
 	$(call compile,serve,pyproject.toml --extra cpu --extra serve)
@@ -41,6 +40,11 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 
 clean: ## Remove the environment and all caches, but no training run
 	rm -rf $(VENV) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A training step frees and takes the same gigabytes again and again; when glibc keeps them, in large pages, training on
+# CPU is about a sixth faster.
+keep_memory = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=100000000000 \
+	MALLOC_MMAP_THRESHOLD_=100000000000
 
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(UPGRADE) $(2) --output-file requirements/$(1).txt

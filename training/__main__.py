@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,38 +14,52 @@ from rich.console import Console
 from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from training import input_size
-from training.classify import MIN_INPUT, PRETRAINED, Settings, train
-from training.data import data_dir, load_mrl, split_by_subject
+from training.classify import MIN_INPUT, Settings, train
+from training.data import load_mrl, split_by_subject
 from training.describe import describe
 from training.export import export_run
+from training.label.command import label
+from training.options import backbone_option
 from training.plots import plot_history
-from training.runs import history, write_history
+from training.report.command import report
+from training.runs import history, record_time, write_history
+from training.stages import (
+    compare_command,
+    crops_option,
+    fine_tune,
+    human_labels_option,
+    judged_by_people,
+    mix,
+    mrl_option,
+    pseudo_label,
+    score,
+    self_train_command,
+)
 from training.synthetic import generate
+from training.unlabelled import cluster_command, consensus_command, features_command
 
 RUNS = Path("runs")
 SIDE = click.IntRange(min=MIN_INPUT)
 
-mrl_option = click.option(
-    "--mrl",
-    type=click.Path(path_type=Path),
-    default=lambda: data_dir() / "mrl-eyes.zip",
-    show_default="$EYESTATE_DATA/mrl-eyes.zip",
-    help="The MRL Eye Dataset: zip or folder, original or Kaggle layout.",
-)
-backbone_option = click.option(
-    "--backbone",
-    default=lambda: str(next(iter((data_dir().parent / "weights").glob("*casia-webface*.pt")), "casia-webface")),
-    show_default="the file beside the data, else casia-webface",
-    help=f"Pretrained FaceNet: {' or '.join(PRETRAINED)} (downloaded), or the path of a state_dict.",
-)
+
+class Stages(Commands):
+    """Commands that note how long they took when they run as a stage of the pipeline."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        started = time.monotonic()
+        result = super().invoke(ctx)
+        if stage := os.environ.get("DVC_STAGE"):
+            record_time(RUNS / "timings.json", stage, time.monotonic() - started)
+        return result
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Stages, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train, judge and export open/closed-eye classifiers.
 
     Data sets are looked for in $EYESTATE_DATA (default: ../shared/data). Runs go to runs/, which git ignores; a
-    command that was stopped continues where it was when it is given again.
+    command that was stopped continues where it was when it is given again. `dvc repro` runs all of them in their
+    order and leaves out what is up to date; params.yaml holds their parameters.
     """
 
 
@@ -89,20 +106,29 @@ def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_p
 
 @main.command("export")
 @mrl_option
+@crops_option
+@human_labels_option
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
-    default=RUNS / "kaggle_model",
+    default=RUNS / "final_best",
     show_default=True,
-    help="The output folder of `train`.",
+    help="The output folder of a training.",
 )
-@click.option("--name", default="kaggle_model", show_default=True, help="Name of the bundle.")
+@click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
-def export_mrl(*, mrl: Path, run: Path, name: str, version: str, models: Path, reports: Path) -> None:
-    """Judge a trained classifier on subjects it never saw and write its bundle, model card and curves."""
-    bundle = export_run(run, split_by_subject(load_mrl(mrl).crops), models, name=name, version=version)
+def export(
+    *, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, version: str, models: Path, reports: Path
+) -> None:
+    """Judge a trained classifier on crops it never saw and write its bundle, model card and curves.
+
+    Where people's labels of the held-out crops are missing, MRL's test subjects alone judge.
+    """
+    split = split_by_subject(load_mrl(mrl).crops)
+    held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
+    bundle = export_run(run, split, models, name=name, version=version, held_out=held_out)
     epochs = history(run)
     plot_history(epochs, reports / name / "curves.png")
     write_history(epochs, reports / name / "history.csv")
@@ -111,7 +137,21 @@ def export_mrl(*, mrl: Path, run: Path, name: str, version: str, models: Path, r
     click.echo(f"wrote {bundle.path}")
 
 
-main.add_command(generate)
+for command in (
+    generate,
+    features_command,
+    cluster_command,
+    consensus_command,
+    score,
+    fine_tune,
+    pseudo_label,
+    label,
+    self_train_command,
+    mix,
+    compare_command,
+    report,
+):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="python -m training")

@@ -36,7 +36,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     loss.legend()
     loss.set_title("loss")
     eer.set_title("EER (training crops are augmented, validation crops are not)", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_counts(crops: Sequence[Crop], path: Path) -> None:
@@ -47,7 +47,7 @@ def plot_counts(crops: Sequence[Crop], path: Path) -> None:
         cell = grid[0, :] if attribute == "subject" else grid[1, SHOWN.index(attribute) - 1]
         _bars(figure.add_subplot(cell), crops, attribute)
     figure.axes[0].legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _bars(axes: Axes, crops: Sequence[Crop], attribute: str) -> None:
@@ -60,6 +60,7 @@ def _bars(axes: Axes, crops: Sequence[Crop], attribute: str) -> None:
     axes.tick_params(axis="x", labelrotation=90 if attribute == "subject" else 0)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; equal figures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})

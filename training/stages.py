@@ -297,13 +297,7 @@ def self_train_command(
 @click.command("mix")
 @crops_option
 @mrl_option
-@click.option(
-    "--beliefs",
-    type=File,
-    multiple=True,
-    required=True,
-    help="Verdicts of networks that were not trained on these crops; the mean of several counts.",
-)
+@click.option("--beliefs", type=File, required=True, help="Verdicts of networks that were not trained on these crops.")
 @answers_option
 @start_option
 @settings_options
@@ -313,7 +307,7 @@ def mix(
     *,
     crops: Path,
     mrl: Path,
-    beliefs: tuple[Path, ...],
+    beliefs: Path,
     answers: tuple[Path, ...],
     start: Path,
     output: Path,
@@ -321,10 +315,7 @@ def mix(
 ) -> None:
     """Fine-tune a network on all unlabelled crops, towards what is believed and what people said, mixed with MRL."""
     labelled = watched(mrl)
-    pool = read_pool(crops)
-    sources = [by_belief(path) for path in beliefs]
-    believed = {crop.name: sum(source[crop.name] for source in sources) / len(sources) for crop in pool}
-    lesson = soft_targets(pool, believed, all_answers(answers))
+    lesson = soft_targets(read_pool(crops), by_belief(beliefs), all_answers(answers))
     train(
         Split([*labelled.train, *lesson], labelled.val, []),
         fine_tuning(start, **chosen),

@@ -118,9 +118,9 @@ class TestDataset:
     def test_a_target_goes_before_the_label_and_nothing_known_is_nan(self, split: Split) -> None:
         crop = split.val[0]
         crops = [dataclasses.replace(crop, target=0.25), dataclasses.replace(crop, label=None)]
-        (_, target), (_, unknown) = CropDataset(crops, 80, augmented=False)
-        assert target == 0.25
-        assert np.isnan(unknown)
+        dataset = CropDataset(crops, 80, augmented=False)
+        assert dataset[0][1] == 0.25
+        assert np.isnan(dataset[1][1])
 
     def test_training_crops_change(self, split: Split) -> None:
         dataset = CropDataset(split.val, 80, augmented=True)

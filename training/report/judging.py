@@ -1,0 +1,416 @@
+"""The report's part on networks: how well they tell open from closed, against the targets and the report's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from training.calibration import Bin, expected_calibration_error, reliability
+from training.compare import ANSWERS, ATTEMPTS
+from training.data import Crop, fingerprint
+from training.evaluate import Interval
+from training.pseudo_label import BUDGET
+from training.report.cells import count, interval, percent, to_interval
+from training.report.content import (
+    NONE,
+    NOT_MEASURED,
+    NOT_RECORDED,
+    NOT_RUN,
+    UNKNOWN,
+    Block,
+    Figure,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    gather,
+)
+from training.report.galleries import predictions
+from training.report.outputs import NotRunError, Runs, Scored
+from training.report.plots import Dots, plot_dots, plot_reliability, plot_scores, plot_trade_off
+
+FINAL: Final = "final_best"
+TARGETS: Final = {"held_out": 0.010, "mrl_test": 0.02}
+TESTS: Final = {
+    "held_out": "held-out crops",
+    "mrl_test": "MRL's unseen subjects",
+    "mrl_test_far": "MRL's unseen subjects at 24 px",
+}
+IN_WORDS: Final = {"held_out": "held-out crops", "mrl_test": "crops of MRL's unseen subjects"}
+OWN_TEST: Final = "0.02 to 0.03"  # the original's EERs on its own random test splits
+OWN_KIND: Final = "0.07"  # the original's kaggle_model on crops of this kind
+TOLD: Final = {"best_1000": "best_1000", "final_as_told": "final_best as told"}
+CURVES: Final = {"kaggle_model": "train", "best_1000": "fine-tune", "final_as_told": "fine-tune", FINAL: "mix"}
+
+Comparison = Mapping[str, Any]
+
+
+def summary(runs: Runs) -> Section:
+    """What a reader who reads no further should know."""
+
+    def headline() -> list[Block]:
+        comparison = runs.json("compare/comparison.json", "compare")
+        final, kaggle = eers(comparison, FINAL), eers(comparison, "kaggle_model")
+        if not final:
+            raise NotRunError(f"`{FINAL}`", "mix")
+        told = {
+            "held_out": f"{UNKNOWN}; {OWN_TEST} on a random test set that models had labelled",
+            "mrl_test": UNKNOWN,
+        }
+        rows = [
+            [f"EER of final_best, {TESTS[test]}", *_with_target(final[test], TARGETS[test]), told[test]]
+            for test in TARGETS
+            if test in final
+        ]
+        if "held_out" in kaggle:
+            rows.append(
+                [f"EER of kaggle_model, {TESTS['held_out']}", *_parts(kaggle["held_out"]), NONE, NONE, OWN_KIND]
+            )
+        asked = sum(len(runs.answers(name)) for name in ANSWERS if (runs.folder / name).exists())
+        met = "met" if asked <= BUDGET else "missed"
+        rows.append(["Crops that people were asked about", count(asked), NONE, f"at most {BUDGET}", met, "about 200"])
+        sentences = [_verdict(test, final[test], _size(comparison, test)) for test in TARGETS if test in final]
+        return [
+            Paragraph(f"{' '.join(sentences)} People were asked about {asked} crops."),
+            Table("The result", ("Measure", "Reached", "95 % interval", "Target", "Verdict", "The original's"), rows),
+        ]
+
+    text = (
+        "4,000 grey eye crops of 24×24 pixels came without labels. This pipeline turns them, the labelled MRL Eye "
+        "Dataset and a few answers of people into `final_best`, a network that tells open eyes from closed ones. It "
+        "follows an earlier report, the original below. Of its numbers only some are known to us; they stand beside "
+        "ours, and a cell says so where one is not known. The equal error rate (EER) is the rate at which as many "
+        "closed eyes are taken for open as open eyes for closed: 0 is perfect, 0.5 a coin toss."
+    )
+    return Section("Summary", [Paragraph(text), *gather(headline)])
+
+
+def _verdict(test: str, found: Interval, crops: int) -> str:
+    target = TARGETS[test]
+    sentence = (
+        f"On {crops:,} {IN_WORDS[test]} final_best has an EER of {interval(found)}; the target of {target:.3f} is "
+    )
+    if found.value > target:
+        near = " though the interval reaches it" if found.low <= target else ""
+        return f"{sentence}missed{',' if near else ''}{near}."
+    return f"{sentence}met{', though the interval reaches beyond it' if found.high > target else ''}."
+
+
+def _with_target(found: Interval, target: float) -> list[str]:
+    return [*_parts(found), f"at most {target:.3f}", "met" if found.value <= target else "missed"]
+
+
+def _parts(found: Interval) -> list[str]:
+    return [f"{found.value:.4f}", f"{found.low:.4f} to {found.high:.4f}"]
+
+
+def eers(comparison: Comparison, attempt: str) -> dict[str, Interval]:
+    """An attempt's EER by test; nothing where it has not been run."""
+    return {
+        test: Interval(**kept)
+        for row in comparison["attempts"]
+        if row["name"] == attempt
+        for test, kept in row["eer"].items()
+    }
+
+
+def _size(comparison: Comparison, test: str) -> int:
+    return next(int(item["crops"]) for item in comparison["tests"] if item["name"] == test)
+
+
+def as_told(runs: Runs) -> Section:
+    """Table 2: the three networks of the report on its own kind of test, beside a test that no network labelled."""
+
+    def table() -> list[Block]:
+        comparison = runs.json("compare/comparison.json", "compare")
+
+        def ours(attempt: str) -> list[str]:
+            found = eers(comparison, attempt)
+            return [interval(found[test]) if test in found else NOT_RUN for test in ("held_out", "mrl_test")]
+
+        recipe = runs.json("kaggle_model/run.json", "train")
+        taught = count(sum(source["crops"] for source in recipe["sources"])) if "sources" in recipe else NOT_RECORDED
+        rows = [["kaggle_model", taught, NONE, NOT_MEASURED, NONE, OWN_TEST, *ours("kaggle_model")]]
+        for run, name in TOLD.items():
+            own = _own_test(runs, run)
+            rows.append(
+                [name, *([NOT_RUN] * 4 if own is None else _own_cells(own)), OWN_TEST, *ours(run)],
+            )
+        return [
+            Table(
+                "Table 2. The networks of the original",
+                (
+                    "Network",
+                    "Training crops",
+                    "Own test crops",
+                    "EER, own test",
+                    "kaggle_model there",
+                    "The original's, own test",
+                    "EER, held-out crops",
+                    "EER, MRL's unseen subjects",
+                ),
+                rows,
+                "Own test: a random part of the labels that the network was trained on, as the original has it. It "
+                "says how well the network repeats labels that programs gave, on the crops they found easy. "
+                "kaggle_model has none here: a random split of MRL's video frames puts the same picture on both sides. "
+                f"The original found {OWN_KIND} for its kaggle_model on crops of this kind.",
+            )
+        ]
+
+    def not_run() -> list[Block]:
+        return [
+            Missing(f"`{run}`: not run; `python -m training fine-tune` makes it")
+            for run in TOLD
+            if _own_test(runs, run) is None
+        ]
+
+    text = (
+        "The three networks as the original makes them: trained on MRL, fine-tuned on the agreed crops, fine-tuned on "
+        "everything that networks and people labelled. The columns on the right judge them by people's unanimous "
+        "answers on crops that no stage learnt from, which the original did not do."
+    )
+    return Section("The method as it is told", [Paragraph(text), *gather(table, not_run)])
+
+
+def _own_test(runs: Runs, run: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = runs.json(f"{run}/own_test.json", "fine-tune")
+    except NotRunError:
+        return None
+    return found
+
+
+def _own_cells(own: Mapping[str, Any]) -> list[str]:
+    sizes = [count(own["train"]), count(own["test"])]
+    return [*sizes, *(interval(to_interval(own[kind])) for kind in ("eer", "eer_before"))]
+
+
+def attempts(runs: Runs) -> Section:
+    """Every attempt with its effect, as a table and as dots."""
+
+    def table() -> list[Block]:
+        comparison = runs.json("compare/comparison.json", "compare")
+        names = [attempt["name"] for attempt in comparison["attempts"]]
+        tests = [item["name"] for item in comparison["tests"]]
+        found = {name: eers(comparison, name) for name in names}
+        rows = [
+            [
+                attempt["name"],
+                attempt["what"],
+                count(attempt["networks"]),
+                count(attempt["human_labels"]),
+                *(interval(eer[test]) if test in eer else NOT_RUN for test in tests),
+                _effect(eer.get("held_out"), found["kaggle_model"].get("held_out")),
+            ]
+            for attempt, eer in zip(comparison["attempts"], found.values(), strict=True)
+        ]
+        header = (
+            "Attempt",
+            "What",
+            "Networks",
+            "People's labels",
+            *(f"EER, {TESTS[test]}" for test in tests),
+            "Effect",
+        )
+        blocks: list[Block] = [
+            Table(
+                "Attempts",
+                header,
+                rows,
+                "In brackets the 95 % bootstrap interval, over subjects for MRL. Effect: the change of the EER on "
+                "held-out crops against kaggle_model. Where intervals overlap much, a difference may be luck.",
+            ),
+            Table(
+                "The tests",
+                ("Test", "What", "Crops", "Open", "Subjects"),
+                [
+                    [
+                        TESTS[test["name"]],
+                        test["what"],
+                        count(test["crops"]),
+                        count(test["open"]),
+                        count(test["subjects"]) if test["subjects"] else NOT_RECORDED,
+                    ]
+                    for test in comparison["tests"]
+                ],
+            ),
+        ]
+        run = [name for name in names if found[name]]
+        panels = [
+            Dots(TESTS[test], {name: found[name][test] for name in run if test in found[name]}, TARGETS.get(test))
+            for test in tests
+        ]
+        if run:
+            caption = "Each attempt's EER with its 95 % interval; further left is better."
+            blocks.append(Figure("attempts", "Attempts", plot_dots(panels, "equal error rate"), caption))
+        return blocks
+
+    text = (
+        "Every network that the pipeline makes, judged on the same crops, none of which any of them learnt from. "
+        "Nothing was chosen by this comparison; it is drawn once, at the end."
+    )
+    return Section("All attempts", [Paragraph(text), *gather(table)])
+
+
+def _effect(found: Interval | None, base: Interval | None) -> str:
+    return NONE if found is None or base is None else f"{found.value - base.value:+.4f}"
+
+
+def shown(runs: Runs, held_out: Sequence[Crop]) -> Section:
+    """Figures 6 and 7.
+
+    Args:
+        runs: the folder of the runs.
+        held_out: the crops that ``compare`` scored, labelled, in its order.
+    """
+
+    def figures() -> list[Block]:
+        scored = runs.scored(FINAL, "held_out")
+        if scored.fingerprint != fingerprint(held_out):
+            raise NotRunError(f"scores of `{FINAL}` on these held-out crops", "compare")
+        return predictions(held_out, scored.scores)
+
+    return Section("Right and wrong predictions", gather(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The reliability of final_best's scores on a test."""
+
+    error: float
+    bins: list[Bin]
+
+
+def calibrations(runs: Runs) -> dict[str, Calibration]:
+    """The reliability of final_best's scores on the tests that it has been compared on."""
+    found = {}
+    for test, scored in _scored(runs, FINAL).items():
+        bins = reliability(scored.scores, scored.labels)
+        found[test] = Calibration(expected_calibration_error(bins), bins)
+    return found
+
+
+def _scored(runs: Runs, attempt: str) -> dict[str, Scored]:
+    result = {}
+    for test in ("held_out", "mrl_test"):
+        try:
+            result[test] = runs.scored(attempt, test)
+        except NotRunError:
+            continue
+    return result
+
+
+def calibration(runs: Runs, found: Mapping[str, Calibration]) -> Section:
+    """Reliability, trade-off and scores."""
+
+    def reliabilities() -> list[Block]:
+        if not found:
+            raise NotRunError(f"scores of `{FINAL}`", "compare")
+        tables = [
+            Table(
+                f"Reliability, {TESTS[test]}",
+                ("Bin", "Crops", "Mean score", "Share open, 95 % interval"),
+                [
+                    [str(number), count(item.n), f"{item.score:.4f}", percent(item.open)]
+                    for number, item in enumerate(result.bins, 1)
+                ],
+                f"Expected calibration error {result.error:.4f}.",
+            )
+            for test, result in found.items()
+        ]
+        png = plot_reliability({TESTS[test]: result.bins for test, result in found.items()})
+        caption = (
+            "Share of open eyes, with Wilson's 95 % interval, against the mean score of bins with as many crops each. "
+            "On the dashed line a score can be read as a probability."
+        )
+        scores = plot_scores({TESTS[test]: scored for test, scored in _scored(runs, FINAL).items()})
+        return [
+            Figure("reliability", "Reliability of final_best", png, caption),
+            *tables,
+            Figure("scores", "Scores of final_best", scores, "How often final_best gives which score; note the scale."),
+        ]
+
+    def trade_off() -> list[Block]:
+        by_attempt = {attempt.name: _scored(runs, attempt.name) for attempt in ATTEMPTS}
+        tests = {
+            TESTS[test]: {name: scored[test] for name, scored in by_attempt.items() if test in scored}
+            for test in ("held_out", "mrl_test")
+        }
+        tests = {title: scored for title, scored in tests.items() if scored}
+        if not tests:
+            raise NotRunError("scores", "compare")
+        caption = (
+            "Both kinds of error at every threshold, on logarithmic axes; nearer to the lower left is better. The EER "
+            "is where a curve crosses the dashed line."
+        )
+        return [Figure("trade-off", "Trade-off of the two errors (DET)", plot_trade_off(tests), caption)]
+
+    text = "Whether a score of 0.9 means that nine of ten such eyes are open, and what a threshold costs."
+    return Section("Calibration and thresholds", [Paragraph(text), *gather(reliabilities, trade_off)])
+
+
+def training(runs: Runs) -> Section:
+    """Training curves and the time each stage took."""
+
+    def curves(run: str) -> Callable[[], list[Block]]:
+        caption = "Loss and EER by epoch on crops that the network learns from and on others that it does not."
+        return lambda: [
+            Figure(f"training-{run}", f"Training of {run}", runs.png(f"{run}/curves.png", CURVES[run]), caption)
+        ]
+
+    def times() -> list[Block]:
+        path = "timings.json"
+        if not (runs.folder / path).exists():
+            return [Paragraph("Times per stage: not recorded; `dvc repro` records them.")]
+        seconds: dict[str, float] = runs.json(path, "--help")
+        rows = [[stage, f"{spent / 60:,.1f}"] for stage, spent in sorted(seconds.items())]
+        note = "Wall time of each stage when it last ran, on whatever the machine was doing besides."
+        return [Table("Time per stage", ("Stage", "Minutes"), rows, note)]
+
+    return Section("Training", gather(*map(curves, CURVES), times))
+
+
+def notes() -> Section:
+    """How to read the numbers, what the report's method got wrong, and what may be done with the data."""
+    fixed = [
+        [
+            "Random test splits",
+            "Frames of one video on both sides flatter every network",
+            "MRL is split by subject; a quarter of the crops, by their content, is held out from every stage",
+        ],
+        [
+            "Test labels by the model under test",
+            "A network that repeats its own errors looks perfect",
+            "Held-out crops are judged by people, where at least two decided and all alike",
+        ],
+        [
+            "No intervals",
+            "Chance looks like progress",
+            "95 % bootstrap intervals of every EER, over subjects where they are known; Wilson's for shares",
+        ],
+        [
+            "Silhouette alone",
+            "The best silhouette may be bright against dark, or a handful of odd crops",
+            "Clusterings must separate what kaggle_model calls open and closed to be good",
+        ],
+    ]
+    texts = [
+        "Held-out quarter: the hash of a crop's content decides, so a crop stays on its side whatever is added. "
+        "People's answers on it are used for the comparison, the galleries and the calibration here, and for nothing "
+        "before. Only crops on which people agree are judged, which leaves out the hardest ones: half-shut eyes.",
+        "Intervals say how far a value would move with other crops, or other subjects, of the same kind. They do not "
+        "say what other cameras or people would do.",
+        "The crops may show one person more than once; who is on which is not known, so held-out crops may show "
+        "people who are also in training. MRL's test subjects are in no training set.",
+        "Licences: the code is under Apache-2.0. The MRL Eye Dataset and the unlabelled crops are research data "
+        "without a licence to redistribute; no picture that shows one is part of the repository. The starting weights "
+        "are FaceNet's, trained on CASIA-WebFace, face photographs collected for research. The features come from "
+        "dlib's face network, FaceNet and, where its weights are at hand, VGG-Face, whose terms are for research. "
+        "Check all of them before commercial use.",
+    ]
+    header = ("The original's method", "Why it misleads", "Here")
+    return Section(
+        "Notes on data and method",
+        [Table("What was changed", header, fixed), *(Paragraph(text) for text in texts)],
+    )

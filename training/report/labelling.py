@@ -1,0 +1,477 @@
+"""The report's part on labels: clusterings, consensus, pseudo-labels, people, and how right each of them is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from training.compare import ANSWERS
+from training.data import CLOSED, OPEN, Crop
+from training.label_errors import likely_wrong
+from training.label_quality import Quality, label_quality
+from training.labels import Answer, Label
+from training.pseudo_label import BUDGET, TRUSTED, human_labels, merge, soft_targets
+from training.report.cells import count, percent, share
+from training.report.content import (
+    NONE,
+    NOT_MEASURED,
+    ONE_CLUSTER,
+    UNKNOWN,
+    Block,
+    Figure,
+    Gallery,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    Tile,
+    gather,
+)
+from training.report.galleries import disagreements
+from training.report.outputs import NotRunError, Runs
+from training.report.plots import Dots, plot_dots
+
+ALGORITHMS: Final = {
+    "kmeans": "KMeans",
+    "bisecting": "BisectingKMeans",
+    "agglomerative": "Agglomerative",
+    "dbscan": "DBSCAN",
+}
+FEATURES: Final = {"dlib": "dlib", "vggface": "VGG-Face", "facenet": "FaceNet (not in the original)"}
+VARIANTS: Final = {
+    "labels": "all good clusterings agree (the original's rule)",
+    "majority": "most good clusterings agree",
+    "views": "all agree, and kaggle_model confirms",
+}
+QUEUES: Final = {
+    "pseudo_label": ("best_1000, as told", "pseudo-label"),
+    "self_train_1": ("self-training, two rounds", "self-train"),
+    "self_train_2": ("self-training, with people's answers", "self-train"),
+}
+STAGES_ASKED: Final = {
+    "label_1/answers.csv": "best_1000's doubts, as told",
+    "label_2/answers.csv": "doubts left by self-training",
+}
+FINAL_BELIEFS: Final = "self_train_2/beliefs.csv"
+
+
+def clustering(runs: Runs) -> Section:
+    """Table 1, the searches, and samples and maps of the best clusterings."""
+
+    def tables() -> list[Block]:
+        rows: list[dict[str, Any]] = runs.json("cluster/clusterings.json", "cluster")
+        return [_table_1(rows), _goodness(rows)]
+
+    def samples() -> list[Block]:
+        found = runs.pngs("cluster/samples-*.png", "cluster")
+        tiles = [Tile(png, name.removeprefix("samples-")) for name, png in found.items()]
+        caption = "Random crops of each cluster, of the clustering that is shown for each feature set."
+        return [Gallery("Figure 1. Samples by cluster", tiles, caption, wide=True)]
+
+    def maps() -> list[Block]:
+        caption = (
+            "The crops in two dimensions, coloured by cluster: PCA keeps distances as far as a plane can, t-SNE keeps "
+            "neighbours. Clusters were made in the features, not in these maps."
+        )
+        png = runs.png("cluster/maps.png", "cluster")
+        return [Figure("cluster-maps", "Figure 2. Maps of the features by cluster", png, caption)]
+
+    def searches() -> list[Block]:
+        rows: list[dict[str, Any]] = runs.json("cluster/clusterings.json", "cluster")
+        good = sorted((row for row in rows if row["good"]), key=lambda row: row["silhouette"])
+        best = {row["feature"]: row["algorithm"] for row in good}
+        shown = [f"{feature}-{algorithm}-history" for feature, algorithm in best.items()]
+        plots = runs.pngs("cluster/plots/*.png", "cluster")
+        caption = (
+            "The best good clustering of these features: silhouette of each trial; -1 and below stand for a trial that "
+            "was no partition worth the name."
+        )
+        committed: list[Block] = [
+            Figure(f"optuna-{name}", f"Optuna's search: {name.removesuffix('-history')}", plots[name], caption)
+            for name in shown
+            if name in plots
+        ]
+        others = [Tile(png, name) for name, png in plots.items() if name not in shown]
+        return [
+            *committed,
+            Gallery(
+                "Optuna's searches, all plots",
+                others,
+                "History, slices by parameter, and what mattered, of each feature set and algorithm.",
+                wide=True,
+            ),
+        ]
+
+    text = (
+        "A face network turns each crop into a list of numbers (features); an algorithm then groups crops whose "
+        "features are near each other. The silhouette, from -1 to 1, says how much nearer a crop is to its own group "
+        "than to the next; it needs no labels, and it does not know whether the groups are open and closed eyes or "
+        "bright and dark pictures. Optuna searches preprocessing and parameters for the highest silhouette, always "
+        "measured in the same space per feature set: the features as the network gave them."
+    )
+    return Section("Clusterings", [Paragraph(text), *gather(tables, samples, maps, searches)])
+
+
+def _table_1(rows: Sequence[Mapping[str, Any]]) -> Table:
+    by_kind = {(row["feature"], row["algorithm"], row["tuned"]): row for row in rows}
+
+    def silhouette(row: Mapping[str, Any]) -> str:
+        if "silhouette" not in row:
+            return NOT_MEASURED
+        return ONE_CLUSTER if row["silhouette"] is None else f"{row['silhouette']:.3f}"
+
+    lines = [
+        [FEATURES.get(feature, feature), name, silhouette(default), silhouette(tuned), UNKNOWN]
+        for feature in dict.fromkeys(row["feature"] for row in rows)
+        for algorithm, name in ALGORITHMS.items()
+        if (default := by_kind.get((feature, algorithm, False))) and (tuned := by_kind.get((feature, algorithm, True)))
+    ]
+    unmeasured = sorted({FEATURES.get(row["feature"], row["feature"]) for row in rows if "silhouette" not in row})
+    note = "".join(
+        f"{name}: weights not available, not measured; `python -m training features` says which file it needs. "
+        for name in unmeasured
+    )
+    return Table(
+        "Table 1. Silhouette by features and algorithm",
+        ("Features", "Algorithm", "As it comes", "Tuned", "The original's"),
+        lines,
+        f"{note}As it comes: two clusters, for DBSCAN whatever its elbow rule gives.",
+    )
+
+
+def _goodness(rows: Sequence[Mapping[str, Any]]) -> Table:
+    tuned = [row for row in rows if row["tuned"] and "silhouette" in row]
+    return Table(
+        "The tuned clusterings",
+        ("Clustering", "Clusters", "Noise", "Parameters", "Good", "Why not"),
+        [
+            [
+                f"{row['feature']} {ALGORITHMS[row['algorithm']]}",
+                " + ".join(map(str, row["sizes"])) if len(row["sizes"]) <= 6 else f"{len(row['sizes'])} clusters",
+                f"{row['noise']:.0%}",
+                ", ".join(f"{name} {_short(value)}" for name, value in row["params"].items()),
+                "yes" if row["good"] else "no",
+                row["why_not"] or NONE,
+            ]
+            for row in tuned
+        ],
+        "Good: no cluster is tiny, the clusters are on both sides by kaggle_model's mean P(open), they follow P(open) "
+        "rather than how the crops are lit, and the silhouette is not far below the best such one on the same "
+        "features. kaggle_model learnt from MRL alone, so no label of these crops is used.",
+    )
+
+
+def _silhouette(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "all" if value is None else str(value)
+
+
+def consensus(runs: Runs, pool: Sequence[Crop]) -> Section:
+    """What is kept, how compact it is, Figures 3 and 5."""
+
+    def table() -> list[Block]:
+        metrics: dict[str, Any] = runs.json("consensus/metrics.json", "consensus")
+        features = list(metrics["labels"]["silhouette"])
+        good = [(name, metrics["clusterings"][name]) for name in metrics["good"]]
+        kinds = [*good, *((what, metrics[name]) for name, what in VARIANTS.items())]
+        told = ["The original's", "about 1,000 (a quarter)", *[UNKNOWN] * (2 + len(features))]
+        return [
+            Table(
+                "What each rule keeps",
+                ("Rule", "Kept", "Closed", "Open", *(f"Silhouette, {name}" for name in features)),
+                [
+                    *(
+                        [
+                            name,
+                            share(found["kept"], metrics["crops"]),
+                            count(found["closed"]),
+                            count(found["open"]),
+                            *(
+                                "none" if found["silhouette"][f] is None else f"{found['silhouette'][f]:.3f}"
+                                for f in features
+                            ),
+                        ]
+                        for name, found in kinds
+                    ),
+                    told,
+                ],
+                f"Of {metrics['crops']:,} crops that may be learnt from; the original's are of 4,000. First the "
+                f"{len(good)} good clusterings alone, taken as two sides (before), then what the rules make of them "
+                "(after). A good clustering that the others overrule loses crops, which is why compactness rises.",
+            )
+        ]
+
+    def maps() -> list[Block]:
+        caption = "The maps of Figure 2, coloured by what the consensus says: crops without agreement are undecided."
+        plots = runs.pngs("consensus/*-maps.png", "consensus")
+        agreed = runs.png("consensus/labels-maps.png", "consensus")
+        others = [Tile(png, VARIANTS.get(name.removesuffix("-maps"), name)) for name, png in plots.items()]
+        return [
+            Figure("consensus-maps", "Figure 3. Maps of the features by consensus", agreed, caption),
+            Gallery("Figure 3, by the other rules", others, "As Figure 3.", wide=True),
+        ]
+
+    def figure_5() -> list[Block]:
+        labels = runs.labels("consensus/labels.csv", "consensus")
+        beliefs = runs.labels("kaggle_model/scores.csv", "score")
+        return disagreements(pool, labels, {item.file: item.p_open for item in beliefs if item.p_open is not None})
+
+    text = (
+        "A crop keeps a label where every good clustering puts it on the same side. Two alternatives stand beside "
+        "the original's rule: the majority of the good clusterings, and only those agreed crops on which kaggle_model, "
+        "which shares no training data with the clusterings, is sure of the same."
+    )
+    return Section("Consensus", [Paragraph(text), *gather(table, maps, figure_5)])
+
+
+def pseudo_labels(runs: Runs) -> Section:
+    """How many crops networks label and how many they leave to people."""
+    rows, missing = [], []
+    for folder, (title, maker) in QUEUES.items():
+        try:
+            found: dict[str, int] = runs.json(f"{folder}/counts.json", maker)
+        except NotRunError as error:
+            missing.append(Missing(error.message))
+            continue
+        asked = found["trusted"] + found["in_doubt"]
+        rows.append(
+            [
+                title,
+                count(asked),
+                share(found["trusted"], asked),
+                share(found["in_doubt"], asked),
+                count(found["queued"]),
+            ]
+        )
+    told = ["The original's best_1000", "about 3,000", UNKNOWN, "about 200", "about 200"]
+    text = (
+        f"A network's score within {TRUSTED:g} of 0 or 1 is believed; what lies between is in doubt, and the most "
+        "doubtful crops go to a person. In the pipeline's own way two networks label each other's crops "
+        "(cross-fitting), so that no network judges a crop it was trained on."
+    )
+    header = ("Network", "Crops it was asked", "Trusted", "In doubt", "Queued for a person")
+    return Section("Pseudo-labels", [Paragraph(text), Table("Pseudo-labels", header, [*rows, told]), *missing])
+
+
+def people(runs: Runs) -> Section:
+    """How many crops people were asked about, and for which stage."""
+    rows, missing, asked = [], [], 0
+    for name in ANSWERS:
+        try:
+            answers = runs.answers(name)
+        except NotRunError as error:
+            missing.append(Missing(error.message))
+            continue
+        asked += len(answers)
+        sides = Counter(answer.label for answer in answers.values())
+        rows.append(
+            [f"`{name}`", STAGES_ASKED[name], *map(count, (len(answers), sides[CLOSED], sides[OPEN], sides[None]))]
+        )
+    rows.append(["all", f"of {BUDGET} at most", count(asked), *[NONE] * 3])
+    rows.append(["the original", "final_best", "about 200", *[UNKNOWN] * 3])
+    text = (
+        "People answered only for crops that networks doubt. The answers were given before by annotators and are "
+        "looked up crop by crop as the queues ask for them, in place of a person at the labelling page."
+    )
+    header = ("Answers", "Asked by", "Crops", "Closed", "Open", "Could not tell")
+    return Section("People", [Paragraph(text), Table("Crops that people labelled", header, rows), *missing])
+
+
+@dataclass(frozen=True, slots=True)
+class StageQuality:
+    """How right the labels of a stage are, and which share of the crops has one."""
+
+    stage: str
+    coverage: float
+    quality: Mapping[str, Quality]
+
+
+def stage_qualities(
+    runs: Runs, pool: Sequence[Crop], people: Mapping[str, Answer]
+) -> tuple[list[StageQuality], list[Missing]]:
+    """Judge the labels of every stage that has been run, on the crops that may be learnt from.
+
+    Crops that people were asked about are left out of the stages whose labels hold the answers: there people would be
+    judged by themselves.
+    """
+    asked = {file for name in ANSWERS for file in answered(runs, name)}
+    found, missing = [], []
+    for stage, make, holds_answers in _stages(runs, pool):
+        try:
+            labels = [item for item in make() if item.label is not None]
+        except NotRunError as error:
+            if (line := Missing(error.message)) not in missing:
+                missing.append(line)
+            continue
+        judged = [item for item in labels if not (holds_answers and item.file in asked)]
+        found.append(StageQuality(stage, len(labels) / len(pool), label_quality(judged, people)))
+    return found, missing
+
+
+def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], list[Label]], bool]]:
+    """Of each stage its name, how to have its labels, and whether they hold people's answers."""
+
+    def as_told() -> list[Label]:
+        consensus = runs.labels("consensus/labels.csv", "consensus")
+        pseudo = runs.labels("pseudo_label/labels.csv", "pseudo-label")
+        return merge(consensus, pseudo, human_labels(runs.answers(ANSWERS[0]).values()))
+
+    def final_targets() -> list[Label]:
+        answers = {file: answer for name in ANSWERS for file, answer in runs.answers(name).items()}
+        targets = soft_targets(pool, beliefs(runs, FINAL_BELIEFS), answers)
+        return [Label(crop.name, crop.label, crop.target, "pseudo") for crop in targets]
+
+    def verdicts(name: str, maker: str) -> list[tuple[str, Callable[[], list[Label]], bool]]:
+        return [
+            ("trusted", lambda: runs.labels(name, maker), False),
+            ("all, at 0.5", lambda: [_sided(item) for item in runs.labels(name, maker)], False),
+        ]
+
+    believed = [
+        ("kaggle_model, before any crop of this kind", "kaggle_model/scores.csv", "score"),
+        ("self-training, round 1", "self_train_1/round_1/beliefs.csv", "self-train"),
+        ("self-training, round 2", "self_train_1/round_2/beliefs.csv", "self-train"),
+        ("self-training, with people's answers", FINAL_BELIEFS, "self-train"),
+    ]
+    kaggle, *rounds = [
+        [(f"{stage}: {part}", make, told) for part, make, told in verdicts(name, maker)]
+        for stage, name, maker in believed
+    ]
+    return [
+        *kaggle,
+        ("consensus: all good clusterings agree", lambda: runs.labels("consensus/labels.csv", "consensus"), False),
+        ("consensus: most agree", lambda: runs.labels("consensus/majority.csv", "consensus"), False),
+        ("consensus: all agree, kaggle_model confirms", lambda: runs.labels("consensus/views.csv", "consensus"), False),
+        (
+            "best_1000's trusted labels of the rest",
+            lambda: runs.labels("pseudo_label/labels.csv", "pseudo-label"),
+            False,
+        ),
+        ("all labels of final_best as told", as_told, True),
+        *(stage for pair in rounds for stage in pair),
+        ("targets of final_best", final_targets, True),
+    ]
+
+
+def beliefs(runs: Runs, name: str) -> dict[str, float]:
+    """P(open) by file, as a round of self-training left it."""
+    return {item.file: item.p_open for item in runs.labels(name, "self-train") if item.p_open is not None}
+
+
+def _sided(item: Label) -> Label:
+    """The verdict with the side of 0.5 for a label."""
+    return item if item.p_open is None else dataclasses.replace(item, label=int(item.p_open >= 0.5))
+
+
+def answered(runs: Runs, name: str) -> dict[str, Answer]:
+    """What people said for a stage; nothing where they haven't been asked."""
+    try:
+        return runs.answers(name)
+    except NotRunError:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Labels that confident learning takes for wrong, and how right the labels are with and without them."""
+
+    labels: str
+    n: int
+    flagged: int
+    before: Quality
+    after: Quality
+
+
+def suspicions(runs: Runs, people: Mapping[str, Answer]) -> list[Suspicion]:
+    """Confident learning on the consensus and on people's answers, by cross-fitted beliefs; those that are there.
+
+    Raises:
+        NotRunError: there are no beliefs yet.
+    """
+    believed = beliefs(runs, FINAL_BELIEFS)
+    sources: dict[str, Callable[[], list[Label]]] = {
+        "consensus": lambda: runs.labels("consensus/labels.csv", "consensus"),
+        "people's answers": lambda: human_labels(
+            answer for name in ANSWERS for answer in answered(runs, name).values()
+        ),
+    }
+    found = []
+    for name, make in sources.items():
+        labels = [item for item in make() if item.label is not None]
+        flagged = likely_wrong(labels, believed)
+        kept = [item for item in labels if item.file not in flagged]
+        before, after = (label_quality(part, people)["unanimous"] for part in (labels, kept))
+        found.append(Suspicion(name, len(labels), len(flagged), before, after))
+    return found
+
+
+def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: Sequence[Suspicion] | None) -> Section:
+    """How right the labels are at each stage, and what confident learning would drop."""
+
+    def table() -> list[Block]:
+        if not stages:
+            return []
+        accuracies = {item.stage: item.quality["unanimous"].accuracy for item in stages}
+        return [
+            Table(
+                "Label quality by stage",
+                ("Labels", "Coverage", "Right, where people are unanimous", "Crops", "Right, by majority", "Crops"),
+                [
+                    [
+                        item.stage,
+                        f"{item.coverage:.1%}",
+                        percent(item.quality["unanimous"].accuracy),
+                        count(item.quality["unanimous"].n),
+                        percent(item.quality["all"].accuracy),
+                        count(item.quality["all"].n),
+                    ]
+                    for item in stages
+                ],
+                "On crops that may be learnt from, never on held-out ones; 95 % Wilson intervals. Coverage: the share "
+                "of the crops that has a label. Some of people's own labels are wrong, above all of half-shut eyes, so "
+                "the last few per cent cannot be told from their errors. Stages whose labels hold people's answers are "
+                "judged on the other crops.",
+            ),
+            Figure(
+                "label-quality",
+                "Label quality by stage",
+                plot_dots([Dots("unanimous people", {k: v for k, v in accuracies.items() if v})], "share right"),
+                "The share of labels that unanimous people confirm, with 95 % intervals. Trusted labels are the easy "
+                "crops; compare stages of like coverage.",
+            ),
+        ]
+
+    def errors() -> list[Block]:
+        if found is None:
+            raise NotRunError("confident learning: `self_train_2/beliefs.csv` or `consensus/labels.csv`", "self-train")
+        return [
+            Table(
+                "Confident learning (cleanlab)",
+                ("Labels", "Crops", "Flagged as likely wrong", "Right before", "Right without them"),
+                [
+                    [
+                        item.labels,
+                        count(item.n),
+                        share(item.flagged, item.n),
+                        percent(item.before.accuracy),
+                        percent(item.after.accuracy),
+                    ]
+                    for item in found
+                ],
+                "Flagged are labels that the cross-fitted beliefs of the last self-training contradict more than "
+                "doubt explains. Right: where people are unanimous. For people's own answers that is their agreement "
+                "with themselves, so only the number flagged says something.",
+            )
+        ]
+
+    text = (
+        "Labels made by programs are compared with what people said of the same crops. This only reports: nothing "
+        "was chosen by it."
+    )
+    return Section("Label quality by stage", [Paragraph(text), *gather(table), *missing, *gather(errors)])
