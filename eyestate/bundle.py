@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from eyestate.errors import BundleError
 
-DEFAULT_MODEL: Final = "kaggle_model"
+DEFAULT_MODEL: Final = "final_best"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]

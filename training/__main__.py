@@ -101,6 +101,7 @@ def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_p
     settings = Settings(backbone=backbone, input_side=input_side, epochs=epochs, crops_per_epoch=crops_per_epoch)
     best = train(split, settings, output)
     plot_history(history(output), output / "curves.png")
+    write_history(history(output), output / "history.csv")
     click.echo(f"best checkpoint: {best}; curves: {output / 'curves.png'}")
 
 
@@ -118,20 +119,14 @@ def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_p
 @click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
-def export(
-    *, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, version: str, models: Path, reports: Path
-) -> None:
-    """Judge a trained classifier on crops it never saw and write its bundle, model card and curves.
+def export(*, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, version: str, models: Path) -> None:
+    """Judge a trained classifier on crops it never saw and write its bundle and model card.
 
     Where people's labels of the held-out crops are missing, MRL's test subjects alone judge.
     """
     split = split_by_subject(load_mrl(mrl).crops)
     held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
     bundle = export_run(run, split, models, name=name, version=version, held_out=held_out)
-    epochs = history(run)
-    plot_history(epochs, reports / name / "curves.png")
-    write_history(epochs, reports / name / "history.csv")
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
     click.echo(f"wrote {bundle.path}")

@@ -14,6 +14,7 @@ from training.data import CLOSED, OPEN, Crop, DataError
 
 Source = Literal["consensus", "pseudo", "human"]
 
+BUDGET: Final = 250  # crops that people are asked about, over all queues
 WORDS: Final = {CLOSED: "closed", OPEN: "open", None: ""}
 _CODES: Final = {word: code for code, word in WORDS.items()}
 _FIELDS: Final = ("file", "label", "p_open", "source")

@@ -13,7 +13,6 @@ from training.evaluate import Scores
 from training.labels import Answer, Label
 
 TRUSTED: Final = 0.05  # a score within this of 0 or 1 is believed: the report's 0.05 and 0.95
-BUDGET: Final = 250  # crops that a person is asked about, over all queues
 RELIABILITY: Final = 0.9  # of a person's answer on a crop that the network doubts; on easy ones people do better
 
 

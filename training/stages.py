@@ -26,9 +26,9 @@ from training.data import (
     split_by_subject,
 )
 from training.evaluate import bootstrap_eer
-from training.labels import Answer, Label, apply, read_answers, read_labels, write_labels
+from training.labels import BUDGET, Answer, Label, apply, read_answers, read_labels, write_labels
 from training.plots import plot_history
-from training.pseudo_label import BUDGET, human_labels, merge, pseudo_labels, queue, soft_targets
+from training.pseudo_label import human_labels, merge, pseudo_labels, queue, soft_targets
 from training.runs import history, outcome
 from training.self_train import self_train
 

@@ -10,7 +10,7 @@ from training.calibration import Bin, expected_calibration_error, reliability
 from training.compare import ANSWERS, ATTEMPTS
 from training.data import Crop, fingerprint
 from training.evaluate import Interval
-from training.pseudo_label import BUDGET
+from training.labels import BUDGET
 from training.report.cells import count, interval, percent, to_interval
 from training.report.content import (
     NONE,

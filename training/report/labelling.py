@@ -12,8 +12,8 @@ from training.compare import ANSWERS
 from training.data import CLOSED, OPEN, Crop
 from training.label_errors import likely_wrong
 from training.label_quality import Quality, label_quality
-from training.labels import Answer, Label
-from training.pseudo_label import BUDGET, TRUSTED, human_labels, merge, soft_targets
+from training.labels import BUDGET, Answer, Label
+from training.pseudo_label import TRUSTED, human_labels, merge, soft_targets
 from training.report.cells import count, percent, share
 from training.report.content import (
     NONE,
