@@ -19,18 +19,15 @@ from training.data import load_mrl, split_by_subject
 from training.describe import describe
 from training.export import export_run
 from training.label.command import label
-from training.options import backbone_option
+from training.options import backbone_option, crops_option, human_labels_option, mrl_option
 from training.plots import plot_history
 from training.report.command import report
 from training.runs import history, record_time, write_history
 from training.stages import (
     compare_command,
-    crops_option,
     fine_tune,
-    human_labels_option,
     judged_by_people,
     mix,
-    mrl_option,
     pseudo_label,
     score,
     self_train_command,

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from training.classify import PRETRAINED
 from training.data import data_dir
 
+Folder = click.Path(path_type=Path, file_okay=False)
+File = click.Path(path_type=Path, dir_okay=False)
+
+crops_option = click.option(
+    "--crops",
+    type=click.Path(path_type=Path),
+    default=lambda: data_dir() / "eyes-dataset.zip",
+    show_default="$EYESTATE_DATA/eyes-dataset.zip",
+    help="The unlabelled crops: zip or folder. A quarter of them is held out and never learnt from.",
+)
+mrl_option = click.option(
+    "--mrl",
+    type=click.Path(path_type=Path),
+    default=lambda: data_dir() / "mrl-eyes.zip",
+    show_default="$EYESTATE_DATA/mrl-eyes.zip",
+    help="The MRL Eye Dataset: zip or folder, original or Kaggle layout.",
+)
+human_labels_option = click.option(
+    "--human-labels",
+    type=File,
+    default=lambda: data_dir() / "human-labels.csv",
+    show_default="$EYESTATE_DATA/human-labels.csv",
+    help="What people said of the held-out crops: file,label,annotators,votes_open. It only judges.",
+)
 backbone_option = click.option(
     "--backbone",
     default=lambda: str(next(iter((data_dir().parent / "weights").glob("*casia-webface*.pt")), "casia-webface")),

@@ -18,7 +18,6 @@ from training.data import (
     Crop,
     DataError,
     Split,
-    data_dir,
     hold_out,
     load_crops,
     load_mrl,
@@ -27,6 +26,7 @@ from training.data import (
 )
 from training.evaluate import bootstrap_eer
 from training.labels import BUDGET, Answer, Label, apply, read_answers, read_labels, write_labels
+from training.options import File, Folder, crops_option, human_labels_option, mrl_option
 from training.plots import plot_history
 from training.pseudo_label import human_labels, merge, pseudo_labels, queue, soft_targets
 from training.runs import history, outcome
@@ -35,23 +35,6 @@ from training.self_train import self_train
 SCORED = 3  # every so many MRL test crops (video frames, much alike) are scored in the comparison
 WATCHED = 6  # every so many MRL validation crops are scored after an epoch of fine-tuning; nothing is chosen by them
 
-Folder = click.Path(path_type=Path, file_okay=False)
-File = click.Path(path_type=Path, dir_okay=False)
-
-crops_option = click.option(
-    "--crops",
-    type=click.Path(path_type=Path),
-    default=lambda: data_dir() / "eyes-dataset.zip",
-    show_default="$EYESTATE_DATA/eyes-dataset.zip",
-    help="The unlabelled crops: zip or folder. A quarter of them is held out and never learnt from.",
-)
-mrl_option = click.option(
-    "--mrl",
-    type=click.Path(path_type=Path),
-    default=lambda: data_dir() / "mrl-eyes.zip",
-    show_default="$EYESTATE_DATA/mrl-eyes.zip",
-    help="The MRL Eye Dataset: zip or folder, original or Kaggle layout.",
-)
 start_option = click.option(
     "--start", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="The run to fine-tune."
 )
@@ -84,15 +67,6 @@ share_option = click.option(
     help="Share of the draws that are crops of the unlabelled set; the others are MRL's.",
 )
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
-
-
-human_labels_option = click.option(
-    "--human-labels",
-    type=File,
-    default=lambda: data_dir() / "human-labels.csv",
-    show_default="$EYESTATE_DATA/human-labels.csv",
-    help="What people said of the held-out crops: file,label,annotators,votes_open. It only judges.",
-)
 
 
 def settings_options(command: Any) -> Any:

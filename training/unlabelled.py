@@ -33,9 +33,9 @@ from training.evaluate import Scores
 from training.features import MEASURED, extract_all, extractors, load_features
 from training.files import read_arrays, read_json, write_arrays, write_json
 from training.labels import Answer, read_answers, write_labels
-from training.options import backbone_option
+from training.options import File, Folder, backbone_option, crops_option
 from training.runs import claim
-from training.stages import File, Folder, by_belief, crops_option, read_pool
+from training.stages import by_belief, read_pool
 
 MAPS: Final = {"pca": "PCA", "tsne": "t-SNE"}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(run: Path, split: Split, models: Path) -> Bundle:
-    return export_run(run, split, models, name="miniature", version="0.0.1")
+    held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
+    return export_run(run, split, models, name="miniature", version="0.0.1", held_out=held_out)
 
 
 def test_bundle_scores_like_the_checkpoint(bundle: Bundle, run: Path, split: Split) -> None:
@@ -58,6 +60,8 @@ def test_manifest_says_how_it_was_made(bundle: Bundle, split: Split, backbone: P
     assert manifest.training.backbone == backbone.name
     assert manifest.training.data[0].crops == len(split.train)
     assert set(manifest.training.data[0].subjects) == {crop.subject for crop in split.train}
+    (held_out,) = [metric for metric in manifest.metrics if "held-out" in metric.name]
+    assert held_out.n == len(split.test)
     assert manifest.parity <= MAX_PARITY
     assert all(metric.low <= metric.value <= metric.high for metric in manifest.metrics)
     assert str(backbone.parent) not in manifest.model_dump_json()

@@ -66,7 +66,7 @@ def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path:
     ]
     trained = training("train", "--mrl", mrl, "--output", run, *settings)
     assert trained.exit_code == 0, trained.output
-    nobody = ["--human-labels", tmp_path / "none.csv"]
+    nobody: list[str | Path] = ["--human-labels", tmp_path / "none.csv"]
     exported = training("export", "--mrl", mrl, "--run", run, "--models", models, "--name", "kaggle_model", *nobody)
     assert exported.exit_code == 0, exported.output
     assert "EER, MRL test subjects" in exported.stdout

@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageFilter
 
+from tests.training.conftest import jpeg
 from training.data import Crop
 from training.evaluate import equal_error_rate
-from training.results import Judged, eer_metrics, slices, uncertain_band
+from training.results import Judged, brightness, eer_metrics, sharpness, slices, thirds, uncertain_band
+from training.synthetic import labelled
+
+IMAGES = [jpeg(np.full((8, 8), tone, dtype=np.uint8)) for tone in (40, 120, 200)]
 
 
 def judged(scores: list[float], labels: list[int], **attributes: list[int]) -> Judged:
     crops = [
-        Crop(str(i), b"", label, f"s{i % 3}", **{name: values[i] for name, values in attributes.items()})
+        Crop(
+            str(i),
+            IMAGES[i % len(IMAGES)],
+            label,
+            f"s{i % 3}",
+            **{name: values[i] for name, values in attributes.items()},
+        )
         for i, label in enumerate(labels)
     ]
     return Judged(crops, np.array(scores))
@@ -64,11 +77,30 @@ def test_metrics_give_both_intervals() -> None:
     assert over_crops.n == 300
 
 
+def test_crops_without_subjects_have_one_interval() -> None:
+    data = noisy(300)
+    nobodys = Judged([dataclasses.replace(crop, subject=None) for crop in data.crops], data.scores)
+    (over_crops,) = eer_metrics("EER", nobodys)
+    assert over_crops.interval == "95 % bootstrap over crops"
+
+
+class TestThirds:
+    def test_by_brightness(self) -> None:
+        crops = [Crop("", image) for image in IMAGES]
+        assert [name.split(" third")[0] for name in thirds(crops, brightness)] == ["lowest", "middle", "top"]
+
+    def test_blur_is_less_sharp(self) -> None:
+        (pixels, _), *_ = labelled(1, seed=0)
+        blurred = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(4)))
+        assert sharpness(blurred) < sharpness(pixels) / 2
+
+
 def test_slices_cover_each_attribute() -> None:
     data = noisy(200)
     rows = {(row.attribute, row.value): row for row in slices(data)}
     assert {value for attribute, value in rows if attribute == "glasses"} == {"no", "yes"}
-    assert sum(row.crops for (attribute, _), row in rows.items() if attribute == "glasses") == 200
+    for name in ("glasses", "brightness", "sharpness", "subject"):
+        assert sum(row.crops for (attribute, _), row in rows.items() if attribute == name) == 200
     with_glasses = data.where(np.array([crop.glasses == 1 for crop in data.crops]))
     assert rows["glasses", "yes"].eer == equal_error_rate(with_glasses.scores, with_glasses.labels)
 

@@ -14,11 +14,11 @@ from training.compare import ANSWERS, agreed
 from training.data import Crop, data_dir, hold_out, load_crops
 from training.files import write_json
 from training.labels import Answer, read_answers
+from training.options import File, Folder, crops_option
 from training.report import judging, labelling
 from training.report.content import Report
 from training.report.outputs import NotRunError, Runs
 from training.report.render import write_markdown, write_page
-from training.stages import File, Folder, crops_option
 
 T = TypeVar("T")
 
