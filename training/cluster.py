@@ -176,7 +176,7 @@ def tune(space: Space, algorithm: Algorithm, study: optuna.Study, trials: int) -
     it had not been.
 
     Returns:
-        The best clustering of the study. Where no trial was admissible, neither is it.
+        The best clustering of the first ``trials``. Where no trial was admissible, neither is it.
     """
 
     def objective(trial: optuna.Trial) -> float:
@@ -185,15 +185,20 @@ def tune(space: Space, algorithm: Algorithm, study: optuna.Study, trials: int) -
         value = -1 - excess if excess or clustering.silhouette is None else clustering.silhouette
         return round(value, 6)  # equal partitions count as equal, however their sums were rounded
 
-    def finished() -> int:
-        return len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
+    def finished() -> list[optuna.trial.FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
 
-    with tqdm(total=trials, initial=min(finished(), trials), desc=f"tuning {study.study_name}", unit="trial") as bar:
-        while (number := finished()) < trials:
+    with tqdm(
+        total=trials, initial=min(len(finished()), trials), desc=f"tuning {study.study_name}", unit="trial"
+    ) as bar:
+        while (number := len(finished())) < trials:
             study.sampler = optuna.samplers.TPESampler(seed=space.seed + number)
             study.optimize(objective, n_trials=1)
             bar.update()
-    return space.cluster(algorithm, _known(study.best_trial, algorithm), tuned=True)
+    best = max(
+        finished()[:trials], key=lambda trial: float(trial.value or 0)
+    )  # a study may have been searched for longer
+    return space.cluster(algorithm, suggest(optuna.trial.FixedTrial(best.params), algorithm), tuned=True)
 
 
 def suggest(trial: optuna.trial.BaseTrial, algorithm: Algorithm) -> Params:
@@ -214,10 +219,6 @@ def suggest(trial: optuna.trial.BaseTrial, algorithm: Algorithm) -> Params:
     if algorithm == "bisecting":
         params["split"] = trial.suggest_categorical("split", ["biggest_inertia", "largest_cluster"])
     return params
-
-
-def _known(trial: optuna.trial.FrozenTrial, algorithm: Algorithm) -> Params:
-    return suggest(optuna.trial.FixedTrial(trial.params), algorithm)
 
 
 @contextmanager

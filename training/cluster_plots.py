@@ -101,6 +101,7 @@ def plot_study(study: optuna.Study, folder: Path) -> None:
                 figure.axes[0].set_ylim(shown[0] - margin, shown[-1] + margin)
             for axes in figure.axes if name == "slice" else ():
                 axes.tick_params(axis="x", labelrotation=30)
+                figure.subplots_adjust(bottom=0.25)
             save(figure, folder / f"{study.study_name}-{name}.png")
             plt.close(figure)
 

@@ -81,7 +81,7 @@ def features_command(crops: Path, backbone: str, weights: Path, output: Path) ->
 @crops_option
 @features_option
 @scores_option
-@click.option("--trials", type=click.IntRange(min=1), default=80, show_default=True, help="Of each search.")
+@click.option("--trials", type=click.IntRange(min=1), default=40, show_default=True, help="Of each search.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--within",

@@ -151,6 +151,14 @@ def test_tuning_is_repeatable_and_goes_on_after_a_kill(algorithm: Algorithm, spa
     assert whole.silhouette == pytest.approx(max(value for _, value in at_once), abs=1e-6)
 
 
+def test_a_longer_search_does_not_change_a_shorter_one(space: Space, tmp_path: Path) -> None:
+    first, _ = search(space, "kmeans", tmp_path / "optuna.db", 2)
+    search(space, "kmeans", tmp_path / "optuna.db", 6)
+    again, trials = search(space, "kmeans", tmp_path / "optuna.db", 2)
+    assert len(trials) == 6
+    assert again.params == first.params
+
+
 def test_a_study_is_drawn(space: Space, tmp_path: Path) -> None:
     with open_studies(tmp_path / "optuna.db") as storage:
         study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
