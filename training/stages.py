@@ -32,7 +32,7 @@ from training.pseudo_label import human_labels, merge, pseudo_labels, queue, sof
 from training.runs import history, outcome
 from training.self_train import self_train
 
-SCORED = 3  # every so many MRL test crops (video frames, much alike) are scored in the comparison
+SCORED = 5  # every so many MRL test crops (video frames, much alike) are scored in the comparison
 WATCHED = 6  # every so many MRL validation crops are scored after an epoch of fine-tuning; nothing is chosen by them
 
 start_option = click.option(

@@ -37,7 +37,7 @@ MINIATURE = {
         "budget": 10,
     },
     "self_train": {
-        "rounds": 1,
+        "rounds": 2,
         "epochs": 1,
         "crops_per_epoch": 64,
         "learning_rate": 1e-4,
@@ -48,6 +48,13 @@ MINIATURE = {
     "final_best": {
         "version": "0.0.1",
         "epochs": 1,
+        "crops_per_epoch": 64,
+        "learning_rate": 1e-4,
+        "average_decay": 0.5,
+        "own_share": 0.5,
+    },
+    "final_long": {
+        "epochs": 2,
         "crops_per_epoch": 64,
         "learning_rate": 1e-4,
         "average_decay": 0.5,
