@@ -91,11 +91,33 @@ def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output
     default=Settings().crops_per_epoch,
     show_default=True,
 )
+@click.option(
+    "--average-decay",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=Settings().average_decay,
+    show_default=True,
+    help="Of the moving average of the weights, per step; short runs need less.",
+)
 @click.option("--output", type=click.Path(path_type=Path), default=RUNS / "kaggle_model", show_default=True)
-def train_mrl(*, mrl: Path, backbone: str, input_side: int, epochs: int, crops_per_epoch: int, output: Path) -> None:
+def train_mrl(
+    *,
+    mrl: Path,
+    backbone: str,
+    input_side: int,
+    epochs: int,
+    crops_per_epoch: int,
+    average_decay: float,
+    output: Path,
+) -> None:
     """Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch."""
     split = split_by_subject(load_mrl(mrl).crops)
-    settings = Settings(backbone=backbone, input_side=input_side, epochs=epochs, crops_per_epoch=crops_per_epoch)
+    settings = Settings(
+        backbone=backbone,
+        input_side=input_side,
+        epochs=epochs,
+        crops_per_epoch=crops_per_epoch,
+        average_decay=average_decay,
+    )
     best = train(split, settings, output)
     plot_history(history(output), output / "curves.png")
     write_history(history(output), output / "history.csv")

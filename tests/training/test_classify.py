@@ -172,6 +172,12 @@ class TestTraining:
         before, after = (load_classifier(outcome(path)).network.logits.weight for path in (run, tmp_path))
         assert torch.allclose(before, after, atol=1e-6)
 
+    def test_ten_steps(self, run: Path, split: Split, small: Settings, tmp_path: Path) -> None:
+        """A tenth of them to rise in is one step, which OneCycleLR divides by its length less one."""
+        settings = dataclasses.replace(small, epochs=1, crops_per_epoch=20, batch_size=2, patience=0)
+        train(split, settings, tmp_path, start=run)
+        assert len(history(tmp_path)) == 1
+
     def test_from_no_run(self, split: Split, small: Settings, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no trained classifier"):
             train(split, small, tmp_path / "run", start=tmp_path)

@@ -26,9 +26,10 @@ from training.labels import Answer, read_answers, write_answers
 from training.synthetic import labelled
 
 ROOT = Path(__file__).parents[2]
+REAL = data_dir()  # a test's project has data of its own
 MINIATURE = {
     "cluster": {"trials": 4, "seed": 0},
-    "kaggle_model": {"input_side": MIN_INPUT, "epochs": 1, "crops_per_epoch": 640},
+    "kaggle_model": {"input_side": MIN_INPUT, "epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8},
     "as_told": {
         "best_1000": {"epochs": 1, "crops_per_epoch": 64},
         "final": {"epochs": 1, "crops_per_epoch": 64},
@@ -81,17 +82,17 @@ def real_data(data: Path) -> None:
     """A few hundred crops of the real data sets."""
     by_subject: dict[tuple[str | None, int | None], int] = {}
     (data / "mrl").mkdir()
-    for crop in load_mrl(data_dir() / "mrl-eyes.zip").crops:
+    for crop in load_mrl(REAL / "mrl-eyes.zip").crops:
         key = (crop.subject, crop.label)
         by_subject[key] = by_subject.get(key, 0) + 1
         if by_subject[key] <= 8:
             (data / "mrl" / Path(crop.name).name).write_bytes(crop.data)
     (data / "mrl").rename(data / "mrl-eyes.zip")
-    crops = load_crops(data_dir() / "eyes-dataset.zip").crops[:320]
+    crops = load_crops(REAL / "eyes-dataset.zip").crops[:320]
     with zipfile.ZipFile(data / "eyes-dataset.zip", "w") as archive:
         for crop in crops:
             archive.writestr(crop.name, crop.data)
-    shutil.copy(data_dir() / "human-labels.csv", data)
+    shutil.copy(REAL / "human-labels.csv", data)
 
 
 def stages(project: Path) -> Iterator[tuple[str, str]]:
@@ -129,7 +130,7 @@ def run_through(project: Path, backbone: Path) -> None:
         program, *arguments = shlex.split(command)
         assert [program, *arguments[:2]] == ["python", "-m", "training"]
         result = CliRunner().invoke(main, arguments[2:])
-        assert result.exit_code == 0, f"{name}: {result.output}"
+        assert result.exit_code == 0, f"{name}: {result.exception!r} {result.output}"
 
     asked = [read_answers(project / "runs" / queue / "answers.csv") for queue in ("label_1", "label_2")]
     assert all(len(answers) <= 10 for answers in asked)
@@ -150,7 +151,7 @@ def test_on_generated_crops(project: Path, mrl: Path, backbone: Path) -> None:
 
 @pytest.mark.shared
 def test_on_real_crops(project: Path) -> None:
-    (weights,) = (data_dir().parent / "weights").glob("*casia-webface*.pt")
+    (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
     real_data(project.parent / "data")
     run_through(project, weights)
 
