@@ -144,12 +144,14 @@ def run_through(project: Path, backbone: Path) -> None:
     assert "held-out crops" in (project / "models" / "final_best" / "README.md").read_text()
 
 
+@pytest.mark.timeout(900)
 def test_on_generated_crops(project: Path, mrl: Path, backbone: Path) -> None:
     generated_data(project.parent / "data", mrl)
     run_through(project, backbone)
 
 
 @pytest.mark.shared
+@pytest.mark.timeout(900)
 def test_on_real_crops(project: Path) -> None:
     (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
     real_data(project.parent / "data")
