@@ -32,10 +32,10 @@ train: $(VENV)/.train ## Make final_best from unlabelled crops: what of dvc.yaml
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
 
 lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade renews all)
-	$(call compile,serve,pyproject.toml --extra cpu --extra serve)
-	$(call compile,serve-gpu,pyproject.toml --extra gpu --extra serve -c requirements/serve.txt)
-	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra train -c requirements/serve.txt)
-	$(call compile,dev,pyproject.toml --extra cpu --extra serve --extra train --extra dev -c requirements/train.txt)
+	$(call compile,serve,pyproject.toml --extra cpu --extra serve --extra client)
+	$(call compile,serve-gpu,pyproject.toml --extra gpu --extra serve --extra client -c requirements/serve.txt)
+	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra client --extra train -c requirements/serve.txt)
+	$(call compile,dev,pyproject.toml --extra cpu --extra serve --extra client --extra train --extra ray --extra dev -c requirements/train.txt)
 	$(call compile,bootstrap,requirements/bootstrap.in -c requirements/dev.txt)
 
 clean: ## Remove the environment and all caches, but no training run
