@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from eyestate.errors import (
@@ -43,6 +44,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LUMA_COLOURS: Final = frozenset({"Gray", "YCbCr", "RGB"})  # CMYK is Pillow's
 # Transparent pixels carry no light: they are laid on middle grey.
 _BACKDROP: Final = 128
 _QUIET: Final = threading.Lock()
@@ -68,6 +70,8 @@ def decode(data: bytes) -> Pixels:
         raise EmptyImageError("the image is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
+    if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data)) is not None:
+        return pixels
     try:
         with _no_warnings():
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -119,6 +123,40 @@ def to_input(pixels: Pixels, side: int) -> Pixels:
     if pixels.shape == (side, side):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def to_inputs(crops: Pixels, side: int) -> Pixels:
+    """``to_input`` of many grey crops of one size: (N, height, width) to (N, side, side), uint8, the same to the bit.
+
+    Pillow resizes along one axis and then along the other, rows first unless a crop is higher than wide. So each pass
+    can take all crops at once, first below one another, then beside one another: several times faster.
+    """
+    n, height, width = crops.shape
+    if n == 0 or (height, width) == (side, side):
+        return crops.reshape(n, side, side)
+    if n == 1 or height > width:
+        return np.stack([to_input(crop, side) for crop in crops])
+    columns = Image.fromarray(crops.reshape(n * height, width)).resize((side, n * height), Image.Resampling.BILINEAR)
+    beside = np.asarray(columns).reshape(n, height, side).transpose(1, 0, 2).reshape(height, n * side)
+    rows = Image.fromarray(np.ascontiguousarray(beside)).resize((n * side, side), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(rows).reshape(side, n, side).transpose(1, 0, 2))
+
+
+def _sound_jpeg(data: bytes) -> Pixels | None:
+    """The luma of a JPEG without fault and without EXIF, in a tenth of Pillow's time; None for any other.
+
+    Both decode with libjpeg-turbo, to the same pixels. What is wrong with a file Pillow says better.
+    """
+    if b"Exif" in data:
+        return None
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        if colour not in _LUMA_COLOURS or not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
+            return None
+        grey: Pixels = simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+    except ValueError:
+        return None
+    return grey[:, :, 0]
 
 
 def _grey(image: Image.Image) -> Pixels:

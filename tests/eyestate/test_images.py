@@ -31,7 +31,7 @@ from eyestate.errors import (
     UnreadableFileError,
     UnsupportedImageError,
 )
-from eyestate.images import MAX_BYTES, MAX_SIDE, MIN_SIDE, Pixels, check_size, decode, luma, read, to_input
+from eyestate.images import MAX_BYTES, MAX_SIDE, MIN_SIDE, Pixels, check_size, decode, luma, read, to_input, to_inputs
 
 Floats = npt.NDArray[np.float64]
 
@@ -589,3 +589,37 @@ def test_read_stops_where_decode_refuses(tmp_path: Path) -> None:
 def test_read_of_no_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnreadableFileError, match=r"cannot read .*: (No such file|Is a directory)"):
         read(tmp_path / name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 5), height=st.integers(8, 120), width=st.integers(8, 120), side=st.integers(8, 120))
+def test_resizing_many_is_resizing_each(n: int, height: int, width: int, side: int) -> None:
+    crops = np.random.default_rng(n).integers(0, 256, (n, height, width), dtype=np.uint8)
+    together = to_inputs(crops, side)
+    assert together.shape == (n, side, side)
+    assert together.dtype == np.uint8
+    for resized, crop in zip(together, crops, strict=True):
+        np.testing.assert_array_equal(resized, to_input(crop, side))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(8, 80),
+    height=st.integers(8, 80),
+    mode=st.sampled_from(["L", "RGB"]),
+    quality=st.integers(1, 100),
+    subsampling=st.integers(0, 2),
+    progressive=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_the_short_way_of_a_sound_jpeg_is_pillows(
+    *, width: int, height: int, mode: str, quality: int, subsampling: int, progressive: bool, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(
+        file, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive
+    )
+    image = Image.open(io.BytesIO(file.getvalue()))
+    image.draft("L", image.size)
+    np.testing.assert_array_equal(decode(file.getvalue()), np.asarray(image.convert("L")))
