@@ -109,10 +109,48 @@ class MethodNotAllowedError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """More crops are waiting than the service will hold."""
+    """More crops are waiting than the service will hold; ``retry_after`` is when there should be room, in seconds."""
 
     status = 429
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DrainingError(RequestError):
+    """The service is about to stop; another instance, or this one once it is back, takes the request."""
+
+    status = 503
+    code = "draining"
+
+
+class RequestTimeoutError(RequestError):
+    """A body that did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class DeadlineExceededError(RequestError):
+    """A request that could not be answered in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class UnauthorizedError(RequestError):
+    """A request without a valid API key, where the service asks for one."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class SettingError(EyestateError):
+    """An environment variable with a value that it cannot have."""
+
+    code = "bad_setting"
 
 
 class BundleError(EyestateError):

@@ -8,13 +8,14 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from eyestate.bundle import Bundle, load_bundle
 from eyestate.errors import BundleError, ImageError
+from eyestate.execution import open_session
 from eyestate.images import Pixels, check_size, decode, luma, read, to_input
+from eyestate.settings import Device, settings
 
-BATCH: Final = 32  # crops per inference: beyond it a CPU gains nothing and only memory grows
+BATCH: Final = 32  # crops per inference: beyond it a CPU gains little and only memory grows
 
 Scores = npt.NDArray[np.float32]
 State = Literal["open", "closed", "uncertain"]
@@ -23,8 +24,13 @@ State = Literal["open", "closed", "uncertain"]
 class Scorer:
     """Scores eye crops with one bundle. Safe to call from several threads at a time."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, device: Device | None = None, threads: int | None = None) -> None:
         """Load the bundle's network.
+
+        Args:
+            bundle: what to load.
+            device: what computes; ``$EYESTATE_DEVICE``, else the best there is, where it is None.
+            threads: CPU threads of one inference; as many as there are cores where it is None.
 
         Raises:
             BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
@@ -32,7 +38,7 @@ class Scorer:
         self.bundle = bundle
         self.manifest = bundle.manifest
         try:
-            self._session = onnxruntime.InferenceSession(bundle.onnx, providers=["CPUExecutionProvider"])
+            self._session, self.device = open_session(bundle.onnx, device or settings().device, threads)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
         self._check_contract()
@@ -66,10 +72,19 @@ class Scorer:
         scores = iter(self.score_inputs([i for i in inputs if not isinstance(i, ImageError)]).tolist())
         return [i if isinstance(i, ImageError) else next(scores) for i in inputs]
 
-    def score_inputs(self, inputs: Sequence[Pixels]) -> Scores:
+    def score_inputs(self, inputs: Sequence[Pixels] | Pixels) -> Scores:
         """P(open) of crops that already are ``to_input`` of this bundle's side: float32 (N,)."""
-        batches = [self._run(np.stack(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
+        batches = [self.run(np.asarray(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
         return np.concatenate(batches) if batches else np.empty(0, np.float32)
+
+    def run(self, batch: Pixels) -> Scores:
+        """P(open) of one batch, uint8 (N, side, side), in one inference: float32 (N,)."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self.manifest.input.name, np.ascontiguousarray(batch))
+        binding.bind_output(self.manifest.output.name)
+        self._session.run_with_iobinding(binding)
+        (scores,) = binding.copy_outputs_to_cpu()
+        return np.asarray(scores, np.float32)
 
     def state(self, score: float) -> State:
         """The state a score stands for under the manifest's thresholds."""
@@ -85,10 +100,6 @@ class Scorer:
         except ImageError as error:
             return error
 
-    def _run(self, batch: Pixels) -> Scores:
-        (scores,) = self._session.run([self.manifest.output.name], {self.manifest.input.name: batch})
-        return np.asarray(scores, np.float32)
-
     def _check_contract(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = [(node.name, node.type, [s for s in node.shape if isinstance(s, int)]) for node in (*inputs, *outputs)]
@@ -100,16 +111,17 @@ class Scorer:
             raise BundleError(f"{self.bundle.onnx} has {found}, its manifest declares {declared}")
 
 
-def load(model: str | Path | None = None) -> Scorer:
+def load(model: str | Path | None = None, device: Device | None = None) -> Scorer:
     """Load a scorer.
 
     Args:
         model: the name of a shipped bundle or the path of a bundle's folder; the default model where it is None.
+        device: what computes; ``$EYESTATE_DEVICE``, else the best there is, where it is None.
 
     Raises:
         BundleError: the bundle is missing, damaged or does not fit this version.
     """
-    return Scorer(load_bundle(model))
+    return Scorer(load_bundle(model), device)
 
 
 def _pixels(crop: Pixels | bytes | str | Path) -> Pixels:

@@ -1,0 +1,135 @@
+"""Where a network is computed: one ONNX Runtime session on the device asked for, or on the best one there is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime
+
+from eyestate.settings import Device
+
+log = logging.getLogger("eyestate.execution")
+
+_PROVIDERS: Final[dict[str, str]] = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_TENSORRT_BATCHES: Final = (1, 64, 256)  # smallest, usual and largest batch an engine is built for
+
+
+def open_session(
+    onnx: Path, device: Device = "auto", threads: int | None = None
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """A session on the device, or on the next best one where that cannot be had, with a warning that says why.
+
+    ``auto`` is CUDA where there is an NVIDIA GPU, OpenVINO in bfloat16 where the processor has instructions for it
+    (twice to five times the speed of float32), and ONNX Runtime's own float32 kernels otherwise. TensorRT is never
+    chosen by itself, for it compiles for minutes at its first start.
+
+    Args:
+        onnx: the network.
+        device: what is asked for.
+        threads: threads of one inference; as many as there are cores where it is None.
+
+    Returns:
+        The session, and the name of the device it runs on.
+
+    Raises:
+        Exception: ONNX Runtime cannot load the network on the CPU either.
+    """
+    for candidate in _candidates(device):
+        if _PROVIDERS[candidate] not in onnxruntime.get_available_providers():
+            why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {_distribution(candidate)}"
+        else:
+            session = _session(onnx, candidate, threads or cores())
+            if _PROVIDERS[candidate] in session.get_providers():
+                return session, _name(candidate)
+            why = "its libraries or its driver did not load; ONNX Runtime's message above says which"
+        if device != "auto":
+            log.warning("EYESTATE_DEVICE=%s cannot be used: %s; falling back", candidate, why)
+    raise AssertionError("the CPU is always there")
+
+
+def cores() -> int:
+    """The CPU cores this process may use: its affinity, and its control group's quota rounded up."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices (AVX-512 BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def _candidates(device: Device) -> list[str]:
+    if device == "auto":
+        return ["cuda", *(["openvino"] if has_bfloat16() else []), "cpu"]
+    fallback = {"tensorrt": ["cuda", "cpu"], "cuda": ["cpu"], "openvino": ["cpu"], "cpu": []}
+    return [device, *fallback[device]]
+
+
+def _session(onnx: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that wait for work by spinning would take the cores from the requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    chosen = [_PROVIDERS[device]] if device in ("cpu", "openvino") else [_PROVIDERS[device], _PROVIDERS["cpu"]]
+    return onnxruntime.InferenceSession(
+        onnx, options, providers=chosen, provider_options=[_provider_options(onnx, name, threads) for name in chosen]
+    )
+
+
+def _provider_options(onnx: Path, provider: str, threads: int) -> dict[str, Any]:
+    match provider:
+        case "OpenVINOExecutionProvider":
+            # Its option `precision` refuses BF16 on CPUs, this one does not.
+            hints = {
+                "INFERENCE_PRECISION_HINT": "bf16" if has_bfloat16() else "f32",
+                "INFERENCE_NUM_THREADS": threads,
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            return {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
+        case "CUDAExecutionProvider":
+            return {"use_tf32": "1", "cudnn_conv_use_max_workspace": "1"}
+        case "TensorrtExecutionProvider":
+            session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+            crops = session.get_inputs()[0]
+            shapes = [f"{crops.name}:{'x'.join(map(str, (n, *crops.shape[1:])))}" for n in _TENSORRT_BATCHES]
+            cache = onnx.parent / ".tensorrt"
+            return {
+                "trt_fp16_enable": "1",
+                "trt_engine_cache_enable": str(int(os.access(onnx.parent, os.W_OK))),
+                "trt_engine_cache_path": str(cache),
+                **dict(zip((f"trt_profile_{size}_shapes" for size in ("min", "opt", "max")), shapes, strict=True)),
+            }
+        case _:
+            return {}
+
+
+def _name(device: str) -> str:
+    """The device as ``/readyz``, metrics and logs tell it, with the precision it computes in."""
+    precision = {"tensorrt": "fp16", "cuda": "tf32", "openvino": "bf16" if has_bfloat16() else "fp32", "cpu": "fp32"}
+    return f"{device}-{precision[device]}"
+
+
+def _distribution(device: str) -> str:
+    return (
+        "onnxruntime-openvino (requirements/serve.txt)"
+        if device == "openvino"
+        else ("onnxruntime-gpu (requirements/serve-gpu.txt)")
+    )
