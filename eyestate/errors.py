@@ -94,6 +94,13 @@ class UnsupportedMediaTypeError(RequestError):
     code = "unsupported_media_type"
 
 
+class InferenceRequestError(RequestError):
+    """A request that is not what the Open Inference Protocol prescribes."""
+
+    status = 400
+    code = "invalid_inference_request"
+
+
 class NotFoundError(RequestError):
     """A path under ``/v1`` that does not exist."""
 
