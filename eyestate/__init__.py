@@ -5,9 +5,23 @@
 >>> scores = scorer.score(["left.jpg", "right.jpg"])  # P(open), 0 to 1
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from eyestate.errors import EyestateError
-from eyestate.scorer import Scorer, load
+
+if TYPE_CHECKING:
+    from eyestate.scorer import Scorer, load
+
+__version__ = "0.1.0"
 
 __all__ = ["EyestateError", "Scorer", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # The scorer brings ONNX Runtime, which a caller of `eyestate.client` need not have.
+    if name in ("Scorer", "load"):
+        return getattr(import_module("eyestate.scorer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@ DEFAULT_MODEL: Final = "final_best"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
+State = Literal["open", "closed", "uncertain"]
 
 
 class _Part(BaseModel):

@@ -7,14 +7,12 @@ stderr, and a Python caller catches :class:`EyestateError`.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class EyestateError(Exception):
     """Base of all errors below. ``code`` is stable and meant for programs, the message for people."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal"
+    status: int = 500
+    code: str = "internal"
 
     @property
     def message(self) -> str:
@@ -165,3 +163,56 @@ class BundleError(EyestateError):
 
     status = 503
     code = "bad_bundle"
+
+
+class MissingExtraError(EyestateError, ImportError):
+    """An optional dependency that is not installed; the message names the extra that brings it."""
+
+    code = "missing_extra"
+
+
+class ServiceError(EyestateError):
+    """What a service answered instead of scores; ``request_id`` is the id under which it logged the request."""
+
+    def __init__(self, message: str, *, status: int, code: str, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+
+class UnreachableError(ServiceError):
+    """A service that a client got no answer from."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=503, code="unreachable")
+
+
+class JobError(EyestateError):
+    """A batch job that cannot start or go on; the parts it has written stay."""
+
+    code = "job"
+
+
+class InputError(JobError):
+    """An input that holds nothing to score or cannot be told apart."""
+
+    code = "bad_input"
+
+
+class InputChangedError(JobError):
+    """An input that is no longer the one the job began with."""
+
+    code = "input_changed"
+
+
+class ModelChangedError(JobError):
+    """A service whose model is no longer the one the job began with."""
+
+    code = "model_changed"
+
+
+class OutputError(JobError):
+    """An output folder that another run or another job uses."""
+
+    code = "bad_output"

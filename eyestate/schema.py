@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eyestate.scorer import State
+from eyestate.bundle import State
 
 Score = Annotated[float, Field(ge=0, le=1, description="P(open): 0 is certainly closed, 1 certainly open")]
 
