@@ -17,6 +17,7 @@ DEFAULT_MODEL: Final = "final_best"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
+Feature = Literal["score", "width", "brightness", "sharpness"]
 State = Literal["open", "closed", "uncertain"]
 
 
@@ -100,6 +101,32 @@ class Metric(_Part):
     interval: str
 
 
+class Distribution(_Part):
+    """How a figure is distributed: the share of the crops up to the first edge, from there to the second, and so on,
+    and beyond the last. A value equal to an edge lies below it.
+    """
+
+    edges: Annotated[list[float], Field(min_length=1)]
+    shares: list[Annotated[float, Field(ge=0, le=1)]]
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if sorted(set(self.edges)) != self.edges:
+            raise ValueError("the edges must rise")
+        if len(self.shares) != len(self.edges) + 1 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError("there must be one share more than edges, and they must add up to 1")
+        return self
+
+
+class Reference(_Part):
+    """How crops of the kind that the model is for look, and what it says of them: what drift is measured from."""
+
+    data: str
+    crops: int
+    uncertain: Annotated[float, Field(ge=0, le=1, description="share of the crops between the thresholds")]
+    features: dict[Feature, Distribution]
+
+
 class Manifest(_Part):
     """``manifest.json``: everything a caller must know of ``model.onnx``."""
 
@@ -114,6 +141,7 @@ class Manifest(_Part):
     thresholds: Thresholds
     training: Training
     metrics: list[Metric]
+    reference: Reference | None = None
     parity: Annotated[float, Field(description="largest score difference of ONNX Runtime and PyTorch, on real crops")]
 
 

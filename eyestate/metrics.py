@@ -1,7 +1,7 @@
 """Every Prometheus metric of the service, in one place; ``docs/metrics.md`` explains them.
 
-Counters are exact at any moment. Whatever has a distribution is noted in plain lists, which costs a request next to
-nothing, and put into Prometheus in bulk by ``publish``: once a second, and whenever this process is scraped.
+Requests, refusals and failures are counted at once. Whatever has a distribution is noted in plain lists, which costs
+next to nothing, and put into Prometheus in bulk by ``publish``: once a second, and when this process is scraped.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -27,13 +28,15 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.registry import REGISTRY
+from prometheus_client.utils import floatToGoString
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyestate import quality
-from eyestate.bundle import Manifest, Thresholds
+from eyestate.bundle import Feature, Manifest, State, Thresholds
+from eyestate.drift import EDGES, Drift
 from eyestate.images import Pixels
-from eyestate.scorer import Scores, State
+from eyestate.scorer import Scores
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0
@@ -42,8 +45,8 @@ SAMPLE: Final = 64  # crops per worker and PUBLISH_SECONDS whose pixels are meas
 _LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class Distribution(Histogram):
-    """A histogram that takes its observations in bulk: noted one by one or as arrays, tallied by ``publish``."""
+class BulkHistogram(Histogram):
+    """A histogram that keeps observations, single ones or arrays, until ``publish`` tallies them in bulk."""
 
     def _metric_init(self) -> None:
         super()._metric_init()
@@ -64,10 +67,8 @@ class Distribution(Histogram):
         values = np.concatenate([self._noted[:n], *self._arrays[:arrays]])
         del self._noted[:n], self._arrays[:arrays]
         if len(values):
-            places = np.searchsorted(self._upper_bounds, values)
-            for bucket, inside in zip(
-                self._buckets, np.bincount(places).tolist(), strict=False
-            ):  # counts end at the last bucket in use
+            tally = np.bincount(np.searchsorted(self._upper_bounds, values), minlength=len(self._buckets))
+            for bucket, inside in zip(self._buckets, tally.tolist(), strict=True):
                 if inside:
                     bucket.inc(inside)
             self._sum.inc(float(values.sum()))
@@ -75,44 +76,54 @@ class Distribution(Histogram):
 
 
 REQUESTS = Counter("eyestate_requests_total", "Requests answered.", ["route", "status"])
-REQUEST_SECONDS = Distribution(
+REQUEST_SECONDS = BulkHistogram(
     "eyestate_request_duration_seconds",
     "Time from the request's head to the end of its answer.",
     ["route"],
     buckets=_LATENCIES,
 )
-PHASE_SECONDS = Distribution(
+PHASE_SECONDS = BulkHistogram(
     "eyestate_phase_duration_seconds",
     "Time per request of decoding and of waiting in the queue, and time per batch of inference.",
     ["phase"],
     buckets=_LATENCIES,
 )
-BATCH_SIZE = Distribution(
+BATCH_SIZE = BulkHistogram(
     "eyestate_batch_size_crops", "Crops per inference.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 )
 QUEUE = Gauge("eyestate_queue_crops", "Crops waiting to be scored.", multiprocess_mode="livesum")
 REJECTED = Counter("eyestate_rejected_total", "Requests refused, by the code of the error.", ["reason"])
 CROPS = Counter("eyestate_crops_total", "Crops scored, by the state they were found in.", ["state"])
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
-SCORE = Distribution(
-    "eyestate_crop_score",
-    "Scores, P(open).",
-    buckets=(0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1),
-)
-WIDTH = Distribution(
-    "eyestate_crop_width_pixels",
-    "Width of the crops as they were sent.",
-    buckets=(12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096),
-)
-BRIGHTNESS = Distribution(
+SCORE = BulkHistogram("eyestate_crop_score", "Scores, P(open).", buckets=EDGES["score"])
+WIDTH = BulkHistogram("eyestate_crop_width_pixels", "Width of the crops as they were sent.", buckets=EDGES["width"])
+BRIGHTNESS = BulkHistogram(
     "eyestate_crop_brightness",
     f"Mean grey value, 0 to 255, of a sample of the crops: at most {SAMPLE} a second and worker.",
-    buckets=tuple(range(20, 256, 20)),
+    buckets=EDGES["brightness"],
 )
-SHARPNESS = Distribution(
+SHARPNESS = BulkHistogram(
     "eyestate_crop_sharpness",
-    f"Variance of the Laplacian at {quality.SIDE} px of a sample of the crops: at most {SAMPLE} a second and worker.",
-    buckets=(5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560),
+    "Variance of the Laplacian over that of the grey values, of the same sample of the crops.",
+    buckets=EDGES["sharpness"],
+)
+PSI = Gauge(
+    "eyestate_drift_psi",
+    "Population stability index of recent crops against the model's reference; of the worker that is furthest off.",
+    ["feature"],
+    multiprocess_mode="livemax",
+)
+UNCERTAIN = Gauge(
+    "eyestate_uncertain_share",
+    "Share of uncertain verdicts, in recent crops (of the worker that has most) and in the model's reference.",
+    ["crops"],
+    multiprocess_mode="livemax",
+)
+REFERENCE = Gauge(
+    "eyestate_reference_cumulative_share",
+    "Share of the crops of the model's reference up to the edge le; the edges are the histograms' buckets.",
+    ["feature", "le"],
+    multiprocess_mode="livemax",
 )
 MODEL = Gauge(
     "eyestate_model_info",
@@ -126,14 +137,23 @@ MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multi
 
 # Children are looked up once, not per request.
 _requests: dict[tuple[str, int], Counter] = {}
-_request_seconds: dict[str, Distribution] = {}
+_failed: dict[str, Counter] = {}
+_request_seconds: dict[str, BulkHistogram] = {}
 _DECODE, _QUEUE, _INFERENCE = (PHASE_SECONDS.labels(phase) for phase in ("decode", "queue", "inference"))
+_CLOSED, _OPEN, _UNCERTAIN = (CROPS.labels(state) for state in ("closed", "open", "uncertain"))
+_FEATURES: Final[dict[Feature, BulkHistogram]] = {
+    "score": SCORE,
+    "width": WIDTH,
+    "brightness": BRIGHTNESS,
+    "sharpness": SHARPNESS,
+}
 _sample: list[Pixels] = []
 
 
 @dataclass(frozen=True, slots=True)
 class _Served:
     thresholds: Thresholds
+    drift: Drift | None
     queue_depth: Callable[[], int]
 
 
@@ -149,7 +169,14 @@ def set_model(manifest: Manifest, device: str = "cpu", queue_depth: Callable[[],
         queue_depth: tells how many crops wait to be scored.
     """
     global _served  # noqa: PLW0603  # one model per process
-    _served = _Served(manifest.thresholds, queue_depth)
+    reference = manifest.reference
+    _served = _Served(manifest.thresholds, Drift(reference, manifest.thresholds) if reference else None, queue_depth)
+    if reference:
+        UNCERTAIN.labels("reference").set(reference.uncertain)
+        for feature, distribution in reference.features.items():
+            for edge, share in zip(distribution.edges, accumulate(distribution.shares), strict=False):  # none beyond
+                le = floatToGoString(edge)  # type: ignore[no-untyped-call]
+                REFERENCE.labels(feature, le).set(share)
     MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
     WORKERS.set(1)
     STARTS.inc()
@@ -195,7 +222,9 @@ def scored(scores: Scores) -> None:
 
 def failed(code: str) -> None:
     """Count a crop that could not be scored; ``code`` is its error's."""
-    FAILED.labels(code).inc()
+    if code not in _failed:
+        _failed[code] = FAILED.labels(code)
+    _failed[code].inc()
 
 
 def rejected(reason: str) -> None:
@@ -205,22 +234,39 @@ def rejected(reason: str) -> None:
 
 def publish() -> None:
     """Put what was noted since the last time into Prometheus."""
-    for distribution in (*_request_seconds.values(), _DECODE, _QUEUE, _INFERENCE, BATCH_SIZE, WIDTH):
-        distribution.publish()
-    scores = SCORE.publish()
-    closed, open_ = (scores <= _served.thresholds.closed).sum(), (scores >= _served.thresholds.open).sum()
-    for state, crops in (("closed", closed), ("open", open_), ("uncertain", len(scores) - closed - open_)):
-        if crops:
-            CROPS.labels(state).inc(float(crops))
+    for histogram in (*_request_seconds.values(), _DECODE, _QUEUE, _INFERENCE, BATCH_SIZE):
+        histogram.publish()
+    _measure_sample()
+    newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}
+    _count_states(newest["score"])
+    if _served.drift:
+        _publish_drift(_served.drift, newest)
+    QUEUE.set(_served.queue_depth())
+    MEMORY.set(_resident_bytes())
+
+
+def _measure_sample() -> None:
     n = len(_sample)
     measures = quality.measure(_sample[:n])
     del _sample[:n]
     BRIGHTNESS.note_array(measures.brightness)
     SHARPNESS.note_array(measures.sharpness)
-    BRIGHTNESS.publish()
-    SHARPNESS.publish()
-    QUEUE.set(_served.queue_depth())
-    MEMORY.set(_resident_bytes())
+
+
+def _count_states(scores: npt.NDArray[np.float64]) -> None:
+    closed, open_ = (scores <= _served.thresholds.closed).sum(), (scores >= _served.thresholds.open).sum()
+    _CLOSED.inc(int(closed))
+    _OPEN.inc(int(open_))
+    _UNCERTAIN.inc(int(len(scores) - closed - open_))
+
+
+def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:
+    for feature, values in newest.items():
+        drift.add(feature, values)
+    for feature, index in drift.indices().items():
+        PSI.labels(feature).set(index)
+    if (share := drift.uncertain()) is not None:
+        UNCERTAIN.labels("recent").set(share)
 
 
 async def publish_regularly() -> None:
@@ -247,9 +293,7 @@ def exposition() -> bytes:
 def _forget_dead_workers(folder: Path) -> None:
     """Drop the gauges of processes that are gone; what they counted stays."""
     for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if not Path(f"/proc/{pid}").exists():
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 

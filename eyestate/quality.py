@@ -1,4 +1,10 @@
-"""How well an eye can be seen in a crop: brightness, contrast, sharpness and size."""
+"""How well an eye can be seen in a crop, so that a caller can abstain from a score.
+
+The limits are where scores become unreliable: MRL's validation subjects were darkened, overexposed, blurred and shrunk
+step by step, and beyond each limit the model's equal error rate or its share of uncertain verdicts is more than twice
+that of the same crops undisturbed (docs/metrics.md has the figures; ``python -m training quality-limits`` measures
+them).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eyestate.images import Pixels, to_input
+from eyestate.images import Pixels, to_input, to_inputs
+from eyestate.schema import Flag, Quality
 
 SIDE: Final = 24  # pixels: crops are measured at one size, so that the figures of small and large ones compare
+TOO_DARK: Final = 20  # mean grey value
+TOO_BRIGHT: Final = 240  # mean grey value
+TOO_BLURRED: Final = 0.06  # sharpness
+TOO_SMALL: Final = 14  # pixels a side
 
 Figures = npt.NDArray[np.float32]
 
@@ -23,7 +34,8 @@ class Measures:
     Attributes:
         brightness: mean grey value, 0 to 255.
         contrast: standard deviation of the grey values, 0 to 127.5.
-        sharpness: variance of the Laplacian, which falls with blur (Pech-Pacheco et al. 2000), 0 upward.
+        sharpness: variance of the Laplacian over the variance of the grey values, 0 upward. The former falls with blur
+            (Pech-Pacheco et al. 2000), but with contrast too; their ratio is the same in any light.
     """
 
     brightness: Figures
@@ -36,9 +48,43 @@ def shrink(crop: Pixels) -> Pixels:
     return np.array(to_input(crop, SIDE))
 
 
-def measure(crops: Sequence[Pixels]) -> Measures:
-    """Measure crops that ``shrink`` returned."""
+def measure(crops: Sequence[Pixels] | Pixels) -> Measures:
+    """Measure crops of ``SIDE``×``SIDE`` pixels, uint8."""
     grey = np.array(crops, np.float32).reshape(-1, SIDE, SIDE)
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     laplacian -= 4 * grey[:, 1:-1, 1:-1]
-    return Measures(grey.mean((1, 2)), grey.std((1, 2)), laplacian.var((1, 2)))
+    contrast = grey.std((1, 2))
+    # A flat crop has nothing that could be sharp: less than one grey value of contrast counts as one.
+    return Measures(grey.mean((1, 2)), contrast, laplacian.var((1, 2)) / np.maximum(contrast, 1) ** 2)
+
+
+def assess(crops: Sequence[Pixels] | Pixels) -> list[Quality]:
+    """What can be said of each crop.
+
+    Args:
+        crops: grey, uint8 (height, width) each or (N, height, width) in all, as they were sent.
+    """
+    small = to_inputs(crops, SIDE) if isinstance(crops, np.ndarray) else [to_input(crop, SIDE) for crop in crops]
+    measures = measure(small)
+    figures = zip(*(f.tolist() for f in (measures.brightness, measures.contrast, measures.sharpness)), strict=True)
+    return [
+        Quality(
+            width=crop.shape[1],
+            height=crop.shape[0],
+            brightness=round(brightness, 1),
+            contrast=round(contrast, 1),
+            sharpness=round(sharpness, 3),
+            flags=_flags(min(crop.shape), brightness, sharpness),
+        )
+        for crop, (brightness, contrast, sharpness) in zip(crops, figures, strict=True)
+    ]
+
+
+def _flags(side: int, brightness: float, sharpness: float) -> list[Flag]:
+    raised: dict[Flag, bool] = {
+        "too_dark": brightness < TOO_DARK,
+        "too_bright": brightness > TOO_BRIGHT,
+        "too_blurred": sharpness < TOO_BLURRED,
+        "too_small": side < TOO_SMALL,
+    }
+    return [flag for flag, is_raised in raised.items() if is_raised]

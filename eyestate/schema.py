@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from eyestate.bundle import State
 
 Score = Annotated[float, Field(ge=0, le=1, description="P(open): 0 is certainly closed, 1 certainly open")]
+Flag = Literal["too_dark", "too_bright", "too_blurred", "too_small"]
 
 
 class _Answer(BaseModel):
@@ -20,6 +21,32 @@ class ModelInfo(_Answer):
 
     name: str
     version: str
+
+
+class LoadedModel(ModelInfo):
+    """The model a worker has loaded; ``sha256`` is that of its ``model.onnx``."""
+
+    sha256: str
+
+
+class Readiness(_Answer):
+    """Answer of ``GET /readyz``: 200 while ``ready``, 503 while ``draining``."""
+
+    status: Literal["ready", "draining"]
+    model: LoadedModel
+    device: Annotated[str, Field(description="what computes, and in which precision")]
+    waiting: Annotated[int, Field(ge=0, description="crops in this worker's queue")]
+
+
+class Quality(_Answer):
+    """How well the eye can be seen. With any flag raised, errors are at least twice as frequent: better abstain."""
+
+    width: Annotated[int, Field(description="of the crop as it was sent, in pixels")]
+    height: Annotated[int, Field(description="of the crop as it was sent, in pixels")]
+    brightness: Annotated[float, Field(ge=0, le=255, description="mean grey value")]
+    contrast: Annotated[float, Field(ge=0, le=127.5, description="standard deviation of the grey values")]
+    sharpness: Annotated[float, Field(ge=0, description="variance of the Laplacian over that of the grey values")]
+    flags: list[Flag]
 
 
 class Verdict(_Answer):
