@@ -1,28 +1,46 @@
-"""The BentoML service: BentoML runs the processes, probes and the documentation page, eyestate answers the requests.
+"""The BentoML service: BentoML runs the processes, sockets, probes and the documentation page, eyestate answers.
 
 Start it with ``make serve`` or ``bentoml serve service:EyeState``.
 """
 
 from __future__ import annotations
 
-import bentoml
+from typing import Any
 
+import bentoml
+from bentoml import Service
+from starlette.types import ASGIApp
+
+from eyestate import logs, routes
 from eyestate.bundle import load_bundle
-from eyestate.errors import BundleError
-from eyestate.routes import app
+from eyestate.errors import EyestateError
+from eyestate.settings import settings
 
 try:
+    SETTINGS = settings()
     load_bundle()  # before workers come up, which would be started again and again
-except BundleError as error:
+except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 
+logs.configure()
+app = routes.serving(SETTINGS)
 
-@bentoml.asgi_app(app())
+
+class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML leaves its types out
+    """A BentoML service whose own middleware is passed only by the requests that eyestate does not answer."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        return routes.edge(app, super().to_asgi(is_main), SETTINGS)
+
+
+@bentoml.asgi_app(app)
 @bentoml.service(
     name="eyestate",
+    service_class=Fronted,
+    workers=SETTINGS.workers,
     # The application serves /metrics itself: BentoML's metrics label requests by raw path.
     metrics={"enabled": False},
-    traffic={"timeout": 60},
+    traffic={"timeout": SETTINGS.timeout},
 )
 class EyeState:
     """Open/closed-eye scoring."""

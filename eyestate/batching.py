@@ -1,70 +1,214 @@
-"""Single crops in, batched inference out."""
+"""The crops of concurrent requests, collected into batches for one model."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
+import numpy as np
+
+from eyestate import metrics
 from eyestate.errors import OverloadedError
 from eyestate.images import Pixels
-from eyestate.scorer import BATCH, Scores
+from eyestate.scorer import Scores
+
+_BATCH_SECONDS: Final = 0.03  # an inference should take no longer than this, for the sake of those who come after
+_BATCH_LIMITS: Final = (32, 256)  # crops; below, a processor is not used well, and above nothing is gained
+_INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on the event loop than the way to a thread
+_IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
+_SMOOTHING: Final = 0.1  # weight of the newest inference in the moving average of the speed
+
+Score = Callable[[Sequence[Pixels]], Scores]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    crop: Pixels
-    score: asyncio.Future[float]
+@dataclass(slots=True, eq=False)
+class _Request:
+    """Crops that came together, and how far they are: ``taken`` into batches, ``scored``."""
+
+    crops: Pixels
+    scores: Scores
+    answered: asyncio.Future[Scores]
+    queued: float
+    taken: int = 0
+    scored: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self.crops) - self.taken
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Slices of requests that are scored together."""
+
+    parts: list[tuple[_Request, slice]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds each request waited for its first crop's batch
+    size: int = 0
+    seconds: float = 0.0
+
+    def run(self, score: Score) -> list[Scores | Exception]:
+        """Score all parts in one inference, or, should it fail, each in its own, so that the fault stays with it."""
+        slices = [request.crops[part] for request, part in self.parts]
+        started = time.perf_counter()
+        try:
+            scores = score(slices)
+        except Exception as error:  # whatever broke, those whose crops these are must learn of it
+            return [error] if len(slices) == 1 else [_attempt(score, crops) for crops in slices]
+        self.seconds = time.perf_counter() - started
+        results: list[Scores | Exception] = []
+        for crops in slices:
+            results.append(scores[: len(crops)])
+            scores = scores[len(crops) :]
+        return results
 
 
 class Batcher:
-    """Collects the crops of concurrent requests into batches for one model.
+    """Scores the crops of concurrent requests in batches.
 
-    While a batch is being scored in a thread, new crops queue up and form the next one: a lone request never waits
-    for company, and under load the batches grow by themselves.
+    A lone request never waits for company: what is there is scored, and what comes meanwhile forms the next batch, so
+    batches grow with the load by themselves. Every waiting request gets its share of each batch, so a request with
+    thousands of crops does not hold up those with one. Belongs to one event loop; nothing here is safe in threads.
     """
 
-    def __init__(self, score: Callable[[Sequence[Pixels]], Scores], *, capacity: int) -> None:
-        """Args:
-        score: scores a batch of model inputs; runs in a thread.
-        capacity: crops that may wait; more are refused.
+    def __init__(self, score: Score, *, side: int, capacity: int) -> None:
+        """Measure the speed of ``score``, and from it the batch size.
+
+        Args:
+            score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
+                thread unless it is too fast for that to pay.
+            side: width and height of a model input in pixels, to measure with.
+            capacity: crops that may wait; more are refused.
         """
         self._score = score
         self._capacity = capacity
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._requests: deque[_Request] = deque()
+        self._waiting = 0
+        self._in_flight = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._seconds_per_crop = _measured(score, side)
+        least, most = _BATCH_LIMITS
+        self.batch_size = min(most, max(least, round(_BATCH_SECONDS / self._seconds_per_crop)))
 
-    async def submit(self, crops: Sequence[Pixels]) -> list[float]:
-        """P(open) of each crop, once they have been scored.
+    @property
+    def waiting(self) -> int:
+        """Crops that wait for an inference."""
+        return self._waiting
+
+    async def submit(self, crops: Pixels) -> Scores:
+        """P(open) of each crop, once they have been scored. A caller that is cancelled frees its place.
+
+        Args:
+            crops: grey crops of one size, uint8 (N, height, width).
+
+        Returns:
+            float32 (N,).
 
         Raises:
             OverloadedError: the crops do not fit into the queue; none of them is scored.
         """
-        if self._queue.qsize() + len(crops) > self._capacity:
-            raise OverloadedError(f"{self._queue.qsize()} crops are waiting already; try again shortly")
+        if len(crops) == 0:
+            return np.empty(0, np.float32)
+        self._admit(len(crops))
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(crop, loop.create_future()) for crop in crops]
-        for item in waiting:
-            self._queue.put_nowait(item)
-        return await asyncio.gather(*(item.score for item in waiting))
-
-    async def run(self) -> None:
-        """Score what is submitted, until cancelled."""
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            batch = [item for item in batch if not item.score.cancelled()]
-            if batch:
-                await self._score_batch(batch)
-
-    async def _score_batch(self, batch: Sequence[_Waiting]) -> None:
+        request = _Request(crops, np.empty(len(crops), np.float32), loop.create_future(), time.perf_counter())
+        if not self._requests:
+            loop.call_soon(self._pump)
+        self._requests.append(request)
+        self._waiting += len(crops)
         try:
-            scores = await asyncio.to_thread(self._score, [item.crop for item in batch])
-        except Exception as error:  # whatever broke, the requests that wait for it must learn of it
-            for item in batch:
-                if not item.score.done():
-                    item.score.set_exception(error)
-            return
-        for item, score in zip(batch, scores.tolist(), strict=True):
-            if not item.score.done():
-                item.score.set_result(score)
+            return await request.answered
+        except asyncio.CancelledError:
+            self._forget(request)
+            raise
+
+    def close(self) -> None:
+        """Give the thread back; nothing may be submitted any more."""
+        self._thread.shutdown(wait=False)
+
+    def _admit(self, crops: int) -> None:
+        # A request alone is always taken, however large.
+        if self._waiting and self._waiting + crops > self._capacity:
+            seconds = max(1, math.ceil(self._waiting * self._seconds_per_crop))
+            raise OverloadedError(f"{self._waiting:,} crops are waiting already; try again in {seconds} s", seconds)
+
+    def _forget(self, request: _Request) -> None:
+        if request.waiting:
+            self._requests.remove(request)
+            self._waiting -= request.waiting
+            request.taken = len(request.crops)
+
+    def _pump(self) -> None:
+        """Score what waits: at once where that is quick, else in the thread, with a full batch ready behind it."""
+        while self._requests and self._in_flight < _IN_FLIGHT:
+            if self._in_flight and self._waiting < self.batch_size:
+                return  # the batch may grow until the inference under way is done
+            batch = self._next_batch()
+            if not self._in_flight and batch.size * self._seconds_per_crop < _INLINE_SECONDS:
+                self._land(batch, batch.run(self._score))
+                if self._requests:
+                    asyncio.get_running_loop().call_soon(self._pump)
+                return
+            self._in_flight += 1
+            inference = asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self._score)
+            inference.add_done_callback(partial(self._landed, batch))
+
+    def _next_batch(self) -> _Batch:
+        batch = _Batch()
+        share = max(1, self.batch_size // len(self._requests))
+        now = time.perf_counter()
+        while self._requests and batch.size < self.batch_size:
+            request = self._requests.popleft()
+            if request.taken == 0:
+                batch.waits.append(now - request.queued)
+            crops = min(request.waiting, share, self.batch_size - batch.size)
+            batch.parts.append((request, slice(request.taken, request.taken + crops)))
+            batch.size += crops
+            request.taken += crops
+            if request.waiting:
+                self._requests.append(request)
+        self._waiting -= batch.size
+        return batch
+
+    def _landed(self, batch: _Batch, inference: asyncio.Future[list[Scores | Exception]]) -> None:
+        self._in_flight -= 1
+        self._land(batch, inference.result())
+        self._pump()
+
+    def _land(self, batch: _Batch, results: list[Scores | Exception]) -> None:
+        if batch.seconds:
+            self._seconds_per_crop += _SMOOTHING * (batch.seconds / batch.size - self._seconds_per_crop)
+            metrics.batch(batch.size, batch.waits, batch.seconds)
+        for (request, part), result in zip(batch.parts, results, strict=True):
+            if request.answered.done():
+                continue
+            if isinstance(result, Exception):
+                self._forget(request)
+                request.answered.set_exception(result)
+                continue
+            request.scores[part] = result
+            request.scored += len(result)
+            if request.scored == len(request.crops):
+                request.answered.set_result(request.scores)
+
+
+def _attempt(score: Score, crops: Pixels) -> Scores | Exception:
+    try:
+        return score([crops])
+    except Exception as error:
+        return error
+
+
+def _measured(score: Score, side: int) -> float:
+    """Seconds per crop in a batch of the least size, after a first one that warms up."""
+    crops = np.zeros((_BATCH_LIMITS[0], side, side), np.uint8)
+    score([crops])
+    started = time.perf_counter()
+    score([crops])
+    return (time.perf_counter() - started) / len(crops)

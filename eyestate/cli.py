@@ -18,9 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from eyestate import __version__
+from eyestate.bundle import State
 from eyestate.errors import EyestateError, ImageError
 from eyestate.images import SUFFIXES
-from eyestate.scorer import BATCH, Scorer, State, load
+from eyestate.scorer import BATCH, Scorer, load
 
 
 class Commands(click.Group):

@@ -1,31 +1,39 @@
-"""The HTTP API as a Starlette application."""
+"""The HTTP API: what is answered under which path."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match
+from starlette.types import ASGIApp, Scope
 
-from eyestate import metrics, openapi, uploads
+from eyestate import inference_protocol, metrics, openapi, tracing, uploads
+from eyestate.access import ApiKeys
+from eyestate.answers import Answers, refusal
 from eyestate.batching import Batcher
-from eyestate.errors import EyestateError, ImageError, MethodNotAllowedError, NotFoundError
-from eyestate.images import Pixels, decode, to_input
-from eyestate.schema import BatchAnswer, ErrorAnswer, ErrorDetail, ModelInfo, ScoreAnswer, Verdict
-from eyestate.scorer import Scorer, load
+from eyestate.bundle import load_bundle
+from eyestate.edge import Edge, Endpoint, Target
+from eyestate.errors import ImageError, MethodNotAllowedError, NotFoundError
+from eyestate.execution import cores
+from eyestate.images import Pixels, decode, luma, to_input
+from eyestate.lifecycle import drained_on_sigterm
+from eyestate.schema import LoadedModel, Readiness
+from eyestate.scorer import Scorer, Scores
+from eyestate.settings import Settings
 
-QUEUE_CAPACITY: Final = 4 * uploads.MAX_IMAGES
-_INLINE_BYTES: Final = 16 * 2**10  # files up to this size decode faster than a thread starts
+log = logging.getLogger("eyestate")
+
+_INLINE_BYTES: Final = 64 * 2**10  # images of up to this size together decode faster than a thread starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +42,41 @@ class Runtime:
 
     scorer: Scorer
     batcher: Batcher
-    model: ModelInfo
+    answers: Answers
 
 
 async def score(request: Request) -> Response:
     """``POST /v1/score``: one image."""
     runtime: Runtime = request.app.state.runtime
-    (crop,) = await _decoded([await uploads.single_image(request)], runtime.scorer.side)
-    if isinstance(crop, ImageError):
-        raise crop
-    (verdict,) = await _verdicts([crop], runtime)
-    return _json(ScoreAnswer(score=verdict.score, state=verdict.state, model=runtime.model))
+    crops, failures = await _decoded(request, [await uploads.single_image(request)])
+    if failures:
+        raise failures[0]
+    scores = await _scored(request, crops)
+    return runtime.answers.one(scores.item(), runtime.scorer.state(scores.item()))
 
 
 async def score_batch(request: Request) -> Response:
-    """``POST /v1/score/batch``: many images; one that cannot be read does not harm the others."""
+    """``POST /v1/score/batch``: many crops; one that cannot be read does not harm the others."""
     runtime: Runtime = request.app.state.runtime
-    crops = await _decoded(await uploads.many_images(request), runtime.scorer.side)
-    verdicts = iter(await _verdicts([crop for crop in crops if not isinstance(crop, ImageError)], runtime))
-    results = [_error_answer(crop) if isinstance(crop, ImageError) else next(verdicts) for crop in crops]
-    return _json(BatchAnswer(results=results, model=runtime.model))
+    crops, failures = await _decoded(request, await uploads.many_images(request))
+    scores = await _scored(request, crops)
+    for failure in failures.values():
+        metrics.failed(failure.code)
+    return runtime.answers.many(request.headers.get("accept", ""), scores, runtime.scorer.states(scores), failures)
+
+
+async def readiness(request: Request) -> Response:
+    """``GET /readyz``: whether to send requests here, and what answers them."""
+    runtime: Runtime = request.app.state.runtime
+    draining = request.app.state.edge.draining
+    manifest = runtime.scorer.manifest
+    answer = Readiness(
+        status="draining" if draining else "ready",
+        model=LoadedModel(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
+        device=runtime.scorer.device,
+        waiting=runtime.batcher.waiting,
+    )
+    return Response(answer.model_dump_json(), 503 if draining else 200, media_type="application/json")
 
 
 async def prometheus(request: Request) -> Response:
@@ -67,101 +90,140 @@ async def openapi_document(request: Request) -> Response:
 
 
 async def unknown(request: Request) -> Response:
-    """Any other path or method under ``/v1``."""
-    if request.url.path in _METHODS:
-        return await _refuse_method(request, HTTPException(405))
-    raise NotFoundError(f"there is no {request.url.path}; the routes are {', '.join(_METHODS)}")
+    """Any other path under ``/v1``."""
+    paths = ", ".join(path for path in _ENDPOINTS if path.startswith("/v1/"))
+    raise NotFoundError(f"there is no {request.url.path}; the routes are {paths}")
 
 
-def app() -> Starlette:
-    """The application; it loads the model and scores a first crop before it takes requests.
+_ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
+    "/v1/score": ("POST", score),
+    "/v1/score/batch": ("POST", score_batch),
+    "/readyz": ("GET", readiness),
+    "/metrics": ("GET", prometheus),
+    "/openapi.json": ("GET", openapi_document),
+    "/docs.json": ("GET", openapi_document),
+}
+_TARGETS: Final = {
+    path: Target(endpoint, path, refusal, operational=not path.startswith("/v1/"))
+    for path, (_, endpoint) in _ENDPOINTS.items()
+}
+_UNKNOWN: Final = Target(unknown, "other", refusal)
+
+
+def serving(settings: Settings) -> Starlette:
+    """The application whose lifespan loads the model and scores a first crop; ``edge`` puts its routes before another.
 
     Raises:
-        BundleError: at start-up, where the model cannot be loaded.
+        BundleError, SettingError: at start-up, where the model or the API keys cannot be loaded.
     """
-    return Starlette(
-        routes=[
-            *(Route(path, _ROUTES[path], methods=[method]) for path, method in _METHODS.items()),
-            Route("/openapi.json", openapi_document),
-            Route("/docs.json", openapi_document),
-            Route("/v1/{path:path}", unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
-        ],
-        middleware=[Middleware(metrics.RequestMetrics, routes=_METHODS)],
-        exception_handlers={
-            EyestateError: _refuse,
-            405: _refuse_method,
-            ClientDisconnect: _give_up,
-            Exception: _fail,
-        },
-        lifespan=_lifespan,
-    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        edge: Edge = app.state.edge
+        scorer = Scorer(load_bundle(), settings.device, max(1, cores() // settings.workers))
+        batcher = Batcher(scorer.score_parts, side=scorer.side, capacity=settings.queue)
+        app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest))
+        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting)
+        edge.tracing = tracing.configured()
+        log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
+        chores = [asyncio.create_task(edge.sweep()), asyncio.create_task(metrics.publish_regularly())]
+        with drained_on_sigterm(edge, settings.drain):
+            yield
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+        batcher.close()
+        if edge.tracing:
+            edge.tracing.close()
+
+    return Starlette(lifespan=lifespan)
 
 
-_ROUTES: Final = {"/v1/score": score, "/v1/score/batch": score_batch, "/metrics": prometheus}
-_METHODS: Final = {"/v1/score": "POST", "/v1/score/batch": "POST", "/metrics": "GET"}
+def edge(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
+    """The routes of ``app`` before another ASGI application, which takes all other requests."""
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+
+    def find(scope: Scope) -> Target | None:
+        path = scope["path"]
+        target = _TARGETS.get(path)
+        if target is not None:
+            method, _ = _ENDPOINTS[path]
+            if scope["method"] != method and (method, scope["method"]) != ("GET", "HEAD"):
+                target = _wrong_method(target, method)
+        elif path.startswith("/v2"):
+            target = _protocol_target(scope)
+        elif path.startswith("/v1/"):
+            target = _UNKNOWN
+        if target is not None:
+            scope["app"] = app
+        return target
+
+    app.state.edge = Edge(find, otherwise, timeout=settings.timeout, keys=keys)
+    result: Edge = app.state.edge
+    return result
 
 
-@asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    scorer = load()
-    scorer.score_inputs([np.zeros((scorer.side, scorer.side), np.uint8)])
-    manifest = scorer.manifest
-    metrics.set_model(manifest)
-    batcher = Batcher(metrics.timed(scorer.score_inputs), capacity=QUEUE_CAPACITY)
-    app.state.runtime = Runtime(scorer, batcher, ModelInfo(name=manifest.name, version=manifest.version))
-    scoring = asyncio.create_task(batcher.run())
-    yield
-    scoring.cancel()
-    with suppress(asyncio.CancelledError):
-        await scoring
+def _protocol_target(scope: Scope) -> Target | None:
+    for route in inference_protocol.ROUTES:
+        match, found = route.matches(scope)
+        if match is Match.FULL:
+            scope.update(found)
+            return Target(
+                route.endpoint, route.path, inference_protocol.refusal, operational=route.path.startswith("/v2/health/")
+            )
+    return None
 
 
-async def _decoded(images: Sequence[bytes], side: int) -> list[Pixels | ImageError]:
-    """Each image as model input, or what is wrong with it."""
-    if sum(map(len, images)) <= _INLINE_BYTES:
-        return [_decode_one(image, side) for image in images]
-    return await asyncio.to_thread(lambda: [_decode_one(image, side) for image in images])
+def _wrong_method(target: Target, method: str) -> Target:
+    async def refuse(request: Request) -> Response:
+        error = MethodNotAllowedError(f"{target.route} takes {method}, not {request.method}")
+        response = target.refusal(error)
+        response.headers["Allow"] = method
+        return response
+
+    return Target(refuse, target.route, target.refusal, operational=True)
 
 
-def _decode_one(image: bytes, side: int) -> Pixels | ImageError:
-    try:
-        return to_input(decode(image), side)
-    except ImageError as error:
-        return error
+async def _scored(request: Request, crops: Pixels) -> Scores:
+    runtime: Runtime = request.app.state.runtime
+    with tracing.phase(request.scope, "score"):
+        scores = await runtime.batcher.submit(crops)
+    metrics.scored(scores)
+    return scores
 
 
-async def _verdicts(crops: Sequence[Pixels], runtime: Runtime) -> list[Verdict]:
-    scores = await runtime.batcher.submit(crops)
-    verdicts = [Verdict(score=round(score, 6), state=runtime.scorer.state(score)) for score in scores]
-    metrics.count_states(verdict.state for verdict in verdicts)
-    return verdicts
+async def _decoded(request: Request, images: Pixels | Sequence[bytes | None]) -> tuple[Pixels, dict[int, ImageError]]:
+    """Grey crops of one size, (N, height, width), and what is wrong with the others, by their place."""
+    runtime: Runtime = request.app.state.runtime
+    started = time.perf_counter()
+    size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
+    with tracing.phase(request.scope, "decode"):
+        if size <= _INLINE_BYTES:
+            crops, failures = _decode(images)
+        else:
+            crops, failures = await asyncio.to_thread(_decode, images)
+        metrics.decoded(time.perf_counter() - started, crops)
+        return _of_one_size(crops, runtime.scorer.side), failures
 
 
-def _json(answer: BaseModel, status: int = 200) -> Response:
-    return Response(answer.model_dump_json(), status, media_type="application/json")
+def _decode(images: Pixels | Sequence[bytes | None]) -> tuple[Pixels | list[Pixels], dict[int, ImageError]]:
+    if isinstance(images, np.ndarray):
+        if images.ndim == 3:
+            return images, {}
+        n, height, width, _ = images.shape
+        return luma(images.reshape(n * height, width, 3)).reshape(n, height, width), {}
+    crops, failures = [], {}
+    for place, image in enumerate(images):
+        try:
+            crops.append(decode(image or b""))
+        except ImageError as error:
+            failures[place] = error
+    return crops, failures
 
 
-def _error_answer(error: EyestateError) -> ErrorAnswer:
-    return ErrorAnswer(error=ErrorDetail(code=error.code, message=error.message))
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EyestateError)
-    return _json(_error_answer(error), error.status)
-
-
-async def _refuse_method(request: Request, error: Exception) -> Response:
-    method = _METHODS.get(request.url.path, "GET")
-    response = await _refuse(request, MethodNotAllowedError(f"{request.url.path} takes {method}, not {request.method}"))
-    response.headers["Allow"] = method
-    return response
-
-
-async def _give_up(request: Request, error: Exception) -> Response:
-    """The client left before its body was complete; nobody reads this answer but the metrics."""
-    return Response(status_code=499)  # nginx's "client closed request"
-
-
-async def _fail(request: Request, error: Exception) -> Response:
-    """An error of ours: told in a word, logged in full by the server."""
-    return await _refuse(request, EyestateError("the service failed on this request; its log says why"))
+def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
+    if isinstance(crops, np.ndarray):
+        return crops
+    if len({crop.shape for crop in crops}) > 1:
+        crops = [to_input(crop, side) for crop in crops]
+    return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from eyestate.bundle import Bundle, load_bundle
+from eyestate.bundle import Bundle, State, load_bundle
 from eyestate.errors import BundleError, ImageError
 from eyestate.execution import open_session
-from eyestate.images import Pixels, check_size, decode, luma, read, to_input
+from eyestate.images import Pixels, check_size, decode, luma, read, to_input, to_inputs
 from eyestate.settings import Device, settings
 
 BATCH: Final = 32  # crops per inference: beyond it a CPU gains little and only memory grows
 
 Scores = npt.NDArray[np.float32]
-State = Literal["open", "closed", "uncertain"]
+_STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
 
 class Scorer:
@@ -77,6 +77,20 @@ class Scorer:
         batches = [self.run(np.asarray(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
         return np.concatenate(batches) if batches else np.empty(0, np.float32)
 
+    def score_parts(self, parts: Sequence[Pixels]) -> Scores:
+        """P(open) of all crops of all parts, in one inference.
+
+        Args:
+            parts: grey crops of one size each, uint8 (n, height, width).
+
+        Returns:
+            float32 (sum of n,).
+        """
+        if len(parts) > 1 and len({part.shape[1:] for part in parts}) == 1:
+            parts = [np.concatenate(parts)]
+        inputs = [to_inputs(part, self.side) for part in parts]
+        return self.run(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+
     def run(self, batch: Pixels) -> Scores:
         """P(open) of one batch, uint8 (N, side, side), in one inference: float32 (N,)."""
         binding = self._session.io_binding()
@@ -85,6 +99,12 @@ class Scorer:
         self._session.run_with_iobinding(binding)
         (scores,) = binding.copy_outputs_to_cpu()
         return np.asarray(scores, np.float32)
+
+    def states(self, scores: Scores) -> list[State]:
+        """The state of each score, float32 (N,)."""
+        thresholds = self.manifest.thresholds
+        places = np.where(scores >= thresholds.open, 0, np.where(scores <= thresholds.closed, 1, 2))
+        return [_STATES[place] for place in places.tolist()]
 
     def state(self, score: float) -> State:
         """The state a score stands for under the manifest's thresholds."""

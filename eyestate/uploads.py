@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from eyestate import packed
 from eyestate.errors import BodyTooLargeError, EmptyBodyError, RequestError, UnsupportedMediaTypeError
-from eyestate.images import MAX_BYTES
+from eyestate.images import MAX_BYTES, Pixels
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
 _ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
@@ -33,42 +35,65 @@ async def single_image(request: Request) -> bytes:
             raise RequestError(f"there are {len(images)} images; send them to /v1/score/batch")
         return images[0]
     if media_type.startswith("image/") or media_type in ("application/octet-stream", ""):
-        return b"".join([chunk async for chunk in _body(request, MAX_BYTES)])
+        return await body(request, MAX_BYTES)
     raise UnsupportedMediaTypeError(
         f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
         "application/octet-stream), or multipart/form-data with the part 'image'"
     )
 
 
-async def many_images(request: Request) -> list[bytes]:
-    """The images of a multipart request: its parts named ``images``, in order, at least one.
+async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
+    """The crops of a bulk request, in order, at least one.
+
+    Returns:
+        Encoded images of multipart parts named ``images`` or of an Arrow stream (None for a null), or uint8
+        (N, height, width) or (N, height, width, 3) of a ``.npy`` file or of an Arrow stream's tensors.
 
     Raises:
-        RequestError: the body has no such images or is over the limits; its subclasses say which.
+        RequestError: the body has no such crops or is over the limits; its subclasses say which.
     """
     media_type = _media_type(request)
-    if media_type != "multipart/form-data":
-        raise UnsupportedMediaTypeError(
-            f"the content type is {media_type or 'missing'}; send multipart/form-data with the parts 'images'"
-        )
-    return await _parts(request, "images", MAX_BODY_BYTES)
+    if media_type == packed.NPY:
+        return packed.from_npy(await body(request, MAX_BODY_BYTES))
+    if media_type == packed.ARROW:
+        return packed.from_arrow(await body(request, MAX_BODY_BYTES))
+    if media_type == "multipart/form-data":
+        return await _parts(request, "images", MAX_BODY_BYTES)
+    raise UnsupportedMediaTypeError(
+        f"the content type is {media_type or 'missing'}; send multipart/form-data with the parts 'images', "
+        f"{packed.NPY} or {packed.ARROW}"
+    )
+
+
+async def body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        EmptyBodyError, BodyTooLargeError: it is empty or over the limit.
+    """
+    return b"".join([chunk async for chunk in _chunks(request, max_bytes)])
 
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The body in chunks, refused as soon as it is known to be empty or over the limit."""
     too_large = BodyTooLargeError(f"the body is over the limit of {max_bytes:,} bytes")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large
-    received = 0
-    async for chunk in request.stream():
+    received, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         received += len(chunk)
         if received > max_bytes:
             raise too_large
         yield chunk
+    request.scope[BODY_READ] = True
     if received == 0:
         raise EmptyBodyError("the body is empty; send an image")
 
@@ -81,7 +106,7 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
     collector = _Collector(name.encode())
     try:
         parser = MultipartParser(options[b"boundary"], collector.callbacks())
-        async for chunk in _body(request, max_bytes):
+        async for chunk in _chunks(request, max_bytes):
             parser.write(chunk)
     except FormParserError as error:
         raise RequestError(f"the multipart body is malformed: {error}") from None

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,101 +11,191 @@ import pytest
 from eyestate.batching import Batcher
 from eyestate.errors import OverloadedError
 from eyestate.images import Pixels
-from eyestate.scorer import BATCH, Scores
+from eyestate.scorer import Scores
+
+LEAST = 32  # crops per batch, where an inference takes long
 
 
 class Brightness:
-    """Scores brightness, remembers the sizes of its batches, and waits for ``go``."""
+    """Scores brightness, remembers the sizes of its batches, waits for ``go``, and breaks on a white crop."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds_per_crop: float = 0.002) -> None:
         self.sizes: list[int] = []
+        self.threads: set[int] = set()
+        self.seconds_per_crop = seconds_per_crop
         self.go = threading.Event()
         self.go.set()
 
-    def __call__(self, crops: Sequence[Pixels]) -> Scores:
-        self.go.wait(10)
+    def __call__(self, parts: Sequence[Pixels]) -> Scores:
+        assert self.go.wait(10)
+        self.threads.add(threading.get_ident())
+        crops = np.concatenate(parts)
         self.sizes.append(len(crops))
-        if any(crop.max() == 255 for crop in crops):
+        time.sleep(len(crops) * self.seconds_per_crop)
+        if crops.max(initial=0) == 255:
             raise RuntimeError("the network broke")
-        return np.array([crop.mean() for crop in crops], np.float32)
+        scores: Scores = crops.mean((1, 2)).astype(np.float32)
+        return scores
 
 
-def crop(value: int) -> Pixels:
-    return np.full((2, 2), value, np.uint8)
+def crops(*values: int) -> Pixels:
+    return np.array(values, np.uint8).repeat(4).reshape(-1, 2, 2)
 
 
-async def with_batcher(score: Brightness, capacity: int, work: object) -> None:
-    batcher = Batcher(score, capacity=capacity)
-    scoring = asyncio.create_task(batcher.run())
-    try:
-        await work(batcher)  # type: ignore[operator]
-    finally:
-        score.go.set()
-        scoring.cancel()
+def with_batcher(
+    work: Callable[[Batcher], Awaitable[None]], score: Brightness | None = None, capacity: int = 10_000
+) -> None:
+    score = score or Brightness()
+
+    async def run() -> None:
+        batcher = Batcher(score, side=2, capacity=capacity)
+        score.sizes.clear()
+        try:
+            await work(batcher)
+        finally:
+            score.go.set()
+            batcher.close()
+
+    asyncio.run(run())
+
+
+async def submitted(batcher: Batcher, *values: int) -> list[float]:
+    scores: list[float] = (await batcher.submit(crops(*values))).tolist()
+    return scores
 
 
 def test_each_caller_gets_its_own_scores_and_the_batches_grow_under_load() -> None:
     score = Brightness()
 
     async def work(batcher: Batcher) -> None:
-        answers = await asyncio.gather(*(batcher.submit([crop(i), crop(i + 1)]) for i in range(100)))
+        answers = await asyncio.gather(*(submitted(batcher, i, i + 1) for i in range(100)))
         assert answers == [[i, i + 1] for i in range(100)]
+        assert batcher.waiting == 0
 
-    asyncio.run(with_batcher(score, 1000, work))
+    with_batcher(work, score)
     assert sum(score.sizes) == 200
-    assert max(score.sizes) == BATCH
-    assert len(score.sizes) == -(-200 // BATCH)
+    assert max(score.sizes) == LEAST
+    assert len(score.sizes) == -(-200 // LEAST)
 
 
 def test_a_lone_crop_does_not_wait() -> None:
     async def work(batcher: Batcher) -> None:
-        assert await asyncio.wait_for(batcher.submit([crop(7)]), 1) == [7]
-        assert await batcher.submit([]) == []
+        assert await asyncio.wait_for(submitted(batcher, 7), 1) == [7]
+        assert await submitted(batcher) == []
 
-    asyncio.run(with_batcher(Brightness(), 10, work))
+    with_batcher(work)
 
 
-def test_what_does_not_fit_is_refused_whole() -> None:
-    score = Brightness()
-    score.go.clear()
+def test_a_quick_model_is_scored_without_a_thread_and_in_larger_batches() -> None:
+    score = Brightness(seconds_per_crop=0)
 
     async def work(batcher: Batcher) -> None:
-        running = asyncio.create_task(batcher.submit([crop(1)]))
+        assert batcher.batch_size == 256
+        await asyncio.gather(*(submitted(batcher, i % 200) for i in range(600)))
+
+    with_batcher(work, score)
+    assert score.threads == {threading.get_ident()}
+    assert sum(score.sizes) == 600
+    assert max(score.sizes) <= 256
+
+
+def test_a_request_with_many_crops_does_not_hold_up_one_with_few() -> None:
+    async def work(batcher: Batcher) -> None:
+        many = asyncio.create_task(batcher.submit(np.zeros((40 * LEAST, 2, 2), np.uint8)))
+        await asyncio.sleep(0.1)
+        started = time.perf_counter()
+        assert await submitted(batcher, 9) == [9]
+        assert time.perf_counter() - started < 0.5
+        assert not many.done()
+        assert (await many).sum() == 0
+
+    with_batcher(work)
+
+
+def test_what_does_not_fit_is_refused_whole_and_told_when_to_come_back() -> None:
+    score = Brightness(seconds_per_crop=0.02)
+
+    async def work(batcher: Batcher) -> None:
+        score.seconds_per_crop = 0
+        score.go.clear()
+        running = asyncio.create_task(submitted(batcher, 1))
         await asyncio.sleep(0.05)  # its inference is under way; the queue is empty
-        waiting = asyncio.create_task(batcher.submit([crop(2)] * 3))
+        waiting = asyncio.create_task(submitted(batcher, *[2] * 130))
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await batcher.submit([crop(3)] * 2)
+        with pytest.raises(OverloadedError) as refused:
+            await submitted(batcher, 3, 3)
+        assert refused.value.retry_after == 3  # 130 crops at a little over 0.02 s
+        assert batcher.waiting == 130
         score.go.set()
         assert await running == [1]
-        assert await waiting == [2, 2, 2]
+        assert await waiting == [2] * 130
 
-    asyncio.run(with_batcher(score, 4, work))
+    with_batcher(work, score, capacity=131)
 
 
-def test_a_caller_that_left_is_not_scored() -> None:
+def test_a_request_larger_than_the_queue_is_taken_where_nobody_waits() -> None:
+    async def work(batcher: Batcher) -> None:
+        assert await submitted(batcher, *range(100)) == list(range(100))
+
+    with_batcher(work, capacity=10)
+
+
+def test_a_caller_that_left_is_not_scored_and_frees_its_place() -> None:
     score = Brightness()
-    score.go.clear()
 
     async def work(batcher: Batcher) -> None:
-        running = asyncio.create_task(batcher.submit([crop(1)]))
+        score.go.clear()
+        running = asyncio.create_task(submitted(batcher, 1))
         await asyncio.sleep(0.05)
-        left = asyncio.create_task(batcher.submit([crop(2)] * 3))
-        stayed = asyncio.create_task(batcher.submit([crop(3)]))
+        left = asyncio.create_task(submitted(batcher, 2, 2, 2))
+        stayed = asyncio.create_task(submitted(batcher, 3))
         await asyncio.sleep(0)
+        assert batcher.waiting == 4
         left.cancel()
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
         score.go.set()
         assert await running == [1]
         assert await stayed == [3]
 
-    asyncio.run(with_batcher(score, 10, work))
+    with_batcher(work, score)
     assert score.sizes == [1, 1]
 
 
-def test_a_broken_inference_reaches_its_callers_and_the_next_batch_is_scored() -> None:
+def test_a_caller_that_leaves_while_it_is_scored_harms_nobody() -> None:
+    score = Brightness()
+
+    async def work(batcher: Batcher) -> None:
+        score.go.clear()
+        left, stayed = (asyncio.create_task(submitted(batcher, value)) for value in (4, 5))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        score.go.set()
+        assert await stayed == [5]
+
+    with_batcher(work, score)
+    assert score.sizes == [2]
+
+
+def test_a_crop_that_breaks_the_inference_harms_only_its_own_request() -> None:
+    async def work(batcher: Batcher) -> None:
+        answers = await asyncio.gather(
+            submitted(batcher, 3), submitted(batcher, 255, 1), submitted(batcher, 4), return_exceptions=True
+        )
+        assert answers[0] == [3]
+        assert isinstance(answers[1], RuntimeError)
+        assert answers[2] == [4]
+        assert await submitted(batcher, 5) == [5]
+        assert batcher.waiting == 0
+
+    with_batcher(work)
+
+
+def test_a_broken_batch_of_a_long_request_ends_it() -> None:
     async def work(batcher: Batcher) -> None:
         with pytest.raises(RuntimeError, match="broke"):
-            await batcher.submit([crop(255), crop(1)])
-        assert await batcher.submit([crop(4)]) == [4]
+            await submitted(batcher, 255, *[0] * (5 * LEAST))
+        assert batcher.waiting == 0
+        assert await submitted(batcher, 6) == [6]
 
-    asyncio.run(with_batcher(Brightness(), 10, work))
+    with_batcher(work)

@@ -1,0 +1,93 @@
+"""Scores as answers: JSON, ``.npy`` or Arrow, whichever the caller accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from starlette.responses import Response
+
+from eyestate import packed
+from eyestate.bundle import Manifest, State
+from eyestate.errors import EyestateError, ImageError
+from eyestate.schema import ErrorAnswer, ErrorDetail, ModelInfo
+from eyestate.scorer import Scores
+
+_DECIMALS = 6
+
+
+class Answers:
+    """Writes the answers of one model. The JSON is that of ``eyestate.schema``, written in a fraction of the time."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._model = ModelInfo(name=manifest.name, version=manifest.version).model_dump_json()
+        self._metadata = {
+            "model_name": manifest.name,
+            "model_version": manifest.version,
+            "model_sha256": manifest.sha256,
+        }
+
+    def one(self, score: float, state: State) -> Response:
+        """The answer of ``POST /v1/score``, a ``ScoreAnswer``."""
+        verdict = _verdict(round(score, _DECIMALS), state)
+        return _json(f'{verdict[:-1]},"model":{self._model}}}')
+
+    def many(
+        self,
+        accept: str,
+        scores: Scores,
+        states: Sequence[State],
+        failures: Mapping[int, ImageError],
+    ) -> Response:
+        """The answer of ``POST /v1/score/batch`` in the format that the header ``Accept`` names.
+
+        Args:
+            accept: the header; JSON unless it names one of the packed types.
+            scores: float32 of the crops that were scored, in order.
+            states: of the same crops.
+            failures: what is wrong with the other crops, by their place among all.
+        """
+        total = len(scores) + len(failures)
+        scored = [place for place in range(total) if place not in failures] if failures else range(total)
+        if packed.NPY in accept:
+            return Response(packed.to_npy(_placed(scores, scored, total)), media_type=packed.NPY)
+        if packed.ARROW in accept:
+            named: list[State | None] = [None] * total
+            for place, state in zip(scored, states, strict=True):
+                named[place] = state
+            errors = [
+                (failures[place].code, failures[place].message) if place in failures else None for place in range(total)
+            ]
+            table = packed.to_arrow(_placed(scores, scored, total), named, errors, self._metadata)
+            return Response(table, media_type=packed.ARROW)
+        results = [""] * total
+        rounded = np.round(scores.astype(np.float64), _DECIMALS).tolist()
+        for place, score, state in zip(scored, rounded, states, strict=True):
+            results[place] = _verdict(score, state)
+        for place, error in failures.items():
+            results[place] = error_answer(error).model_dump_json()
+        return _json(f'{{"results":[{",".join(results)}],"model":{self._model}}}')
+
+
+def refusal(error: EyestateError) -> Response:
+    """An error as the answer of a request."""
+    return _json(error_answer(error).model_dump_json(), error.status)
+
+
+def error_answer(error: EyestateError) -> ErrorAnswer:
+    """An error in the form of the API."""
+    return ErrorAnswer(error=ErrorDetail(code=error.code, message=error.message))
+
+
+def _verdict(score: float, state: State) -> str:
+    return f'{{"score":{score!r},"state":"{state}"}}'
+
+
+def _placed(scores: Scores, scored: Sequence[int], total: int) -> Scores:
+    placed = np.full(total, np.nan, np.float32)
+    placed[scored] = scores
+    return placed
+
+
+def _json(text: str, status: int = 200) -> Response:
+    return Response(text, status, media_type="application/json")

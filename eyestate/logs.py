@@ -1,0 +1,44 @@
+"""Structured logs: one JSON object a line on standard error, without image content."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Final
+
+from eyestate.settings import settings
+
+# What a log record always has; anything else came by `extra`.
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON: time (UTC), level, logger, process, message, and what came by ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+            **{key: value for key, value in record.__dict__.items() if key not in _STANDARD and key[0] != "_"},
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure() -> None:
+    """Send the logs of the service, BentoML, circus and uvicorn through one JSON handler."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    level = settings().log_level.upper()
+    logging.getLogger().handlers[:] = [handler]
+    for name in ("eyestate", "bentoml", "circus", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level if name == "eyestate" else "INFO")
+    logging.getLogger("circus").setLevel("WARNING")

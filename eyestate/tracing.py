@@ -1,0 +1,72 @@
+"""OpenTelemetry traces, where OpenTelemetry's own environment variables name an OTLP endpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagate import extract
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+
+from eyestate import __version__
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_SCOPE_KEY: Final = "eyestate.trace"
+
+
+class Tracing:
+    """Spans of requests, sent by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        resource = Resource.create({"service.version": __version__})
+        if resource.attributes["service.name"] == "unknown_service":
+            resource = resource.merge(Resource({"service.name": "eyestate"}))
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("eyestate", __version__)
+
+    def begin(self, scope: MutableMapping[str, Any], route: str, request_id: str) -> Span:
+        """Begin the span of a request, below the caller's where it sent a ``traceparent``; ``phase`` finds it."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        span = self._tracer.start_span(
+            f"{scope['method']} {route}",
+            context=extract(headers),
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": scope["method"], "http.route": route, "eyestate.request_id": request_id},
+        )
+        scope[_SCOPE_KEY] = self._tracer, span
+        return span
+
+    def end(self, span: Span, status: int) -> None:
+        """End a request's span with the HTTP status it was answered with."""
+        span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end()
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def configured() -> Tracing | None:
+    """The tracing that the environment asks for; None where it names no endpoint."""
+    return Tracing() if any(os.environ.get(variable) for variable in _ENDPOINTS) else None
+
+
+@contextmanager
+def phase(scope: Mapping[str, Any], name: str) -> Iterator[None]:
+    """A part of a request's work, as a span below the request's; nothing where requests are not traced."""
+    if _SCOPE_KEY not in scope:
+        yield
+        return
+    tracer: Tracer
+    tracer, request = scope[_SCOPE_KEY]
+    with tracer.start_as_current_span(name, context=set_span_in_context(request)):
+        yield
