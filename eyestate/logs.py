@@ -42,3 +42,4 @@ def configure() -> None:
         logger.propagate = True
         logger.setLevel(level if name == "eyestate" else "INFO")
     logging.getLogger("circus").setLevel("WARNING")
+    logging.getLogger("uvicorn.access").propagate = False  # without a handler uvicorn writes no access log: we do
