@@ -1,0 +1,254 @@
+"""An HTTP/1.1 load generator that accounts for every request: answered with a status, or lost and why.
+
+wrk is faster, but it neither keeps a rate nor says what became of a single request; runs that kill servers need both.
+Each connection carries one request at a time and is kept alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import httptools
+import numpy as np
+import uvloop
+
+TIMEOUT_SECONDS: Final = 60
+MAX_CONNECTIONS: Final = 8_192
+_TICK_SECONDS: Final = 0.001
+_PAUSE_SECONDS: Final = 0.02  # after a connection was refused
+
+Result = TypeVar("Result")
+
+
+class Lost(Exception):  # noqa: N818  # it is a fate of a request, to be counted
+    """A request was sent, and no complete answer came back."""
+
+
+class Answer(NamedTuple):
+    """What came back; the names of the headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Outcome(NamedTuple):
+    """What became of one request: ``status`` is None where it was lost, ``loss`` then says how.
+
+    ``sent`` is the event loop's clock in seconds, ``seconds`` the time to the answer or loss, ``local_port`` the port
+    of the connection on this side.
+    """
+
+    sent: float
+    seconds: float
+    status: int | None
+    loss: str | None
+    retry_after: str | None
+    local_port: int
+
+
+def http_request(path: str, body: bytes = b"", content_type: str = "image/jpeg", accept: str = "*/*") -> bytes:
+    """The bytes of a POST request with that body, or of a GET request where there is none."""
+    head = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", "Host: 127.0.0.1", f"Accept: {accept}"]
+    if body:
+        head += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "\r\n"]).encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a server on the loopback interface."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self.local_port = 0
+        self.usable = False
+
+    @staticmethod
+    async def open(port: int) -> Connection:
+        """Connect.
+
+        Raises:
+            OSError: nobody listens, or nobody takes the connection.
+        """
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+        return connection
+
+    async def ask(self, request: bytes) -> Answer:
+        """Send a request and wait for its answer; only one at a time.
+
+        Raises:
+            Lost: the connection ended before the answer was complete.
+            TimeoutError: there was no answer within ``TIMEOUT_SECONDS``.
+        """
+        assert self._transport is not None
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._headers, self._body = {}, []
+        self._transport.write(request)
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await self._waiter
+        except TimeoutError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Hang up."""
+        self.usable = False
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.local_port = transport.get_extra_info("sockname")[1]
+        self.usable = True
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._lose(f"not HTTP: {error}")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        self._lose("reset by the server" if exc else "closed by the server")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._parser.should_keep_alive():
+            self.close()
+        if self._waiter is not None and not self._waiter.done():
+            answer = Answer(self._parser.get_status_code(), self._headers, b"".join(self._body))
+            self._waiter.set_result(answer)
+
+    def _lose(self, why: str) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(Lost(why))
+
+
+class Generator:
+    """Sends requests to one server and keeps the books.
+
+    ``sent`` requests left this process; each has its outcome once the load is over. ``refused`` counts connections
+    that could not be made, ``held_back`` requests that were due while ``MAX_CONNECTIONS`` were busy: those were never
+    sent.
+    """
+
+    def __init__(self, port: int, requests: Sequence[bytes]) -> None:
+        """Args:
+        port: of the server on the loopback interface.
+        requests: sent in turn, again and again.
+        """
+        self._port = port
+        self._requests = itertools.cycle(requests)
+        self._idle: list[Connection] = []
+        self.sent = 0
+        self.refused = 0
+        self.held_back = 0
+        self.outcomes: list[Outcome] = []
+
+    async def closed_loop(self, connections: int, stop: asyncio.Event) -> None:
+        """Keep so many connections busy, each with its next request as soon as the last one is answered."""
+        await asyncio.gather(*(self._keep_busy(stop) for _ in range(connections)))
+
+    async def open_loop(self, rate: float, stop: asyncio.Event) -> None:
+        """Send ``rate`` requests per second, whether or not earlier ones have been answered."""
+        loop = asyncio.get_running_loop()
+        started, due = loop.time(), 0
+        under_way: set[asyncio.Task[None]] = set()
+        while not stop.is_set():
+            while due < (loop.time() - started) * rate:
+                due += 1
+                if len(under_way) >= MAX_CONNECTIONS:
+                    self.held_back += 1
+                    continue
+                task = loop.create_task(self._send_one())
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            await asyncio.sleep(_TICK_SECONDS)
+        await asyncio.gather(*under_way)
+
+    def close(self) -> None:
+        """Hang up the connections that are kept for later requests."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _keep_busy(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self._send_one()
+
+    async def _send_one(self) -> None:
+        connection = await self._connection()
+        if connection is None:
+            return
+        loop = asyncio.get_running_loop()
+        sent, status, loss, retry_after = loop.time(), None, None, None
+        self.sent += 1
+        try:
+            answer = await connection.ask(next(self._requests))
+            status, retry_after = answer.status, answer.headers.get("retry-after")
+        except Lost as error:
+            loss = str(error)
+        except TimeoutError:
+            loss = f"no answer within {TIMEOUT_SECONDS} s"
+        self.outcomes.append(Outcome(sent, loop.time() - sent, status, loss, retry_after, connection.local_port))
+        if connection.usable:
+            self._idle.append(connection)
+
+    async def _connection(self) -> Connection | None:
+        while self._idle:
+            if (connection := self._idle.pop()).usable:
+                return connection
+        try:
+            return await Connection.open(self._port)
+        except OSError:
+            self.refused += 1
+            await asyncio.sleep(_PAUSE_SECONDS)
+            return None
+
+
+def statuses(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Answered requests by status."""
+    counts = Counter(str(outcome.status) for outcome in outcomes if outcome.status is not None)
+    return dict(sorted(counts.items()))
+
+
+def losses(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Lost requests by the way they were lost."""
+    counts = Counter(outcome.loss for outcome in outcomes if outcome.loss is not None)
+    return dict(sorted(counts.items()))
+
+
+def percentiles_ms(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool]) -> dict[str, float] | None:
+    """p50, p99 and the longest time of the wanted outcomes in milliseconds; None where there are none."""
+    times = [outcome.seconds * 1e3 for outcome in outcomes if wanted(outcome)]
+    if not times:
+        return None
+    p50, p99, longest = np.percentile(times, [50, 99, 100])
+    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(longest, 2)}
+
+
+async def stop_after(seconds: float, stop: asyncio.Event) -> None:
+    """Set the event when the time is over."""
+    await asyncio.sleep(seconds)
+    stop.set()
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run on uvloop, so that the generator takes as little as it can from the server beside it."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)

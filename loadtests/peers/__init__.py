@@ -1,0 +1,1 @@
+"""The same model and the same preprocessing behind other servers, each set up as its own documentation says."""

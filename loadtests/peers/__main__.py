@@ -1,0 +1,159 @@
+"""``python -m loadtests.peers``: requests/s, latency, errors and memory of every server, in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, get_args
+
+import click
+
+from eyestate.execution import cores
+from eyestate.scorer import Scorer
+from eyestate.settings import Device
+from loadtests import crops
+from loadtests.peers.environments import programs
+from loadtests.peers.lineup import PEERS, Peer
+from loadtests.peers.tables import Point, page, ratios, rows, targets
+from loadtests.report import REPORTS, circumstances, write
+from loadtests.servers import SCRATCH, Server, ServerError, running
+from loadtests.small_bundle import NAME as SMALL
+from loadtests.wrk import drive
+
+WARM_UP_SECONDS: Final = 2
+WARM_UP_CONNECTIONS: Final = 16
+SCORE_TOLERANCE: Final = 0.002  # Pillow, which two of the peers decode with, may round a pixel otherwise
+NAMES: Final = [peer.name for peer in PEERS]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is made here.")
+@click.option(
+    "--device",
+    type=click.Choice(get_args(Device)),
+    default="cpu",
+    show_default=True,
+    help="EYESTATE_DEVICE of every server.",
+)
+@click.option("--connections", type=click.IntRange(1, 1024), multiple=True, default=(1, 16, 64, 256), show_default=True)
+@click.option("--seconds", type=click.IntRange(1), default=5, show_default=True, help="Of load at each point.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in another order.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of every server.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Of ONNX Runtime in every process of the others; ours divides the cores among its workers.  "
+    "[default: likewise]",
+)
+@click.option("--only", type=click.Choice(NAMES), multiple=True, help="Measure these alone; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(
+    *,
+    model: str,
+    device: Device,
+    connections: tuple[int, ...],
+    seconds: int,
+    rounds: int,
+    workers: int,
+    threads: int | None,
+    only: tuple[str, ...],
+    output: Path,
+) -> None:
+    """Measure the same model behind several servers, side by side, and write peers.json and peers.md.
+
+    wrk drives one server after another, all of them in every round, so that noise of the machine meets all alike.
+    """
+    bundle = crops.bundle(model)
+    threads = threads or max(1, cores() // workers)
+    settings = {
+        "EYESTATE_MODEL": str(bundle.path.absolute()),
+        "EYESTATE_DEVICE": device,
+        "EYESTATE_WORKERS": str(workers),
+        "PEER_WORKERS": str(workers),
+        "PEER_THREADS": str(threads),
+        "BENTOML_HOME": str(SCRATCH / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    chosen = [peer for peer in PEERS if not only or peer.name in only]
+    about = circumstances(
+        model=bundle.manifest.name,
+        device=device,
+        seconds=seconds,
+        rounds=rounds,
+        workers=workers,
+        threads=threads,
+    )
+    expected = float(Scorer(bundle, device).score([crops.jpeg(crops.eye())])[0])
+    points: list[Point] = []
+    failed: dict[str, str] = {}
+    for turn in range(rounds):
+        shift = turn % len(chosen)
+        for peer in chosen[shift:] + chosen[:shift]:
+            try:
+                for point in measured(
+                    peer, turn, connections=connections, seconds=seconds, settings=settings, expected=expected
+                ):
+                    click.echo(told(point))
+                    points.append(point)
+            except ServerError as error:
+                failed[peer.name] = error.message.splitlines()[0]
+                click.echo(f"{peer.name}: {error.message}", err=True)
+    result = {
+        "about": about,
+        "targets": [dataclasses.asdict(target) for target in targets(points)],
+        "rows": [dataclasses.asdict(row) for row in rows(points)],
+        "ours_over": {peer.name: ratios(points, peer.name) for peer in chosen[1:]},
+        "failed": failed,
+        "points": [dataclasses.asdict(point) for point in points],
+    }
+    text = page(about, PEERS, points)
+    write(output, "peers", result, text)
+    click.echo("\n" + text)
+
+
+def measured(
+    peer: Peer, turn: int, *, connections: Sequence[int], seconds: int, settings: dict[str, str], expected: float
+) -> Iterator[Point]:
+    """Start a server, see that it gives the expected score, warm it up, load it in turn and stop it."""
+    image = crops.jpeg(crops.eye())
+    body, content_type = peer.request(image)
+    folder = programs(peer.venv)
+    workers = settings["PEER_WORKERS"]
+    command = [part.replace("{bin}", str(folder)).replace("{workers}", workers) for part in peer.command]
+    environment = {name: value.replace("{workers}", workers) for name, value in peer.environment.items()}
+    log = SCRATCH / "logs" / f"{peer.name.replace(' ', '-').lower()}-{turn}.log"
+    with running(command, settings | environment, peer.probe(image), log) as server:
+        check_score(peer, server, image, expected)
+        url = server.url + peer.path
+        drive(url, body, content_type, connections=WARM_UP_CONNECTIONS, seconds=WARM_UP_SECONDS, observe=server.memory)
+        for number in connections:
+            load, memory = drive(url, body, content_type, connections=number, seconds=seconds, observe=server.memory)
+            yield Point(peer.name, turn, number, load, memory)
+
+
+def check_score(peer: Peer, server: Server, image: bytes, expected: float) -> None:
+    """See that a server really serves the model that is measured.
+
+    Raises:
+        ServerError: it gives an image another score than the model does.
+    """
+    answer = server.ask(peer.probe(image)).decode()
+    found = re.search(r"score\W+([0-9.e-]+)", answer)
+    if not found or abs(float(found[1]) - expected) > SCORE_TOLERANCE:
+        raise ServerError(f"{peer.name} answers {answer[:200]!r}; the model's score is {expected:.6f}")
+
+
+def told(point: Point) -> str:
+    """A point in a line, to follow the run by."""
+    load = point.load
+    return (
+        f"round {point.round + 1}, {point.peer:<18} {point.connections:>4} connections: "
+        f"{load.requests_per_second:>8,.0f}/s, p50 {load.p50_ms:.1f} ms, p99 {load.p99_ms:.1f} ms, "
+        f"{point.memory.pss:,.0f} MiB, {load.statuses}, {({k: v for k, v in load.errors.items() if v}) or 'no errors'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

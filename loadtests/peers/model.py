@@ -1,0 +1,47 @@
+"""What every peer serves: the bundle, in the same ONNX Runtime session and with the same answer as ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from eyestate.bundle import load_bundle
+from eyestate.execution import open_session
+from eyestate.images import Pixels, decode, to_input
+from eyestate.settings import settings
+
+WORKERS: Final = int(os.environ.get("PEER_WORKERS", "1"))  # processes that run inference
+THREADS: Final = int(os.environ.get("PEER_THREADS", "1"))  # of ONNX Runtime in each of them
+MAX_BATCH: Final = 32
+MAX_WAIT_MS: Final = 1  # how long a batch waits for company, where a peer wants to be told; 2 and 5 were slower
+
+
+class Model:
+    """The bundle that ``$EYESTATE_MODEL`` names, on the device that ``$EYESTATE_DEVICE`` names."""
+
+    def __init__(self) -> None:
+        self.bundle = load_bundle()
+        self.manifest = self.bundle.manifest
+        self._session, _ = open_session(self.bundle.onnx, settings().device, THREADS)
+
+    def preprocess(self, image: bytes) -> Pixels:
+        """Image bytes to one model input (side, side)."""
+        return self.fit(decode(image))
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        """Grey pixels (height, width) to one model input (side, side)."""
+        return to_input(pixels, self.manifest.input.side)
+
+    def answers(self, inputs: Sequence[Pixels]) -> list[dict[str, Any]]:
+        """Score one batch of model inputs; of each, what our ``/v1/score`` answers."""
+        (scores,) = self._session.run([self.manifest.output.name], {self.manifest.input.name: np.stack(inputs)})
+        return [self._answer(score) for score in scores.tolist()]
+
+    def _answer(self, score: float) -> dict[str, Any]:
+        thresholds = self.manifest.thresholds
+        state = "open" if score >= thresholds.open else "closed" if score <= thresholds.closed else "uncertain"
+        model = {"name": self.manifest.name, "version": self.manifest.version}
+        return {"score": round(score, 6), "state": state, "model": model}
