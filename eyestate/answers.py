@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from starlette.responses import Response
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from eyestate import packed
 from eyestate.bundle import Manifest, State
 from eyestate.errors import EyestateError, ImageError
-from eyestate.schema import ErrorAnswer, ErrorDetail, ModelInfo
+from eyestate.schema import ErrorAnswer, ErrorDetail, ModelInfo, Quality
 from eyestate.scorer import Scores
 
 _DECIMALS = 6
@@ -27,9 +28,9 @@ class Answers:
             "model_sha256": manifest.sha256,
         }
 
-    def one(self, score: float, state: State) -> Response:
-        """The answer of ``POST /v1/score``, a ``ScoreAnswer``."""
-        verdict = _verdict(round(score, _DECIMALS), state)
+    def one(self, score: float, state: State, qualities: Sequence[Quality] | None) -> Response:
+        """The answer of ``POST /v1/score``, a ``ScoreAnswer``; ``qualities`` has one, or is None if nobody asked."""
+        verdict = _verdict(round(score, _DECIMALS), state, qualities[0] if qualities else None)
         return _json(f'{verdict[:-1]},"model":{self._model}}}')
 
     def many(
@@ -37,6 +38,7 @@ class Answers:
         accept: str,
         scores: Scores,
         states: Sequence[State],
+        qualities: Sequence[Quality] | None,
         failures: Mapping[int, ImageError],
     ) -> Response:
         """The answer of ``POST /v1/score/batch`` in the format that the header ``Accept`` names.
@@ -45,6 +47,7 @@ class Answers:
             accept: the header; JSON unless it names one of the packed types.
             scores: float32 of the crops that were scored, in order.
             states: of the same crops.
+            qualities: of the same crops, None where nobody asked; only JSON has a place for them.
             failures: what is wrong with the other crops, by their place among all.
         """
         total = len(scores) + len(failures)
@@ -62,8 +65,8 @@ class Answers:
             return Response(table, media_type=packed.ARROW)
         results = [""] * total
         rounded = np.round(scores.astype(np.float64), _DECIMALS).tolist()
-        for place, score, state in zip(scored, rounded, states, strict=True):
-            results[place] = _verdict(score, state)
+        for place, score, state, quality in zip(scored, rounded, states, qualities or repeat(None), strict=False):
+            results[place] = _verdict(score, state, quality)
         for place, error in failures.items():
             results[place] = error_answer(error).model_dump_json()
         return _json(f'{{"results":[{",".join(results)}],"model":{self._model}}}')
@@ -79,8 +82,9 @@ def error_answer(error: EyestateError) -> ErrorAnswer:
     return ErrorAnswer(error=ErrorDetail(code=error.code, message=error.message))
 
 
-def _verdict(score: float, state: State) -> str:
-    return f'{{"score":{score!r},"state":"{state}"}}'
+def _verdict(score: float, state: State, quality: Quality | None) -> str:
+    rest = f',"quality":{quality.model_dump_json()}' if quality else ""
+    return f'{{"score":{score!r},"state":"{state}"{rest}}}'
 
 
 def _placed(scores: Scores, scored: Sequence[int], total: int) -> Scores:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from pydantic import BaseModel
@@ -34,9 +34,7 @@ from eyestate.inference_schema import (
     TensorMetadata,
 )
 from eyestate.inference_tensors import JSON_LENGTH, read, write
-
-if TYPE_CHECKING:
-    from eyestate.routes import Runtime
+from eyestate.runtime import Runtime
 
 _INLINE_BYTES: Final = 16 * 2**10  # requests up to this size are read faster than a thread starts
 
@@ -92,8 +90,6 @@ async def model_metadata(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """``POST /v2/models/{name}[/versions/{version}]/infer``."""
-    from eyestate.routes import _decoded, _scored  # noqa: PLC0415  # which imports this module
-
     manifest = _manifest(request)
     runtime: Runtime = request.app.state.runtime
     body = await uploads.body(request, uploads.MAX_BODY_BYTES)
@@ -105,11 +101,11 @@ async def infer(request: Request) -> Response:
         asked, tensors = await asyncio.to_thread(read, body, encoding, json_length)
     crops = []
     for tensor in tensors:
-        decoded, failures = await _decoded(request, tensor)
-        for place, error in failures.items():
+        decoded = await runtime.decode(request.scope, tensor)
+        for place, error in decoded.failures.items():
             raise type(error)(f"element {place} of 'images': {error.message}")
         crops.append(decoded)
-    scores = np.concatenate([await _scored(request, part) for part in crops])
+    scores = np.concatenate([await runtime.score(request.scope, part) for part in crops])
     head, binary = write(asked, manifest, scores, runtime.scorer.states(scores))
     if not binary:
         return Response(head, media_type="application/json")

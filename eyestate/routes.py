@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,46 +20,41 @@ from eyestate.answers import Answers, refusal
 from eyestate.batching import Batcher
 from eyestate.bundle import load_bundle
 from eyestate.edge import Edge, Endpoint, Target
-from eyestate.errors import ImageError, MethodNotAllowedError, NotFoundError
+from eyestate.errors import MethodNotAllowedError, NotFoundError, RequestError
 from eyestate.execution import cores
-from eyestate.images import Pixels, decode, luma, to_input
 from eyestate.lifecycle import drained_on_sigterm
+from eyestate.runtime import Runtime
 from eyestate.schema import LoadedModel, Readiness
-from eyestate.scorer import Scorer, Scores
+from eyestate.scorer import Scorer
 from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate")
-
-_INLINE_BYTES: Final = 64 * 2**10  # images of up to this size together decode faster than a thread starts
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What the routes need while the service runs."""
-
-    scorer: Scorer
-    batcher: Batcher
-    answers: Answers
 
 
 async def score(request: Request) -> Response:
     """``POST /v1/score``: one image."""
     runtime: Runtime = request.app.state.runtime
-    crops, failures = await _decoded(request, [await uploads.single_image(request)])
-    if failures:
-        raise failures[0]
-    scores = await _scored(request, crops)
-    return runtime.answers.one(scores.item(), runtime.scorer.state(scores.item()))
+    decoded = await runtime.decode(request.scope, [await uploads.single_image(request)], _wants_quality(request))
+    if decoded.failures:
+        raise decoded.failures[0]
+    probability = (await runtime.score(request.scope, decoded)).item()
+    return runtime.answers.one(probability, runtime.scorer.state(probability), decoded.qualities)
 
 
 async def score_batch(request: Request) -> Response:
     """``POST /v1/score/batch``: many crops; one that cannot be read does not harm the others."""
     runtime: Runtime = request.app.state.runtime
-    crops, failures = await _decoded(request, await uploads.many_images(request))
-    scores = await _scored(request, crops)
-    for failure in failures.values():
+    decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants_quality(request))
+    scores = await runtime.score(request.scope, decoded)
+    for failure in decoded.failures.values():
         metrics.failed(failure.code)
-    return runtime.answers.many(request.headers.get("accept", ""), scores, runtime.scorer.states(scores), failures)
+    return runtime.answers.many(
+        request.headers.get("accept", ""),
+        scores,
+        runtime.scorer.states(scores),
+        decoded.qualities,
+        decoded.failures,
+    )
 
 
 async def readiness(request: Request) -> Response:
@@ -184,46 +176,15 @@ def _wrong_method(target: Target, method: str) -> Target:
     return Target(refuse, target.route, target.refusal, operational=True)
 
 
-async def _scored(request: Request, crops: Pixels) -> Scores:
-    runtime: Runtime = request.app.state.runtime
-    with tracing.phase(request.scope, "score"):
-        scores = await runtime.batcher.submit(crops)
-    metrics.scored(scores)
-    return scores
+def _wants_quality(request: Request) -> bool:
+    """Whether the query asks for the quality of crops.
 
-
-async def _decoded(request: Request, images: Pixels | Sequence[bytes | None]) -> tuple[Pixels, dict[int, ImageError]]:
-    """Grey crops of one size, (N, height, width), and what is wrong with the others, by their place."""
-    runtime: Runtime = request.app.state.runtime
-    started = time.perf_counter()
-    size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
-    with tracing.phase(request.scope, "decode"):
-        if size <= _INLINE_BYTES:
-            crops, failures = _decode(images)
-        else:
-            crops, failures = await asyncio.to_thread(_decode, images)
-        metrics.decoded(time.perf_counter() - started, crops)
-        return _of_one_size(crops, runtime.scorer.side), failures
-
-
-def _decode(images: Pixels | Sequence[bytes | None]) -> tuple[Pixels | list[Pixels], dict[int, ImageError]]:
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3:
-            return images, {}
-        n, height, width, _ = images.shape
-        return luma(images.reshape(n * height, width, 3)).reshape(n, height, width), {}
-    crops, failures = [], {}
-    for place, image in enumerate(images):
-        try:
-            crops.append(decode(image or b""))
-        except ImageError as error:
-            failures[place] = error
-    return crops, failures
-
-
-def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
-    if isinstance(crops, np.ndarray):
-        return crops
-    if len({crop.shape for crop in crops}) > 1:
-        crops = [to_input(crop, side) for crop in crops]
-    return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)
+    Raises:
+        RequestError: the parameter is neither true nor false.
+    """
+    if not request.scope["query_string"]:
+        return False
+    wanted = request.query_params.get("quality", "false").lower()
+    if wanted not in ("true", "false"):
+        raise RequestError(f"quality is {wanted!r}; it may be true or false")
+    return wanted == "true"

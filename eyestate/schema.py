@@ -50,10 +50,11 @@ class Quality(_Answer):
 
 
 class Verdict(_Answer):
-    """Score and state of one crop."""
+    """Score and state of one crop, and where it was asked for (``?quality=true``), how well the eye can be seen."""
 
     score: Score
     state: State
+    quality: Quality | None = None
 
 
 class ScoreAnswer(Verdict):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eyestate import packed
 from eyestate.errors import BodyTooLargeError, EyestateError, ImageError, ImageTooSmallError, RequestError
+from eyestate.images import Pixels
 
 RNG = np.random.default_rng(5)
 GREY = RNG.integers(0, 256, (5, 9, 11), dtype=np.uint8)
@@ -39,7 +40,7 @@ def tensors(array: Any) -> pa.Array:
 class TestNpy:
     @pytest.mark.parametrize("crops", [GREY, RGB, GREY[:1]], ids=["grey", "rgb", "one"])
     @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-    def test_crops(self, crops: packed.Pixels, version: tuple[int, int]) -> None:
+    def test_crops(self, crops: Pixels, version: tuple[int, int]) -> None:
         np.testing.assert_array_equal(packed.from_npy(npy(crops, version)), crops)
 
     @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ class TestArrow:
         assert packed.from_arrow(stream(pa.array(images, kind))) == images
 
     @pytest.mark.parametrize("crops", [GREY, RGB], ids=["grey", "rgb"])
-    def test_tensors(self, crops: packed.Pixels) -> None:
+    def test_tensors(self, crops: Pixels) -> None:
         np.testing.assert_array_equal(packed.from_arrow(stream(tensors(crops))), crops)
 
     @pytest.mark.parametrize(

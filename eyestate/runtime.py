@@ -1,0 +1,111 @@
+"""What every scoring route does: images to crops, crops to scores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from starlette.types import Scope
+
+from eyestate import metrics, quality, tracing
+from eyestate.answers import Answers
+from eyestate.batching import Batcher
+from eyestate.errors import ImageError
+from eyestate.images import Pixels, decode, luma, to_input
+from eyestate.schema import Quality
+from eyestate.scorer import Scorer, Scores
+
+_INLINE_BYTES: Final = 64 * 2**10  # images of up to this size together decode faster than a thread starts
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The crops of a request.
+
+    Attributes:
+        originals: those that could be read, grey, as they were sent.
+        crops: the same in one size, uint8 (N, height, width).
+        failures: what is wrong with the others, by their place in the request.
+        qualities: of the originals, None where nobody asked.
+    """
+
+    originals: Pixels | Sequence[Pixels]
+    crops: Pixels
+    failures: dict[int, ImageError]
+    qualities: list[Quality] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The model of this process and the way to it."""
+
+    scorer: Scorer
+    batcher: Batcher
+    answers: Answers
+
+    async def decode(
+        self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
+    ) -> Decoded:
+        """Decode the images of a request, in a thread where they are large.
+
+        Args:
+            scope: of the request.
+            images: encoded images, None counting as an empty one, or uint8 (N, height, width) or
+                (N, height, width, 3).
+            with_quality: whether to measure the crops.
+        """
+        started = time.perf_counter()
+        size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
+        with tracing.phase(scope, "decode"):
+            if size <= _INLINE_BYTES:
+                decoded = _decode(images, self.scorer.side, with_quality)
+            else:
+                decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
+        metrics.decoded(time.perf_counter() - started, decoded.originals)
+        return decoded
+
+    async def score(self, scope: Scope, decoded: Decoded) -> Scores:
+        """P(open) of the decoded crops, float32 (N,).
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        with tracing.phase(scope, "score"):
+            scores = await self.batcher.submit(decoded.crops)
+        metrics.scored(scores)
+        return scores
+
+
+def _decode(images: Pixels | Sequence[bytes | None], side: int, with_quality: bool) -> Decoded:
+    failures: dict[int, ImageError] = {}
+    originals: Pixels | list[Pixels]
+    if isinstance(images, np.ndarray):
+        originals = _grey(images)
+    else:
+        originals = []
+        for place, image in enumerate(images):
+            try:
+                originals.append(decode(image or b""))
+            except ImageError as error:
+                failures[place] = error
+    qualities = quality.assess(originals) if with_quality else None
+    return Decoded(originals, _of_one_size(originals, side), failures, qualities)
+
+
+def _grey(crops: Pixels) -> Pixels:
+    if crops.ndim == 3:
+        return crops
+    n, height, width, _ = crops.shape
+    return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
+
+
+def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
+    if isinstance(crops, np.ndarray):
+        return crops
+    if len({crop.shape for crop in crops}) > 1:
+        crops = [to_input(crop, side) for crop in crops]
+    return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)
