@@ -29,6 +29,7 @@ from training.stages import (
     judged_by_people,
     mix,
     pseudo_label,
+    read_pool,
     score,
     self_train_command,
 )
@@ -141,11 +142,13 @@ def train_mrl(
 def export(*, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, version: str, models: Path) -> None:
     """Judge a trained classifier on crops it never saw and write its bundle and model card.
 
-    Where people's labels of the held-out crops are missing, MRL's test subjects alone judge.
+    Where people's labels of the held-out crops are missing, MRL's test subjects alone judge. Where the unlabelled crops
+    are missing, the service will have nothing to measure drift from.
     """
     split = split_by_subject(load_mrl(mrl).crops)
     held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
-    bundle = export_run(run, split, models, name=name, version=version, held_out=held_out)
+    usual = read_pool(crops) if crops.exists() else []
+    bundle = export_run(run, split, models, name=name, version=version, held_out=held_out, usual=usual)
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
     click.echo(f"wrote {bundle.path}")

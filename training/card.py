@@ -41,7 +41,7 @@ Tells whether the eye in a crop is open. The score is P(open), 0 to 1.
 | Thresholds | {thresholds.rule} |
 | File | `model.onnx`, weights in fp16, SHA-256 `{manifest.sha256}` |
 | ONNX Runtime against PyTorch | largest score difference {manifest.parity:.5f} on real crops |
-| Made | {manifest.created:%Y-%m-%d}, code at `{training.git_revision}` |
+{_reference(manifest)}| Made | {manifest.created:%Y-%m-%d}, code at `{training.git_revision}` |
 
 ## Intended use
 
@@ -79,6 +79,14 @@ the variance of the Laplacian at 24 px):
 - Among the attributes of the data only the recorded gender touches on fairness; skin tone and age were not recorded, so
   nothing can be said about them.
 """
+
+
+def _reference(manifest: Manifest) -> str:
+    reference = manifest.reference
+    if reference is None:
+        return ""
+    of = f"{reference.crops:,} {reference.data}, {reference.uncertain:.1%} of them uncertain"
+    return f"| Drift is measured from | {of} (`reference` in `manifest.json`) |\n"
 
 
 def _metrics(metrics: Iterable[Metric]) -> str:

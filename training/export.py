@@ -25,11 +25,15 @@ from eyestate.bundle import (
     InputContract,
     Manifest,
     OutputContract,
+    Reference,
     Thresholds,
     Training,
     load_bundle,
 )
+from eyestate.drift import reference
 from eyestate.errors import BundleError
+from eyestate.images import decode
+from eyestate.quality import measure, shrink
 from eyestate.scorer import Scorer
 from training.card import model_card
 from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
@@ -119,6 +123,22 @@ def parity(model: bytes, classifier: EyeClassifier, crops: Sequence[Crop]) -> fl
     return float(difference)
 
 
+def reference_of(crops: Sequence[Crop], scores: Scores, thresholds: Thresholds) -> Reference:
+    """How crops of the kind that the model is for look, and how their scores (N,) are distributed."""
+    pixels = [decode(crop.data) for crop in crops]
+    measures = measure([shrink(crop) for crop in pixels])
+    return reference(
+        "crops of the unlabelled set that are not held out",
+        {
+            "score": scores,
+            "width": np.array([crop.shape[1] for crop in pixels], float),
+            "brightness": measures.brightness.astype(float),
+            "sharpness": measures.sharpness.astype(float),
+        },
+        thresholds,
+    )
+
+
 def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> Bundle:
     """Write ``models/<name>/``, replacing a bundle of that name once the new one is complete and verified.
 
@@ -143,7 +163,14 @@ def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> B
 
 
 def export_run(
-    run: Path, split: Split, models: Path, *, name: str, version: str, held_out: Sequence[Crop] = ()
+    run: Path,
+    split: Split,
+    models: Path,
+    *,
+    name: str,
+    version: str,
+    held_out: Sequence[Crop] = (),
+    usual: Sequence[Crop] = (),
 ) -> Bundle:
     """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
 
@@ -153,6 +180,7 @@ def export_run(
         models: the folder of the bundles.
         name, version: of the bundle.
         held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
+        usual: the other crops of that set, the kind the model is for; the service measures drift from them.
 
     Returns:
         The bundle ``models/<name>/``.
@@ -182,6 +210,12 @@ def export_run(
         *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
     ]
     band = uncertain_band(val, MAX_WRONG)
+    thresholds = Thresholds(
+        closed=math.floor(band.closed * 1000) / 1000,
+        open=math.ceil(band.open * 1000) / 1000,
+        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops called "
+        "open, and of those called closed, are not; both states counted as equally frequent",
+    )
     manifest = Manifest(
         name=name,
         version=version,
@@ -189,12 +223,7 @@ def export_run(
         sha256=hashlib.sha256(model).hexdigest(),
         input=InputContract(name=INPUT, shape=("batch", side, side)),
         output=OutputContract(name=OUTPUT),
-        thresholds=Thresholds(
-            closed=math.floor(band.closed * 1000) / 1000,
-            open=math.ceil(band.open * 1000) / 1000,
-            rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops "
-            "called open, and of those called closed, are not; both states counted as equally frequent",
-        ),
+        thresholds=thresholds,
         training=Training(
             architecture="InceptionResnetV1, two logits, softmax",
             backbone=Path(classifier.settings.backbone).name,
@@ -203,6 +232,7 @@ def export_run(
             git_revision=recipe["git_revision"],
         ),
         metrics=metrics,
+        reference=reference_of(usual, onnx_scores(model, usual, side), thresholds) if usual else None,
         parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
     )
     return write_bundle(models, manifest, model, model_card(manifest, slices(test)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import onnx
 import pytest
 
 import eyestate
-from eyestate.bundle import Bundle
+from eyestate.bundle import Bundle, Feature
+from eyestate.drift import LEAST, Drift
 from eyestate.errors import BundleError
+from eyestate.images import Pixels, decode
+from eyestate.quality import measure, shrink
 from training.classify import load_classifier, predict
 from training.data import DataError, Split, data_dir, load_crops
 from training.export import MAX_BYTES, MAX_PARITY, export_run, onnx_scores, parity, to_onnx, write_bundle
@@ -24,7 +28,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run: Path, split: Split, models: Path) -> Bundle:
     held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
-    return export_run(run, split, models, name="miniature", version="0.0.1", held_out=held_out)
+    usual = [dataclasses.replace(crop, subject=None, label=None) for crop in split.train]
+    return export_run(run, split, models, name="miniature", version="0.0.1", held_out=held_out, usual=usual)
 
 
 def test_bundle_scores_like_the_checkpoint(bundle: Bundle, run: Path, split: Split) -> None:
@@ -67,8 +72,35 @@ def test_manifest_says_how_it_was_made(bundle: Bundle, split: Split, backbone: P
     assert str(backbone.parent) not in manifest.model_dump_json()
 
 
+def test_reference_is_what_the_service_will_see(bundle: Bundle, split: Split) -> None:
+    """The very crops of the reference show no drift; darker ones do, in brightness but not in sharpness."""
+    reference = bundle.manifest.reference
+    assert reference is not None
+    assert reference.crops == len(split.train)
+    scorer = eyestate.load(bundle.path, device="cpu")
+    crops = [decode(crop.data) for crop in split.train]
+
+    def indices(crops: list[Pixels]) -> dict[Feature, float]:
+        drift = Drift(reference, bundle.manifest.thresholds)
+        measures = measure([shrink(crop) for crop in crops])
+        for _ in range(math.ceil(LEAST / len(crops))):
+            drift.add("score", scorer.score(crops).astype(float))
+            drift.add("width", np.array([crop.shape[1] for crop in crops], float))
+            drift.add("brightness", measures.brightness.astype(float))
+            drift.add("sharpness", measures.sharpness.astype(float))
+        return drift.indices()
+
+    same = indices(crops)
+    assert set(same) == set(reference.features)
+    assert max(same.values()) < 0.02  # a score may fall to the other side of an edge
+    darker = indices([crop // 2 for crop in crops])
+    assert darker["brightness"] > 0.2 > darker["sharpness"]
+
+
 def test_card_carries_the_figures(bundle: Bundle) -> None:
     card = (bundle.path / "README.md").read_text()
+    assert bundle.manifest.reference is not None
+    assert f"{bundle.manifest.reference.uncertain:.1%} of them uncertain" in card
     assert bundle.manifest.sha256 in card
     for metric in bundle.manifest.metrics:
         assert f"{metric.value:.4f}" in card

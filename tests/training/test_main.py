@@ -66,12 +66,13 @@ def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path:
     ]
     trained = training("train", "--mrl", mrl, "--output", run, *settings)
     assert trained.exit_code == 0, trained.output
-    nobody: list[str | Path] = ["--human-labels", tmp_path / "none.csv"]
+    nobody: list[str | Path] = ["--human-labels", tmp_path / "none.csv", "--crops", tmp_path / "none.zip"]
     exported = training("export", "--mrl", mrl, "--run", run, "--models", models, "--name", "kaggle_model", *nobody)
     assert exported.exit_code == 0, exported.output
     assert "EER, MRL test subjects" in exported.stdout
 
     scorer = eyestate.load(models / "kaggle_model")
+    assert scorer.manifest.reference is None
     scores = scorer.score(sorted(mrl.rglob("*.jpg"))[:4])
     assert ((scores >= 0) & (scores <= 1)).all()
     assert (run / "curves.png").stat().st_size > 10_000
