@@ -31,7 +31,7 @@ from eyestate.scorer import Scores
 from eyestate.uploads import MAX_BODY_BYTES
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the bytes of the JSON before binary data
-MAX_JSON_BYTES: Final = 16 * 2**20  # nothing else runs while JSON is parsed, and numbers take many times their size
+MAX_JSON_BYTES: Final = 4 * 2**20  # nothing else runs while JSON is parsed: at worst, nested lists, a second
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
 _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
