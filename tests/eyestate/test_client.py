@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from eyestate.client import AsyncClient, Client, ordered, served_model
+from eyestate.errors import ServiceError, UnreachableError
+from eyestate.schema import ErrorDetail, Verdict
+from tests.faulty_service import FaultyService
+
+
+def jpeg(brightness: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((24, 24), brightness, np.uint8)).save(file, "JPEG", quality=100)
+    return file.getvalue()
+
+
+def unused_url() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def client(service: FaultyService) -> Iterator[Client]:
+    with Client(service.url, patience=20) as client:
+        yield client
+
+
+class TestScoring:
+    def test_one_image(self, client: Client) -> None:
+        answer = client.score(jpeg(255))
+        assert (answer.score, answer.state, answer.model.name) == (1, "open", "brightness")
+
+    def test_encoded_images(self, client: Client) -> None:
+        verdicts = client.score_batch([jpeg(0), b"no image", jpeg(255), b""])
+        assert isinstance(verdicts[0], Verdict)
+        assert [v.state if isinstance(v, Verdict) else v.code for v in verdicts] == [
+            "closed",
+            "unsupported_image",
+            "open",
+            "empty_image",
+        ]
+        assert isinstance(verdicts[1], ErrorDetail)
+        assert verdicts[1].message
+
+    @pytest.mark.parametrize("shape", [(3, 16, 16), (3, 16, 16, 3), (3, 40, 24)])
+    def test_crops_in_an_array(self, client: Client, service: FaultyService, shape: tuple[int, ...]) -> None:
+        crops = np.empty(shape, np.uint8)
+        crops.T[:] = (0, 51, 255)  # the last axis of the transpose is the first of the array
+        verdicts = client.score_batch(crops)
+        assert [v.score for v in verdicts if isinstance(v, Verdict)] == pytest.approx([0, 0.2, 1], abs=0.01)
+        assert service.seen()["headers"][0]["content-type"] == "application/x-npy"
+
+    def test_array_in_columns_order(self, client: Client) -> None:
+        crops = np.asfortranarray(np.arange(2 * 16 * 16, dtype=np.uint16).reshape(2, 16, 16) % 256).astype(np.uint8)
+        assert client.score_batch(crops) == client.score_batch(np.ascontiguousarray(crops))
+
+    def test_array_of_another_type(self, client: Client) -> None:
+        with pytest.raises(TypeError, match="uint8 array, not float64"):
+            client.score_batch(np.zeros((1, 16, 16)))  # type: ignore[arg-type]
+
+    def test_table_tells_the_model(self, client: Client) -> None:
+        table = client.score_table([jpeg(0), b""])
+        assert table.schema.names == ["score", "state", "error", "message"]
+        assert table["score"].to_pylist() == [0, None]
+        assert served_model(table) == client.model()
+        assert re.fullmatch("[0-9a-f]{64}", client.model().sha256)
+
+    def test_key_and_name_are_sent(self, service: FaultyService) -> None:
+        with Client(service.url, api_key="k3y") as client:
+            client.score(jpeg(0))
+        (headers,) = service.seen()["headers"]
+        assert headers["authorization"] == "Bearer k3y"
+        assert headers["user-agent"].startswith("eyestate/")
+
+    def test_threads_share_a_client(self, client: Client) -> None:
+        verdicts: list[float] = []
+        threads = [threading.Thread(target=lambda: verdicts.append(client.score(jpeg(255)).score)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert verdicts == [1] * 8
+
+
+class TestFaults:
+    @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+    def test_what_passes_is_sent_again(self, client: Client, service: FaultyService, status: int) -> None:
+        service.order({"status": status}, {"status": status})
+        assert client.score(jpeg(255)).state == "open"
+        seen = service.seen()
+        assert seen["posts"] == 3
+        assert len({headers["x-request-id"] for headers in seen["headers"]}) == 1
+
+    @pytest.mark.parametrize("status", [307, 400, 401, 413, 422, 500])
+    def test_what_does_not_pass_is_told_at_once(self, client: Client, service: FaultyService, status: int) -> None:
+        service.order({"status": status, "headers": {"X-Request-ID": "r-1"}})
+        with pytest.raises(ServiceError, match=f"answered {status} \\(ordered\\): as ordered$") as caught:
+            client.score(jpeg(255))
+        assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, "ordered", "r-1")
+        assert service.seen()["posts"] == 1
+
+    def test_broken_connections_are_tried_again(self, client: Client, service: FaultyService) -> None:
+        service.order({"cut": True}, {"cut": True})
+        assert client.score(jpeg(255)).state == "open"
+
+    def test_timeouts_are_tried_again(self, service: FaultyService) -> None:
+        service.order({"delay": 5})
+        with Client(service.url, timeout=0.3, patience=10) as client:
+            assert client.score(jpeg(255)).state == "open"
+
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    def test_retry_after_is_kept_to(self, client: Client, service: FaultyService, form: str) -> None:
+        told = "1" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+        service.order({"status": 429, "headers": {"Retry-After": told}})
+        started = time.monotonic()
+        client.score(jpeg(255))
+        assert time.monotonic() - started >= 0.9
+
+    @pytest.mark.parametrize("told", ["soon", "-1", "", "Mon, 99 Foo", "²"])
+    def test_retry_after_of_no_meaning(self, client: Client, service: FaultyService, told: str) -> None:
+        service.order({"status": 429, "headers": {"Retry-After": told}})
+        assert client.score(jpeg(255)).state == "open"
+
+    def test_a_longer_wait_than_our_patience_is_not_begun(self, service: FaultyService) -> None:
+        service.order(then={"status": 429, "headers": {"Retry-After": "60"}})
+        started = time.monotonic()
+        with Client(service.url, patience=5) as client, pytest.raises(ServiceError, match="429"):
+            client.score(jpeg(255))
+        assert time.monotonic() - started < 2
+        assert service.seen()["posts"] == 1
+
+    def test_patience_ends(self, service: FaultyService) -> None:
+        service.order(then={"status": 503})
+        started = time.monotonic()
+        with Client(service.url, patience=1) as client, pytest.raises(ServiceError) as caught:
+            client.score(jpeg(255))
+        assert time.monotonic() - started < 1.5
+        assert re.search(r"503 \(ordered\): as ordered; gave up after \d s and \d+ attempts$", caught.value.message)
+        assert service.seen()["posts"] > 2
+
+    def test_nothing_answers(self) -> None:
+        url = unused_url()
+        with Client(url, patience=0.5) as client:
+            assert not client.ready()
+            with pytest.raises(UnreachableError, match=f"no answer from {url}"):
+                client.score(jpeg(255))
+
+    @pytest.mark.parametrize("endpoint", ["", "localhost:3000", "ftp://x", "http://", "http://x:y", "/v1"])
+    def test_no_endpoint(self, endpoint: str) -> None:
+        with pytest.raises(UnreachableError, match="is no URL such as"):
+            Client(endpoint)
+
+    def test_another_protocol(self, client: Client, service: FaultyService) -> None:
+        service.order({"page": True}, {"page": True})
+        with pytest.raises(ServiceError, match="does not speak eyestate's protocol"):
+            client.score(jpeg(255))
+        with pytest.raises(ServiceError, match="no Arrow table"):
+            client.score_batch([jpeg(255)])
+
+    def test_errors_of_a_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer = httpx.Response(403, text="<h1>Forbidden</h1>")
+        monkeypatch.setattr(httpx.Client, "send", lambda *_: answer)
+        with Client("http://proxy") as client, pytest.raises(ServiceError, match=r"403 \(http_error\): Forbidden"):
+            client.score(b"")
+
+    @pytest.mark.parametrize("metadata", [None, {"model_name": "x"}])
+    def test_table_without_a_model(self, metadata: dict[str, str] | None) -> None:
+        with pytest.raises(ServiceError, match="lacks the metadata 'model_"):
+            served_model(pa.table({"score": [1.0]}).replace_schema_metadata(metadata))
+
+
+class TestAsync:
+    def test_scores(self, service: FaultyService) -> None:
+        async def scores() -> None:
+            async with AsyncClient(service.url) as client:
+                assert await client.ready()
+                assert (await client.model()).name == "brightness"
+                assert (await client.score(jpeg(255))).state == "open"
+                (verdict, error) = await client.score_batch([jpeg(0), b""])
+                assert isinstance(verdict, Verdict)
+                assert isinstance(error, ErrorDetail)
+
+        asyncio.run(scores())
+
+    def test_map_keeps_the_order_and_the_bound(self, service: FaultyService) -> None:
+        taken = 0
+
+        def batches() -> Iterator[list[bytes]]:
+            nonlocal taken
+            for brightness in range(0, 250, 10):
+                taken += 1
+                yield [jpeg(brightness)] * 2
+
+        faults: list[dict[str, Any] | None] = [
+            {"delay": 0.1},
+            {"status": 429},
+            None,
+            {"cut": True},
+            {"delay": 0.05},
+        ] * 3
+
+        async def run() -> list[float]:
+            scores, answered = [], 0
+            async with AsyncClient(service.url, in_flight=3) as client:
+                async for verdicts in client.map(batches()):
+                    answered += 1
+                    assert taken <= answered + 2 * 3
+                    scores += [v.score for v in verdicts if isinstance(v, Verdict)]
+            return scores
+
+        service.order(*faults * 4)
+        scores = asyncio.run(run())
+        np.testing.assert_allclose(scores, np.repeat(np.arange(0, 250, 10), 2) / 255, atol=0.005)
+        assert service.seen()["most"] == 3
+
+    def test_map_stops_at_an_error(self, service: FaultyService) -> None:
+        service.order(None, {"status": 401}, then={"delay": 0.5})
+
+        async def run() -> None:
+            async with AsyncClient(service.url, in_flight=2) as client:
+                results = client.map([[jpeg(0)]] * 50)
+                await anext(results)
+                with pytest.raises(ServiceError, match="401"):
+                    await anext(results)
+            assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+        asyncio.run(run())
+        assert service.seen()["posts"] < 10
+
+    def test_ordered_hands_on_an_error_of_the_items(self) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+            raise OSError("the disk is gone")
+
+        async def run() -> list[int]:
+            return [result async for result in ordered(lambda item: asyncio.sleep(0, item), items(), 1)]
+
+        with pytest.raises(OSError, match="the disk is gone"):
+            asyncio.run(run())
+
+
+class TestCertificates:
+    @pytest.fixture
+    def certificate(self, tmp_path: Path) -> Path:
+        key, path = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
+        subprocess.run([*command, *names, "-keyout", key, "-out", path], check=True, capture_output=True)
+        return path
+
+    @pytest.fixture
+    def url(self, certificate: Path) -> Iterator[str]:
+        body = (
+            b'{"status":"ready","model":{"name":"m","version":"1","sha256":"' + b"0" * 64 + b'"},'
+            b'"device":"cpu","waiting":0}'
+        )
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        with HTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            yield f"https://localhost:{server.server_address[1]}"
+            server.shutdown()
+            thread.join(10)
+
+    def test_own_authority(self, url: str, certificate: Path) -> None:
+        with Client(url, verify=certificate) as client:
+            assert client.model().name == "m"
+
+    def test_unknown_authority_is_told_at_once(self, url: str) -> None:
+        started = time.monotonic()
+        with Client(url) as client, pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+            client.model()
+        assert time.monotonic() - started < 5
+
+    def test_unverified(self, url: str) -> None:
+        with Client(url, verify=False) as client:
+            assert client.model().name == "m"
+
+    @pytest.mark.parametrize("content", [None, "no certificate"])
+    def test_no_certificates(self, tmp_path: Path, content: str | None) -> None:
+        path = tmp_path / "ca.pem"
+        if content:
+            path.write_text(content)
+        with pytest.raises(UnreachableError, match="cannot read CA certificates"):
+            Client("https://localhost", verify=path)
+
+
+class TestImport:
+    @staticmethod
+    def python(code: str) -> str:
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+    def test_without_onnxruntime(self) -> None:
+        code = (
+            "import sys, eyestate.client; print([m for m in ('onnxruntime', 'torch', 'starlette') if m in sys.modules])"
+        )
+        assert self.python(code) == "[]\n"
+
+    @pytest.mark.parametrize("package", ["httpx", "pyarrow"])
+    def test_missing_package_names_the_extra(self, package: str) -> None:
+        code = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from eyestate.errors import MissingExtraError\n"
+            "try: import eyestate.client\n"
+            "except MissingExtraError as error: print(error.message)"
+        )
+        assert self.python(code) == f"{package} is not installed; install it with: pip install 'eyestate[client]'\n"
