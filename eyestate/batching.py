@@ -20,7 +20,8 @@ from eyestate.images import Pixels
 from eyestate.scorer import Scores
 
 _BATCH_SECONDS: Final = 0.03  # an inference should take no longer than this, for the sake of those who come after
-_BATCH_LIMITS: Final = (32, 256)  # crops; below, a processor is not used well, and above nothing is gained
+_BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the quickest is found at the start
+_TRIALS: Final = 3
 _INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on the event loop than the way to a thread
 _IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
 _SMOOTHING: Final = 0.1  # weight of the newest inference in the moving average of the speed
@@ -77,24 +78,24 @@ class Batcher:
     thousands of crops does not hold up those with one. Belongs to one event loop; nothing here is safe in threads.
     """
 
-    def __init__(self, score: Score, *, side: int, capacity: int) -> None:
-        """Measure the speed of ``score``, and from it the batch size.
+    def __init__(self, score: Score, *, side: int, capacity: int, patience: float) -> None:
+        """Measure the speed of ``score``, and choose the batch size by it.
 
         Args:
             score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
                 thread unless it is too fast for that to pay.
             side: width and height of a model input in pixels, to measure with.
             capacity: crops that may wait; more are refused.
+            patience: seconds that a request may expect to take; one that would take longer is refused.
         """
         self._score = score
         self._capacity = capacity
+        self._patience = patience
         self._requests: deque[_Request] = deque()
         self._waiting = 0
         self._in_flight = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._seconds_per_crop = _measured(score, side)
-        least, most = _BATCH_LIMITS
-        self.batch_size = min(most, max(least, round(_BATCH_SECONDS / self._seconds_per_crop)))
+        self.batch_size, self._seconds_per_crop = _quickest(score, side)
 
     @property
     def waiting(self) -> int:
@@ -133,9 +134,15 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     def _admit(self, crops: int) -> None:
-        # A request alone is always taken, however large.
-        if self._waiting and self._waiting + crops > self._capacity:
-            seconds = max(1, math.ceil(self._waiting * self._seconds_per_crop))
+        if not self._waiting:
+            return  # a request alone is taken, however large
+        surplus = self._waiting + crops - self._capacity
+        if self._waiting * self._seconds_per_crop > self._patience:
+            # Shares are equal: while this request gets its crops scored, no other gets more than as many.
+            others = len(self._requests) if crops == 1 else sum(min(each.waiting, crops) for each in self._requests)
+            surplus = max(surplus, others + crops - int(self._patience / self._seconds_per_crop))
+        if surplus > 0:
+            seconds = math.ceil(surplus * self._seconds_per_crop)
             raise OverloadedError(f"{self._waiting:,} crops are waiting already; try again in {seconds} s", seconds)
 
     def _forget(self, request: _Request) -> None:
@@ -205,10 +212,20 @@ def _attempt(score: Score, crops: Pixels) -> Scores | Exception:
         return error
 
 
-def _measured(score: Score, side: int) -> float:
-    """Seconds per crop in a batch of the least size, after a first one that warms up."""
-    crops = np.zeros((_BATCH_LIMITS[0], side, side), np.uint8)
-    score([crops])
+def _quickest(score: Score, side: int) -> tuple[int, float]:
+    """The batch size with the most crops a second among those that do not take too long, and its seconds per crop."""
+    speeds: list[tuple[float, int]] = []
+    for size in _BATCH_SIZES:
+        if speeds and speeds[-1][0] * size > _BATCH_SECONDS:
+            break
+        crops = np.zeros((size, side, side), np.uint8)
+        score([crops])  # warms up
+        speeds.append((min(_seconds(score, crops) for _ in range(_TRIALS)) / size, size))
+    seconds_per_crop, size = min(speeds)
+    return size, seconds_per_crop
+
+
+def _seconds(score: Score, crops: Pixels) -> float:
     started = time.perf_counter()
     score([crops])
-    return (time.perf_counter() - started) / len(crops)
+    return time.perf_counter() - started

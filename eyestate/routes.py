@@ -30,6 +30,8 @@ from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate")
 
+_PATIENCE: Final = 1 / 6  # part of the timeout that scoring may be expected to take when a request is accepted
+
 
 async def score(request: Request) -> Response:
     """``POST /v1/score``: one image."""
@@ -113,7 +115,9 @@ def serving(settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
         scorer = Scorer(load_bundle(), settings.device, max(1, cores() // settings.workers))
-        batcher = Batcher(scorer.score_parts, side=scorer.side, capacity=settings.queue)
+        batcher = Batcher(
+            scorer.score_parts, side=scorer.side, capacity=settings.queue, patience=settings.timeout * _PATIENCE
+        )
         app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest))
         metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting)
         edge.tracing = tracing.configured()
