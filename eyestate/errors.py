@@ -100,7 +100,7 @@ class InferenceRequestError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """A path under ``/v1`` that does not exist."""
+    """A path that leads nowhere, or a model or a version of it that is not served."""
 
     status = 404
     code = "not_found"

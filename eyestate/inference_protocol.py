@@ -137,7 +137,7 @@ ROUTES: Final = [
     *_of_model("", model_metadata),
     *_of_model("/ready", model_ready),
     *_of_model("/infer", infer, "POST"),
-    Route("/v2{path:path}", unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+    Route("/v2{path:path}", unknown, methods=[]),  # all methods
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -10,10 +11,34 @@ from pydantic.json_schema import models_json_schema
 
 from eyestate import __version__, errors, packed
 from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
+from eyestate.inference_schema import (
+    InferenceAnswer,
+    InferenceRequest,
+    ModelMetadata,
+    ModelReady,
+    ProtocolError,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from eyestate.inference_tensors import JSON_LENGTH, MAX_JSON_BYTES
 from eyestate.packed import MAX_CROPS
 from eyestate.schema import BatchAnswer, ErrorAnswer, Readiness, ScoreAnswer
 from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
 
+_ANSWERS: Final = (
+    ScoreAnswer,
+    BatchAnswer,
+    ErrorAnswer,
+    Readiness,
+    InferenceAnswer,
+    ModelMetadata,
+    ModelReady,
+    ProtocolError,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 _IMAGE_LIMITS: Final = f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} pixels."
 _BINARY: Final = {"type": "string", "format": "binary"}
 _REQUEST_ERRORS: Final = (
@@ -27,6 +52,8 @@ _REQUEST_ERRORS: Final = (
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
+_MODEL_ERRORS: Final = (errors.UnauthorizedError, errors.NotFoundError, errors.DrainingError)
+_INFER_ERRORS: Final = (*_REQUEST_ERRORS, errors.NotFoundError, errors.InferenceRequestError)
 _QUALITY: Final = {
     "name": "quality",
     "in": "query",
@@ -38,13 +65,25 @@ _ARROW: Final = (
     f"an uncompressed Arrow IPC stream with the column '{packed.COLUMN}': encoded images as binary, or a fixed-shape "
     "tensor of uint8 (height, width) or (height, width, 3)"
 )
+_JSON_LENGTH: Final = {
+    "name": JSON_LENGTH,
+    "in": "header",
+    "description": "Bytes of the JSON, where binary data of tensors follow it",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_BINARY_TENSORS: Final = {
+    "schema": {
+        **_BINARY,
+        "description": f"JSON as long as {JSON_LENGTH} says, and behind it binary data of its tensors",
+    }
+}
 
 
 @cache
 def document() -> bytes:
     """The description as JSON."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in (ScoreAnswer, BatchAnswer, ErrorAnswer, Readiness)],
+        [(InferenceRequest, "validation"), *((model, "serialization") for model in _ANSWERS)],
         ref_template="#/components/schemas/{model}",
     )
     description = {
@@ -108,27 +147,79 @@ def document() -> bytes:
                 }
             },
             "/metrics": {"get": _probe("Prometheus metrics")},
+            **_inference_protocol(),
         },
         "components": {"schemas": definitions["$defs"]},
     }
     return json.dumps(description).encode()
 
 
+def _inference_protocol() -> dict[str, Any]:
+    """The paths of the Open Inference Protocol."""
+    paths: dict[str, Any] = {
+        "/v2": {"get": _inference("server", "The server, and which extensions it knows", "ServerMetadata")},
+        "/v2/health/live": {"get": _inference("serverLive", "Whether the server runs", "ServerLive", ())},
+        "/v2/health/ready": {"get": _inference("serverReady", "Whether the server takes requests", "ServerReady", ())},
+    }
+    for path, operation, names in (
+        ("/v2/models/{name}", "model", ["name"]),
+        ("/v2/models/{name}/versions/{version}", "modelVersion", ["name", "version"]),
+    ):
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        paths |= {
+            path: {"get": _inference(operation, "What the model takes and gives", "ModelMetadata")},
+            f"{path}/ready": {"get": _inference(f"{operation}Ready", "Whether the model takes requests", "ModelReady")},
+            f"{path}/infer": {
+                "post": _inference(f"{operation}Infer", "Score crops", "InferenceAnswer", _INFER_ERRORS)
+                | {
+                    "description": f"Up to {MAX_CROPS:,} crops and {MAX_BODY_BYTES:,} bytes, of which "
+                    f"{MAX_JSON_BYTES:,} may be JSON. A crop that cannot be scored fails the request.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {**_content("InferenceRequest"), "application/octet-stream": _BINARY_TENSORS},
+                    },
+                },
+            },
+        }
+        for action, method, header in (("", "get", []), ("/ready", "get", []), ("/infer", "post", [_JSON_LENGTH])):
+            paths[path + action][method]["parameters"] = [*parameters, *header]
+        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"]["application/octet-stream"] = _BINARY_TENSORS
+        paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
+    return paths
+
+
+def _inference(
+    operation: str, summary: str, answer: str, refused: Sequence[type[errors.EyestateError]] = _MODEL_ERRORS
+) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "tags": ["Open Inference Protocol"],
+        "summary": summary,
+        "responses": _responses(answer, summary, refused, "ProtocolError"),
+    }
+
+
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "required": [field], "properties": {field: schema}}
 
 
-def _responses(answer: str, description: str) -> dict[str, Any]:
-    refused = {
+def _responses(
+    answer: str,
+    description: str,
+    refused: Sequence[type[errors.EyestateError]] = _REQUEST_ERRORS,
+    refusal: str = "ErrorAnswer",
+) -> dict[str, Any]:
+    refusals = {
         str(status): {
             "description": " ".join(
-                (error.__doc__ or "").partition("\n")[0] for error in _REQUEST_ERRORS if error.status == status
+                (error.__doc__ or "").partition("\n")[0] for error in refused if error.status == status
             ),
-            "content": _content("ErrorAnswer"),
+            "content": _content(refusal),
         }
-        for status in sorted({error.status for error in _REQUEST_ERRORS})
+        for status in sorted({error.status for error in refused})
     }
-    return {"200": {"description": description, "content": _content(answer)}, **refused}
+    return {"200": {"description": description, "content": _content(answer)}, **refusals}
 
 
 def _batch_responses() -> dict[str, Any]:

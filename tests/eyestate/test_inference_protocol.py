@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 import eyestate
-from eyestate import routes
+from eyestate import inference_protocol, openapi, routes
 from eyestate.errors import OverloadedError
 from eyestate.images import Pixels
 from eyestate.packed import MAX_CROPS
@@ -140,6 +141,13 @@ class TestServer:
                 {"name": "state", "datatype": "BYTES", "shape": [-1]},
             ],
         }
+
+
+def test_openapi_has_the_routes_and_no_other() -> None:
+    paths = json.loads(openapi.document())["paths"]
+    described = {(path, method.upper()) for path, item in paths.items() for method in item if path.startswith("/v2")}
+    served = {(route.path, method) for route in inference_protocol.ROUTES for method in route.methods or ()}
+    assert {(path, method) for path, method in served if method != "HEAD" and path != "/v2/"} == described
 
 
 class TestInfer:
@@ -296,6 +304,8 @@ class TestRefused:
         [
             ("GET", INFER, 405),
             ("POST", "/v2", 405),
+            ("TRACE", "/v2/health/live", 405),
+            ("PROPFIND", "/v2/nothing", 404),
             ("DELETE", f"/v2/models/{MODEL}", 405),
             ("GET", "/v2/models", 404),
             ("POST", "/v2/nothing", 404),
