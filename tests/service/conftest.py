@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 PROJECT = Path(__file__).parents[2]
@@ -20,28 +22,34 @@ START_SECONDS = 120
 
 
 @contextmanager
-def started_service(home: Path, log: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def started_service(
+    home: Path, log: Path, *flags: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """``bentoml serve`` on a free port: the process, and the base URL it will answer on once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", str(port), *flags]
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", **environment}
     with (
         log.open("wb") as output,
         subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            yield process, f"http://127.0.0.1:{port}"
+            yield process, f"{'https' if flags else 'http'}://127.0.0.1:{port}"
         finally:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()  # or it would go on without its parent
             process.kill()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, log: Path, verify: ssl.SSLContext | bool = True
+) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=5, verify=verify).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.1)

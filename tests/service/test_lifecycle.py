@@ -1,0 +1,239 @@
+"""How the service starts, protects itself, breaks and stops, tried on real processes with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.bundles import write_bundle
+from tests.service.conftest import PROJECT, started_service, wait_until_ready
+
+OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
+KEY = "a-key-for-the-test"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle(tmp_path_factory.mktemp("models")))
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if any("_bentoml_impl.worker" in part for part in child.cmdline())]
+
+
+class Load:
+    """Threads that score one crop again and again, each over its own connection, and count how that ends."""
+
+    def __init__(self, url: str, threads: int = 8) -> None:
+        self.url = url
+        self.ends: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads)
+        self._threads = threads
+
+    def __enter__(self) -> Load:
+        for _ in range(self._threads):
+            self._pool.submit(self._run)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with httpx.Client(base_url=self.url, timeout=20) as client:
+                try:
+                    while not self._stop.is_set():
+                        self.ends[str(client.post("/v1/score", content=OPEN).status_code)] += 1
+                except httpx.ConnectError:
+                    self.ends["refused"] += 1
+                    self._stop.wait(0.05)
+                except httpx.TransportError as error:
+                    self.ends[type(error).__name__] += 1
+
+
+def test_sigterm_says_so_first_then_refuses_and_loses_nothing(tmp_path: Path, model: str) -> None:
+    log = tmp_path / "log"
+    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="2", EYESTATE_WORKERS="2") as (
+        process,
+        url,
+    ):
+        wait_until_ready(process, url, log)
+        with Load(url) as load:
+            time.sleep(1)
+            before = load.ends.copy()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            readiness = httpx.get(f"{url}/readyz")
+            assert (readiness.status_code, readiness.json()["status"]) == (503, "draining")
+            assert httpx.get(f"{url}/livez").status_code == 200
+            answer = httpx.post(f"{url}/v1/score", content=OPEN)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert process.wait(15) == 0
+        assert set(before) == {"200"}
+        assert set(load.ends) <= {"200", "503", "refused", "ReadError", "RemoteProtocolError"}
+        assert load.ends["200"] > before["200"]
+        # At the very end a connection can be open without a request in a worker, and another one be in the kernel's
+        # hands only: both end unanswered, at most once in each thread.
+        assert load.ends["ReadError"] + load.ends["RemoteProtocolError"] <= 2 * 8
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model: str) -> None:
+    log = tmp_path / "log"
+    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="0", EYESTATE_WORKERS="2") as (
+        process,
+        url,
+    ):
+        wait_until_ready(process, url, log)
+        deadline = time.monotonic() + 20
+        while "eyestate_worker_starts_total 2.0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        victim, survivor = workers_of(process)
+        with Load(url) as load:
+            time.sleep(0.5)
+            victim.kill()
+            killed = time.monotonic()
+            while "eyestate_worker_starts_total 3.0" not in httpx.get(f"{url}/metrics").text:
+                assert time.monotonic() < killed + 30
+                time.sleep(0.2)
+            time.sleep(0.5)
+        assert set(load.ends) <= {"200", "ReadError", "RemoteProtocolError", "WriteError"}
+        # Only the connections of the worker that was killed can break, each once.
+        assert sum(count for end, count in load.ends.items() if end != "200") <= 8
+        assert survivor.is_running()
+        assert len(workers_of(process)) == 2
+        text = httpx.get(f"{url}/metrics").text
+        assert "eyestate_workers 2.0" in text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    """An OTLP collector: its URL, and what it received."""
+    received: list[ExportTraceServiceRequest] = []
+
+    class Collect(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", received
+        server.shutdown()
+
+
+def test_keys_tls_traces_and_logs(
+    tmp_path: Path, model: str, collector: tuple[str, list[ExportTraceServiceRequest]]
+) -> None:
+    endpoint, received = collector
+    certificate, key, keys, log = (tmp_path / name for name in ("cert.pem", "key.pem", "keys", "log"))
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [
+            *shlex.split("openssl req -x509 -newkey rsa:2048 -nodes -days 2"),
+            *subject,
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    keys.write_text(f"{KEY}\n")
+    with started_service(
+        tmp_path,
+        log,
+        "--ssl-certfile",
+        str(certificate),
+        "--ssl-keyfile",
+        str(key),
+        EYESTATE_MODEL=model,
+        EYESTATE_DRAIN="0",
+        EYESTATE_LOG_LEVEL="debug",
+        EYESTATE_API_KEYS_FILE=str(keys),
+        OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+    ) as (process, url):
+        context = ssl.create_default_context(cafile=certificate)
+        wait_until_ready(process, url, log, verify=context)
+        with httpx.Client(base_url=url, verify=context, timeout=20) as client:
+            assert client.post("/v1/score", content=OPEN).status_code == 401
+            assert client.get("/v2/models/brightness").status_code == 401
+            for path in ("/readyz", "/livez", "/metrics", "/openapi.json", "/v2/health/ready"):
+                assert client.get(path).status_code == 200, path
+            trace = "0af7651916cd43dd8448eb211c80319c"
+            answer = client.post(
+                "/v1/score",
+                content=OPEN,
+                headers={
+                    "Authorization": f"Bearer {KEY}",
+                    "X-Request-ID": "traced-1",
+                    "traceparent": f"00-{trace}-b7ad6b7169203331-01",
+                },
+            )
+            assert answer.status_code == 200
+            assert answer.headers["x-request-id"] == "traced-1"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    spans = [
+        span
+        for request in received
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.trace_id.hex() == trace
+    ]
+    assert {span.name for span in spans} == {"POST /v1/score", "decode", "score"}
+    (root,) = (span for span in spans if span.name == "POST /v1/score")
+    assert root.parent_span_id.hex() == "b7ad6b7169203331"
+    assert all(span.parent_span_id == root.span_id for span in spans if span is not root)
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert KEY not in log.read_text()
+    (logged,) = (line for line in lines if line.get("request_id") == "traced-1")
+    assert (logged["level"], logged["route"], logged["status"]) == ("debug", "/v1/score", 200)
+    assert any(line["message"] == "ready" and line["model"] == "brightness" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"EYESTATE_DEVICE": "tpu"}, "EYESTATE_DEVICE is 'tpu'"),
+        ({"EYESTATE_MODEL": "nothing"}, "there is no model 'nothing'"),
+        ({"EYESTATE_API_KEYS_FILE": os.devnull}, "EYESTATE_API_KEYS_FILE"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_one_clear_line(
+    tmp_path: Path, setting: dict[str, str], message: str
+) -> None:
+    log = tmp_path / "log"
+    with started_service(tmp_path, log, **setting) as (process, _):
+        assert process.wait(60) != 0
+    assert message in log.read_text()
+    assert "Traceback" not in log.read_text()
