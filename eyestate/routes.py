@@ -164,9 +164,9 @@ def _protocol_target(scope: Scope) -> Target | None:
         match, found = route.matches(scope)
         if match is Match.FULL:
             scope.update(found)
-            return Target(
-                route.endpoint, route.path, inference_protocol.refusal, operational=route.path.startswith("/v2/health/")
-            )
+            name = "other" if route.endpoint is inference_protocol.unknown else route.path
+            operational = route.path.startswith("/v2/health/")
+            return Target(route.endpoint, name, inference_protocol.refusal, operational)
     return None
 
 

@@ -14,11 +14,12 @@ from starlette.types import Scope
 from eyestate import metrics, quality, tracing
 from eyestate.answers import Answers
 from eyestate.batching import Batcher
-from eyestate.errors import ImageError
+from eyestate.errors import BodyTooLargeError, ImageError
 from eyestate.images import Pixels, decode, luma, to_input
 from eyestate.schema import Quality
 from eyestate.scorer import Scorer, Scores
 
+_MAX_PIXELS: Final = 2**27  # of all images of a request, for they are in memory together
 _INLINE_BYTES: Final = 64 * 2**10  # images of up to this size together decode faster than a thread starts
 
 
@@ -27,13 +28,11 @@ class Decoded:
     """The crops of a request.
 
     Attributes:
-        originals: those that could be read, grey, as they were sent.
-        crops: the same in one size, uint8 (N, height, width).
+        crops: those that could be read, grey and of one size, uint8 (N, height, width).
         failures: what is wrong with the others, by their place in the request.
-        qualities: of the originals, None where nobody asked.
+        qualities: of the crops as they were sent, None where nobody asked.
     """
 
-    originals: Pixels | Sequence[Pixels]
     crops: Pixels
     failures: dict[int, ImageError]
     qualities: list[Quality] | None
@@ -57,15 +56,18 @@ class Runtime:
             images: encoded images, None counting as an empty one, or uint8 (N, height, width) or
                 (N, height, width, 3).
             with_quality: whether to measure the crops.
+
+        Raises:
+            BodyTooLargeError: the images have too many pixels in all.
         """
         started = time.perf_counter()
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
         with tracing.phase(scope, "decode"):
             if size <= _INLINE_BYTES:
-                decoded = _decode(images, self.scorer.side, with_quality)
+                originals, decoded = _decode(images, self.scorer.side, with_quality)
             else:
-                decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
-        metrics.decoded(time.perf_counter() - started, decoded.originals)
+                originals, decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
+        metrics.decoded(time.perf_counter() - started, originals)
         return decoded
 
     async def score(self, scope: Scope, decoded: Decoded) -> Scores:
@@ -80,20 +82,29 @@ class Runtime:
         return scores
 
 
-def _decode(images: Pixels | Sequence[bytes | None], side: int, with_quality: bool) -> Decoded:
+def _decode(
+    images: Pixels | Sequence[bytes | None], side: int, with_quality: bool
+) -> tuple[Pixels | list[Pixels], Decoded]:
+    """The crops as they were sent, and as they wait to be scored."""
     failures: dict[int, ImageError] = {}
     originals: Pixels | list[Pixels]
     if isinstance(images, np.ndarray):
         originals = _grey(images)
     else:
         originals = []
+        pixels = 0
         for place, image in enumerate(images):
             try:
                 originals.append(decode(image or b""))
+                pixels += originals[-1].size
             except ImageError as error:
                 failures[place] = error
+            if pixels > _MAX_PIXELS:
+                raise BodyTooLargeError(
+                    f"the images have more than {_MAX_PIXELS:,} pixels in all; send fewer at a time"
+                )
     qualities = quality.assess(originals) if with_quality else None
-    return Decoded(originals, _of_one_size(originals, side), failures, qualities)
+    return originals, Decoded(_of_one_size(originals, side), failures, qualities)
 
 
 def _grey(crops: Pixels) -> Pixels:
@@ -106,6 +117,6 @@ def _grey(crops: Pixels) -> Pixels:
 def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
     if isinstance(crops, np.ndarray):
         return crops
-    if len({crop.shape for crop in crops}) > 1:
-        crops = [to_input(crop, side) for crop in crops]
+    if len({crop.shape for crop in crops}) > 1 or (crops and crops[0].size > side * side):
+        crops = [to_input(crop, side) for crop in crops]  # so that what waits is small
     return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)
