@@ -20,7 +20,7 @@ from eyestate.schema import Quality
 from eyestate.scorer import Scorer, Scores
 
 _MAX_PIXELS: Final = 2**27  # of all images of a request, for they are in memory together
-_INLINE_BYTES: Final = 64 * 2**10  # images of up to this size together decode faster than a thread starts
+_INLINE_BYTES: Final = 8 * 2**10  # images of up to this size together decode faster than a thread starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _decode(
                 failures[place] = error
             if pixels > _MAX_PIXELS:
                 raise BodyTooLargeError(
-                    f"the images have more than {_MAX_PIXELS:,} pixels in all; send fewer at a time"
+                    f"the images have over {_MAX_PIXELS:,} pixels in all; send fewer at a time"
                 )
     qualities = quality.assess(originals) if with_quality else None
     return originals, Decoded(_of_one_size(originals, side), failures, qualities)
