@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import click
 import numpy as np
@@ -17,11 +18,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import eyestate
 from eyestate import __version__
 from eyestate.bundle import State
-from eyestate.errors import EyestateError, ImageError
+from eyestate.errors import EyestateError, ImageError, ServiceError
 from eyestate.images import SUFFIXES
-from eyestate.scorer import BATCH, Scorer, load
+
+if TYPE_CHECKING:
+    from eyestate.scorer import Scorer
+
+_READ_FILES: Final = 32  # images held at a time
 
 
 class Commands(click.Group):
@@ -76,7 +82,7 @@ def score(paths: tuple[Path, ...], model: str | None, layout: Literal["table", "
 
     Reads JPEG, PNG, WebP and BMP. Files that cannot be read are named on stderr and skipped; the exit code is then 1.
     """
-    scorer = load(model)
+    scorer = eyestate.load(model)
     files = list(_files(paths))
     if not files:
         raise click.ClickException(f"no image files ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, paths))}")
@@ -93,6 +99,138 @@ def score(paths: tuple[Path, ...], model: str | None, layout: Literal["table", "
         raise click.ClickException(f"{refused} of {len(files)} files could not be scored")
 
 
+def _shard(value: str) -> tuple[int, int]:
+    index, _, shards = value.partition("/")
+    if not (index.isdecimal() and shards.isdecimal() and int(index) < int(shards)):
+        raise click.BadParameter("give I/N with I from 0 to N - 1, such as 0/8")
+    return int(index), int(shards)
+
+
+@main.command(
+    epilog="""\b
+Exit code: 0 all rows are scored; 3 the job is finished, some rows have an error; 1 stopped; 2 wrong usage.
+
+\b
+Examples:
+  eyestate batch crops/ --endpoint http://127.0.0.1:3000 --output scores/
+  eyestate batch 'shards/*.tar' --endpoint https://eyes.example --output scores/ --in-flight 16
+  eyestate batch crops.parquet --key-column id --endpoint http://127.0.0.1:3000 --output scores/
+  eyestate batch crops/ --endpoint http://eyes --output /shared/scores --shard $JOB_COMPLETION_INDEX/8
+"""
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.option("--endpoint", required=True, metavar="URL", help="Where the service is.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the scores go.")
+@click.option(
+    "--image-column", default="image", show_default=True, metavar="NAME", help="Column of Parquet with the images."
+)
+@click.option("--key-column", metavar="NAME", help="Column of Parquet with the keys.  [default: the row's number]")
+@click.option(
+    "--rows-per-part", type=click.IntRange(1), default=10_000, show_default=True, help="Rows in an output file."
+)
+@click.option(
+    "--rows-per-request", type=click.IntRange(1, 16_384), default=256, show_default=True, help="Images in a request."
+)
+@click.option(
+    "--in-flight", type=click.IntRange(1, 1_000), default=4, show_default=True, help="Requests under way at a time."
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on trying while the service is overloaded, restarts or cannot be reached.",
+)
+@click.option(
+    "--api-key",
+    envvar="EYESTATE_API_KEY",
+    metavar="KEY",
+    help="Key of a service that asks for one.  [$EYESTATE_API_KEY]",
+)
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="CA certificates to trust for https, in place of the system's.",
+)
+@click.option(
+    "--shard",
+    default="0/1",
+    show_default=True,
+    metavar="I/N",
+    callback=lambda _context, _parameter, value: _shard(value),
+    help="Score only every N-th part, from part I on: N machines share a job, with one DIR that all see.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Read and send from this process, or from the machines of a Ray cluster, where each core has a part.",
+)
+def batch(
+    *,
+    inputs: tuple[str, ...],
+    endpoint: str,
+    output: Path,
+    image_column: str,
+    key_column: str | None,
+    rows_per_part: int,
+    rows_per_request: int,
+    in_flight: int,
+    patience: float,
+    api_key: str | None,
+    ca: Path | None,
+    shard: tuple[int, int],
+    engine: Literal["local", "ray"],
+) -> None:
+    """Have a service score millions of crops, into Parquet.
+
+    INPUT is a folder of images (searched recursively in sorted order, hidden files left out), a list (.txt) with the
+    path of an image in each line, zip or tar archives such as WebDataset shards, or Parquet files with a column of
+    encoded images. A folder may hold the archives or the Parquet files; '*' and '**' are understood.
+
+    DIR gets part-000000.parquet and so on, in the order of the input: row, source, key, score, state, and error and
+    message where an image could not be scored. _manifest.json says which parts are whole, and which input and model
+    they are of.
+
+    A job that was stopped, in whatever way, goes on where it was when the same command is run again. The input must be
+    the same by the names, sizes and modification times of its files, and so must the model.
+    """
+    from eyestate.batch.containers import Columns  # noqa: PLC0415  # the packages of the extra `client`
+    from eyestate.batch.engine import Service  # noqa: PLC0415
+    from eyestate.batch.job import Job, run  # noqa: PLC0415
+    from eyestate.batch.progress import progress  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; process 1 of a container would ignore it
+    job = Job(
+        inputs=inputs,
+        output=output,
+        service=Service(endpoint, api_key, ca or True, patience, in_flight, rows_per_request),
+        columns=Columns(image_column, key_column),
+        rows_per_part=rows_per_part,
+        shard=shard[0],
+        shards=shard[1],
+        engine=engine,
+    )
+    try:
+        with progress() as shown:
+            manifest = run(job, shown)
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped; run the same command to go on") from None
+    except ServiceError as error:
+        message = f"{error.message}\nWhat is scored is kept; run the same command to go on."
+        raise click.ClickException(message) from None
+    totals = manifest.totals
+    click.echo(
+        f"{totals.rows:,} rows in {output}: {totals.open:,} open, {totals.closed:,} closed, {totals.uncertain:,} "
+        f"uncertain, {totals.failed:,} failed"
+    )
+    if totals.failed:
+        raise SystemExit(3)
+
+
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
@@ -102,8 +240,8 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _outcomes(scorer: Scorer, files: Sequence[Path]) -> Iterator[tuple[Path, float | ImageError]]:
-    for start in range(0, len(files), BATCH):
-        chunk = files[start : start + BATCH]
+    for start in range(0, len(files), _READ_FILES):
+        chunk = files[start : start + _READ_FILES]
         yield from zip(chunk, scorer.score_each(chunk), strict=True)
 
 

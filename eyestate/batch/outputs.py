@@ -1,0 +1,264 @@
+"""What a batch job writes: Parquet parts, and a manifest that says which of them are whole.
+
+A part is written under another name, brought to the disk and renamed, and only then entered in the manifest, which is
+replaced in the same way. So whatever moment a job is killed at, the manifest names whole parts, and a part it does not
+name is scored again under the same name: no row is lost and none is there twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eyestate.errors import InputChangedError, ModelChangedError, OutputError
+from eyestate.extras import extra
+from eyestate.schema import LoadedModel
+
+with extra("client"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("state", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartEntry(_Entry):
+    """One whole part: how many of its rows came out as what, and the SHA-256 of its file."""
+
+    number: Count
+    name: str
+    sha256: str
+    rows: Count
+    open: Count
+    closed: Count
+    uncertain: Count
+    failed: Count
+
+
+class Totals(_Entry):
+    """Sums over the parts of a manifest."""
+
+    rows: Count
+    open: Count
+    closed: Count
+    uncertain: Count
+    failed: Count
+
+    @classmethod
+    def of(cls, parts: Sequence[PartEntry]) -> Self:
+        return cls(**{field: sum(getattr(part, field) for part in parts) for field in cls.model_fields})
+
+
+class Plan(_Entry):
+    """What all manifests in one folder have in common: the input, and how it is cut."""
+
+    kind: Literal["images", "list", "archives", "parquet"]
+    rows: Count
+    fingerprint: str
+    rows_per_part: Annotated[int, Field(ge=1)]
+    shards: Annotated[int, Field(ge=1)]
+
+
+class Manifest(_Entry):
+    """``_manifest.json``, or ``_manifest-<shard>.json`` where a job is shared by several shards."""
+
+    schema_version: Literal[1] = 1
+    plan: Plan
+    shard: Count
+    model: LoadedModel | None = None
+    complete: bool = False
+    totals: Totals = Totals(rows=0, open=0, closed=0, uncertain=0, failed=0)
+    parts: tuple[PartEntry, ...] = ()
+
+
+def write_part(folder: Path, number: int, shard: int, table: pa.Table) -> PartEntry:
+    """Write a part whole or not at all.
+
+    Args:
+        table: its rows, of ``SCHEMA``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue()
+    name = f"part-{number:06d}.parquet"  # names sort as the rows do
+    _write(folder / name, data, shard)
+    states = Counter(table["state"].to_pylist())
+    return PartEntry(
+        number=number,
+        name=name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        rows=table.num_rows,
+        failed=states.pop(None, 0),
+        **{state: states[state] for state in ("open", "closed", "uncertain")},
+    )
+
+
+def same_model(first: LoadedModel | None, model: LoadedModel | None) -> LoadedModel | None:
+    """The model of a job that began with ``first`` and now got scores of ``model``; None where it had none yet.
+
+    Raises:
+        ModelChangedError: they are not the same.
+    """
+    if first is not None and model is not None and first != model:
+        raise ModelChangedError(
+            f"the service now scores with {_name(model)}, and this output began with {_name(first)}: serve that again, "
+            "or choose another --output to score everything with the new one"
+        )
+    return first or model
+
+
+class Output:
+    """An output folder, and the manifest of the one shard that writes to it here."""
+
+    def __init__(self, folder: Path, path: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._path = path
+        self.manifest = manifest
+        self.lost = 0  # parts that the manifest named and that were no longer whole
+
+    @property
+    def done(self) -> frozenset[int]:
+        """The numbers of the parts that are whole."""
+        return frozenset(part.number for part in self.manifest.parts)
+
+    def begin(self, model: LoadedModel | None) -> None:
+        """Forget parts that are no longer whole, and note the model that other shards have begun with."""
+        parts = tuple(part for part in self.manifest.parts if _is_whole(self._folder / part.name, part.sha256))
+        self.lost = len(self.manifest.parts) - len(parts)
+        complete = self.manifest.complete and not self.lost
+        first = same_model(self.manifest.model, model)
+        self._replace(parts=parts, totals=Totals.of(parts), model=first, complete=complete)
+
+    def add(self, part: PartEntry, model: LoadedModel | None) -> None:
+        """Enter a part that was written.
+
+        Raises:
+            ModelChangedError: it was scored by another model than those before.
+        """
+        parts = sorted((*self.manifest.parts, part), key=lambda part: part.number)
+        self._replace(parts=tuple(parts), totals=Totals.of(parts), model=same_model(self.manifest.model, model))
+
+    def finish(self) -> None:
+        """Note that no part is missing."""
+        self._replace(complete=True)
+
+    def _replace(self, **changes: Any) -> None:
+        self.manifest = self.manifest.model_copy(update=changes)
+        data = self.manifest.model_dump_json(indent=2).encode()
+        _write(self._path, data, self.manifest.shard)
+
+
+@contextmanager
+def open_output(folder: Path, plan: Plan, shard: int) -> Iterator[Output]:
+    """The output folder, made where there is none, for this run alone.
+
+    Parts that the manifest names and that are missing or damaged are taken out of it.
+
+    Raises:
+        OutputError: another run uses it, it holds something else, or it cannot be written to.
+        InputChangedError: it was begun with another input.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f".lock-{shard}").open("w")
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another run is writing to {folder}: wait for it, or choose another --output") from None
+        for draft in folder.glob(f".draft-{shard}-*"):
+            draft.unlink()
+        path = folder / (f"_manifest-{shard}.json" if plan.shards > 1 else "_manifest.json")
+        manifests = {file: _read(file) for file in folder.glob("_manifest*.json")}
+        for manifest in manifests.values():
+            _check_plan(folder, manifest.plan, plan)
+        if not manifests and any(folder.glob("part-*.parquet")):
+            raise OutputError(f"{folder} holds parts without a manifest: choose another --output")
+        output = Output(folder, path, manifests.get(path, Manifest(plan=plan, shard=shard)))
+        output.begin(next((manifest.model for manifest in manifests.values() if manifest.model), None))
+        yield output
+
+
+def _check_plan(folder: Path, begun: Plan, plan: Plan) -> None:
+    if (begun.kind, begun.rows, begun.fingerprint) != (plan.kind, plan.rows, plan.fingerprint):
+        raise InputChangedError(
+            f"{folder} was begun with another input ({begun.rows:,} rows; now {plan.rows:,}, or a file's name, "
+            "size or modification time differs): bring that input back, or choose another --output to score this one"
+        )
+    if begun != plan:
+        raise OutputError(
+            f"{folder} was begun with --rows-per-part {begun.rows_per_part} and {begun.shards} shards: go on with "
+            "these, or choose another --output"
+        )
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise OutputError(f"{path} is not a manifest that this version reads: choose another --output") from None
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
+
+
+def _write(path: Path, data: Any, shard: int) -> None:
+    draft = path.with_name(f".draft-{shard}-{uuid.uuid4().hex}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _sync(folder: Path) -> None:
+    """Bring a renaming in the folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(model: LoadedModel) -> str:
+    return f"{model.name} {model.version} ({model.sha256[:12]}…)"

@@ -1,0 +1,92 @@
+"""How far a batch job is, on stderr: a bar for people, a line now and then for logs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+LINE_SECONDS: Final = 10.0
+
+
+class Progress(AbstractContextManager["Progress"], Protocol):
+    """Counts the rows that are done."""
+
+    def begin(self, total: int, done: int) -> None:
+        """There are ``total`` rows, ``done`` of which an earlier run has scored."""
+
+    def advance(self, rows: int) -> None:
+        """Another ``rows`` rows are done."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+
+
+def progress() -> Progress:
+    """A bar where stderr is a terminal, lines elsewhere."""
+    console = Console(stderr=True)
+    return _Bar(console) if console.is_terminal else _Lines(console)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "")
+
+
+class _Bar:
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("scoring", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def begin(self, total: int, done: int) -> None:
+        self._bar.reset(self._task, total=total, completed=done)
+
+    def advance(self, rows: int) -> None:
+        self._bar.advance(self._task, rows)
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total = self._done = self._before = 0
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def begin(self, total: int, done: int) -> None:
+        self._total, self._done, self._before = total, done, done
+        self._began = self._told = time.monotonic()
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        now = time.monotonic()
+        if now - self._told >= LINE_SECONDS:
+            self._told = now
+            rate = (self._done - self._before) / (now - self._began)
+            left = (self._total - self._done) / rate
+            self.note(f"{self._done:,} of {self._total:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left")
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eyestate.batch.containers import Columns, count, images
+from eyestate.errors import ImageError, InputError
+from eyestate.images import MAX_BYTES
+from tests.eyestate.batch.crops import png, write_parquet, write_tar, write_zip
+
+COLUMNS = Columns()
+CROPS = {f"{place:02d}.png": png(place) for place in range(20)}
+NAMES = ["a.zip", "a.tar", "a.tar.gz", "a.TGZ", "a.parquet"]
+
+
+def write(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        return write_parquet(path, list(CROPS.values()))
+    return write_zip(path, CROPS) if path.suffix == ".zip" else write_tar(path, CROPS)
+
+
+def outcomes(path: Path, start: int = 0, columns: Columns = COLUMNS) -> list[tuple[str, bytes | str]]:
+    """Key and data, or the code of the error, of each image."""
+    return [
+        (image.key, image.data.code if isinstance(image.data, ImageError) else image.data)
+        for image in images(path, start, columns)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_images_in_order(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    assert count(path, COLUMNS) == 20
+    found = outcomes(path)
+    assert [data for _, data in found] == list(CROPS.values())
+    keys = [str(place) for place in range(20)] if name == "a.parquet" else list(CROPS)
+    assert [key for key, _ in found] == keys
+    for start in (1, 7, 13, 19, 20):
+        assert outcomes(path, start) == found[start:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damage_is_told_and_counts_stay(name: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / name)
+        content = bytearray(path.read_bytes())
+        if data.draw(st.booleans(), "cut off"):
+            del content[data.draw(st.integers(0, len(content) - 1), "length") :]
+        else:
+            place = data.draw(st.integers(0, len(content) - 1), "place")
+            content[place] ^= data.draw(st.integers(1, 255), "bits")
+        path.write_bytes(content)
+        try:
+            rows = count(path, COLUMNS)
+        except InputError:  # a column's name or type was hit
+            assert name == "a.parquet"
+            return
+        found = outcomes(path)
+        assert len(found) == rows
+        assert len(outcomes(path, rows // 2)) == rows - rows // 2
+        assert all(isinstance(outcome, bytes) or outcome in ("unreadable_file", "empty_image") for _, outcome in found)
+
+
+class TestArchives:
+    def test_other_members_are_passed_over(self, tmp_path: Path) -> None:
+        members = {"0.json": b"{}", "0.png": png(0), "0.cls": b"1", "sub/1.JPEG": png(1), "readme": b""}
+        for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):
+            assert [key for key, _ in outcomes(path)] == ["0.png", "sub/1.JPEG"]
+
+    def test_member_with_a_wrong_checksum(self, tmp_path: Path) -> None:
+        path = write_zip(tmp_path / "a.zip", CROPS)
+        with zipfile.ZipFile(path) as archive:
+            member = archive.infolist()[3]
+        content = bytearray(path.read_bytes())
+        content[member.header_offset + 30 + len(member.filename) + member.compress_size - 1] ^= 0xFF
+        path.write_bytes(content)
+        assert [key for key, outcome in outcomes(path) if outcome == "unreadable_file"] == ["03.png"]
+
+    def test_member_that_is_too_large(self, tmp_path: Path) -> None:
+        members = {"bomb.png": bytes(MAX_BYTES + 1), "most.png": bytes(MAX_BYTES), "next.png": png(1)}
+        for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tgz", members)):
+            assert [outcome for _, outcome in outcomes(path)] == ["image_too_large", bytes(MAX_BYTES), png(1)]
+
+    def test_link_is_no_image(self, tmp_path: Path) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            link = tarfile.TarInfo("link.png")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+            folder = tarfile.TarInfo("folder.png")
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+        assert outcomes(tmp_path / "a.tar") == [("link.png", "unreadable_file")]
+        assert count(tmp_path / "a.tar", COLUMNS) == 1
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_file_that_is_something_else(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes(b"not what its name says" * 100)
+        assert count(tmp_path / name, COLUMNS) == 1
+        assert outcomes(tmp_path / name) == [(name, "unreadable_file")]
+        assert outcomes(tmp_path / name, 1) == []
+
+    def test_encrypted_member(self, tmp_path: Path) -> None:
+        path = write_zip(tmp_path / "a.zip", {"0.png": png(0)})
+        content = bytearray(path.read_bytes())
+        content[6] |= 1  # the flag, in the member's own head and in the directory
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(content)
+        assert outcomes(path) == [("0.png", "unreadable_file")]
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"cannot read .*No such file"):
+            count(tmp_path / "a.tar", COLUMNS)
+        with pytest.raises(InputError, match=r"cannot read .*No such file"):
+            outcomes(tmp_path / "a.tar")
+
+
+class TestParquet:
+    def test_null_and_large_cells(self, tmp_path: Path) -> None:
+        path = write_parquet(tmp_path / "a.parquet", [png(0), None, b"", bytes(MAX_BYTES + 1), png(1)])
+        found = [outcome for _, outcome in outcomes(path)]
+        assert found == [png(0), "empty_image", b"", "image_too_large", png(1)]
+
+    @pytest.mark.parametrize(("key", "keys"), [("id", ["eye-0", "eye-1"]), ("number", ["0", "1"])])
+    def test_keys(self, tmp_path: Path, key: str, keys: list[str]) -> None:
+        path = write_parquet(tmp_path / "a.parquet", [png(0), png(1)])
+        assert [found for found, _ in outcomes(path, columns=Columns("image", key))] == keys
+
+    def test_keys_that_are_no_text(self, tmp_path: Path) -> None:
+        keys = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"image": [png(0)] * 2, "id": keys}), tmp_path / "a.parquet")
+        found = outcomes(tmp_path / "a.parquet", columns=Columns("image", "id"))
+        assert found == [("a", png(0)), ("\\xff", png(0))]
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            pa.array([png(0), None], pa.large_binary()),
+            pa.array([{"bytes": png(0), "path": "x"}, None], pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        ],
+        ids=["large", "struct"],
+    )
+    def test_other_types_of_bytes(self, tmp_path: Path, cells: pa.Array) -> None:
+        pq.write_table(pa.table({"eye": cells, "key": ["a", None]}), tmp_path / "a.parquet")
+        found = outcomes(tmp_path / "a.parquet", columns=Columns("eye", "key"))
+        assert found == [("a", png(0)), ("1", "empty_image")]
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            (Columns("picture"), "no column 'picture'; it has id, number, image: .*--image-column"),
+            (Columns("image", "name"), "no column 'name'; .*--key-column"),
+            (Columns("number"), "holds int64, not the bytes"),
+            (Columns("image", "image"), "a key is a string or an integer"),
+        ],
+    )
+    def test_columns_that_do_not_fit(self, tmp_path: Path, columns: Columns, message: str) -> None:
+        path = write_parquet(tmp_path / "a.parquet", [png(0)])
+        with pytest.raises(InputError, match=message):
+            count(path, columns)
+
+    def test_damaged_row_group_costs_only_its_own_rows(self, tmp_path: Path) -> None:
+        path = write_parquet(tmp_path / "a.parquet", list(CROPS.values()), row_group_size=5)
+        metadata = pq.ParquetFile(io.BytesIO(path.read_bytes())).metadata
+        start = metadata.row_group(1).column(2).data_page_offset
+        content = bytearray(path.read_bytes())
+        content[start : start + 20] = bytes(20)
+        path.write_bytes(content)
+        found = outcomes(path)
+        assert [place for place, (_, outcome) in enumerate(found) if outcome == "unreadable_file"] == [5, 6, 7, 8, 9]
