@@ -1,0 +1,306 @@
+"""``python -m loadtests.bulk``: crops per second of packed requests, against the bare ONNX Runtime session."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple, get_args
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from eyestate.execution import cores
+from eyestate.images import Pixels
+from eyestate.scorer import Scorer, Scores
+from eyestate.settings import Device
+from loadtests import crops
+from loadtests.bare import Bare
+from loadtests.load import Connection, Generator, http_request, losses, run, statuses, stop_after
+from loadtests.report import REPORTS, circumstances, described, table, write
+from loadtests.servers import Server, ServerError
+from loadtests.service import served
+from loadtests.small_bundle import NAME as SMALL
+from loadtests.wrk import drive
+
+JSON: Final = "application/json"
+NPY: Final = "application/x-npy"
+ARROW: Final = "application/vnd.apache.arrow.stream"
+SHORT: Final = {JSON: "JSON", NPY: "npy", ARROW: "Arrow"}
+WAYS: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # of the request, of the answer
+WANTED_SMALL: Final = 0.8  # of the bare session, in bulk
+WANTED: Final = 0.95  # with a model that costs more than serving it
+SINGLE_CONNECTIONS: Final = 128
+WARM_UP_SECONDS: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How crops are sent: format of the request, format of the answer, crops in a request, connections."""
+
+    request: str
+    answer: str
+    crops: int
+    connections: int
+
+    @property
+    def name(self) -> str:
+        """Without the load."""
+        return f"{self.request} → {self.answer}"
+
+
+class Load(NamedTuple):
+    """What came of it."""
+
+    crops_per_second: float
+    statuses: dict[str, int]
+    lost: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A way and its load, once; ``bare`` is the bare session's crops per second around it."""
+
+    way: Way
+    load: Load
+    bare: float
+
+    @property
+    def share(self) -> float:
+        """Of the bare session's throughput."""
+        return self.load.crops_per_second / self.bare
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All rounds of a way: medians, and the requests that were not answered with 200."""
+
+    way: Way
+    crops_per_second: int
+    bare: int
+    share: float
+    failed: int
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is made here.")
+@click.option("--device", type=click.Choice(get_args(Device)), default="cpu", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
+@click.option("--crops", "sizes", type=click.IntRange(1, 16_384), multiple=True, default=(256, 1024, 4096))
+@click.option("--connections", type=click.IntRange(1, 64), multiple=True, default=(1, 4), show_default=True)
+@click.option("--side", type=click.IntRange(8, 4096), default=crops.SIDE, show_default=True, help="Of a crop.")
+@click.option("--seconds", type=click.IntRange(1), default=2, show_default=True, help="Of load at each point.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(
+    *,
+    model: str,
+    device: Device,
+    workers: int,
+    sizes: tuple[int, ...],
+    connections: tuple[int, ...],
+    side: int,
+    seconds: int,
+    rounds: int,
+    output: Path,
+) -> None:
+    """Measure bulk and single requests against the bare session with as many threads.
+
+    Writes bulk-MODEL.json and bulk-MODEL.md. Around every point the bare session runs at its best batch size, for as
+    long before as after, so that noise of the machine meets both.
+    """
+    bundle = crops.bundle(model)
+    threads = max(1, cores() // workers)
+    bare = Bare(bundle, device, sessions=workers, threads=threads)
+    batch = bare.best_batch(seconds / 4)
+    scorer = Scorer(bundle, device)
+    settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
+    about = circumstances(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
+    points = []
+    with served(bundle, device, workers, "bulk") as server:
+        for _ in range(rounds):
+            for sort, answer in WAYS:
+                for size in sizes:
+                    body, pixels = packed(sort, size, side)
+                    request = http_request("/v1/score/batch", body, sort, answer)
+                    run(check(server, request, scorer.score(pixels)))
+                    for number in connections:
+                        load = partial(by_generator, server, request, number, seconds, size)
+                        way = Way(SHORT[sort], SHORT[answer], size, number)
+                        points.append(beside(bare, batch, seconds, way, load))
+            way = Way("JPEG", "JSON", 1, SINGLE_CONNECTIONS)
+            points.append(beside(bare, batch, seconds, way, partial(by_wrk, server, seconds)))
+    rows = table_rows(points)
+    result = {
+        "about": about,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "points": [dataclasses.asdict(point) for point in points],
+    }
+    text = page(about, rows)
+    write(output, f"bulk-{bundle.manifest.name}", result, text)
+    click.echo("\n" + text)
+
+
+def packed(sort: str, number: int, side: int) -> tuple[bytes, Pixels]:
+    """A body with so many crops, an eye under noise, and the crops, uint8 (number, side, side)."""
+    noise = np.random.default_rng(0).integers(0, 32, (number, side, side))
+    pixels = np.clip(crops.eye(side) + noise, 0, 255).astype(np.uint8)
+    if sort == NPY:
+        file = io.BytesIO()
+        np.save(file, pixels)
+        return file.getvalue(), pixels
+    batch = pa.record_batch({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes(), pixels
+
+
+def unpacked(sort: str, body: bytes) -> Scores:
+    """The scores of an answer, float32 (N,)."""
+    if sort == JSON:
+        return np.array([result["score"] for result in json.loads(body)["results"]], np.float32)
+    if sort == NPY:
+        scores: Scores = np.load(io.BytesIO(body))
+        return scores
+    with pa.ipc.open_stream(body) as stream:
+        return np.asarray(stream.read_all()["score"].to_numpy(), np.float32)
+
+
+async def check(server: Server, request: bytes, expected: Scores) -> None:
+    """See that the answer holds the scores of the crops, in their order.
+
+    Raises:
+        ServerError: it does not.
+    """
+    connection = await Connection.open(server.port)
+    answer = await connection.ask(request)
+    connection.close()
+    if answer.status != 200:
+        raise ServerError(f"the service answers {answer.status}: {answer.body[:200]!r}")
+    scores = unpacked(answer.headers["content-type"].partition(";")[0], answer.body)
+    if scores.shape != expected.shape or np.abs(scores - expected).max() > 0.02:
+        raise ServerError(f"the service answers {len(scores)} scores that are not those of the {len(expected)} crops")
+
+
+def beside(bare: Bare, batch: int, seconds: int, way: Way, load: Callable[[], Load]) -> Point:
+    """Measure a load between two runs of the bare session, each half as long, so that noise meets both."""
+    before = bare.crops_per_second(batch, seconds / 2)
+    found = load()
+    after = bare.crops_per_second(batch, seconds / 2)
+    point = Point(way, found, (before + after) / 2)
+    click.echo(
+        f"{way.name}, {way.crops:,} crops, {way.connections} connections: {found.crops_per_second:,.0f} crops/s, "
+        f"bare {point.bare:,.0f}, {point.share:.2f}, {found.statuses} {found.lost or 'none lost'}"
+    )
+    return point
+
+
+def by_generator(server: Server, request: bytes, connections: int, seconds: float, crops_each: int) -> Load:
+    """Keep so many connections busy with one request, after a moment to warm up."""
+
+    async def busy(duration: float) -> Generator:
+        generator = Generator(server.port, [request])
+        stop = asyncio.Event()
+        await asyncio.gather(generator.closed_loop(connections, stop), stop_after(duration, stop))
+        generator.close()
+        return generator
+
+    run(busy(WARM_UP_SECONDS))
+    outcomes = run(busy(seconds)).outcomes
+    took = max(outcome.sent + outcome.seconds for outcome in outcomes) - min(outcome.sent for outcome in outcomes)
+    answered = statuses(outcomes)
+    return Load(answered.get("200", 0) * crops_each / took, answered, losses(outcomes))
+
+
+def by_wrk(server: Server, seconds: int) -> Load:
+    """Single requests, each with a JPEG."""
+    for duration in (WARM_UP_SECONDS, seconds):
+        load, _ = drive(
+            f"{server.url}/v1/score",
+            crops.jpeg(crops.eye()),
+            "image/jpeg",
+            connections=SINGLE_CONNECTIONS,
+            seconds=duration,
+            observe=lambda: None,
+        )
+    return Load(load.requests_per_second, load.statuses, {name: n for name, n in load.errors.items() if n})
+
+
+def table_rows(points: Sequence[Point]) -> list[Row]:
+    """One row for each way, in the order measured first."""
+    by_way: dict[Way, list[Point]] = {}
+    for point in points:
+        by_way.setdefault(point.way, []).append(point)
+    return [
+        Row(
+            way,
+            round(median(point.load.crops_per_second for point in found)),
+            round(median(point.bare for point in found)),
+            round(median(point.share for point in found), 3),
+            sum(
+                sum(point.load.lost.values()) + sum(n for status, n in point.load.statuses.items() if status != "200")
+                for point in found
+            ),
+        )
+        for way, found in by_way.items()
+    ]
+
+
+def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The measurement as Markdown."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        if row.way.name not in best or row.share > best[row.way.name].share:
+            best[row.way.name] = row
+    small = about["settings"]["model"] == SMALL
+    return "\n".join(
+        [
+            f"# Bulk requests, `{about['settings']['model']}`\n",
+            described(about) + "\n",
+            "Crops per second over HTTP as a share of the bare ONNX Runtime session's at its best batch size, with as "
+            "many threads, measured before and after each point. The load generator runs on the same cores; the "
+            "service resizes the crops, the bare session does not. Medians over the rounds, the best load of each "
+            "way first.\n",
+            table(
+                ["Request → answer", "Wanted", "Best share", "Held"],
+                [
+                    (name, None, f"{row.share:.2f}", None)
+                    if small and row.way.crops == 1
+                    else (name, *held(row.share, WANTED_SMALL if small else WANTED))
+                    for name, row in best.items()
+                ],
+            ),
+            table(
+                ["Request → answer", "Crops", "Connections", "Crops/s", "Bare", "Share", "Failed"],
+                [
+                    (
+                        row.way.name,
+                        f"{row.way.crops:,}",
+                        row.way.connections,
+                        f"{row.crops_per_second:,}",
+                        f"{row.bare:,}",
+                        f"{row.share:.2f}",
+                        row.failed or None,
+                    )
+                    for row in rows
+                ],
+            ),
+        ]
+    )
+
+
+def held(share: float, wanted: float) -> tuple[str, str, str]:
+    """Wanted, found, and whether it is enough, for a table."""
+    return f"≥ {wanted:g}", f"{share:.2f}", "yes" if share >= wanted else "**no**"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""``python -m loadtests.devices``: the same network on every device and in every precision that this machine has."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import numpy as np
+import onnxruntime
+
+from eyestate.bundle import Bundle, Thresholds
+from eyestate.execution import cores, open_session
+from eyestate.images import Pixels, decode, to_input
+from eyestate.scorer import Scores
+from eyestate.settings import Device
+from loadtests import crops
+from loadtests.int8 import write_int8
+from loadtests.report import REPORTS, circumstances, described, table, write
+from loadtests.servers import SCRATCH
+from training.data import Crop, data_dir, hold_out, load_crops, load_mrl, split_by_subject
+from training.evaluate import Interval, bootstrap_eer
+from training.stages import SCORED, judged_by_people
+
+BATCHES: Final = (1, 8, 32, 64, 256)
+REFERENCE: Final = "ONNX Runtime CPU, fp32"
+CALIBRATION_CROPS: Final = 256
+GPU_PROVIDERS: Final[dict[Device, str]] = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_SCORING_BATCH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A session, and what computes in it."""
+
+    name: str
+    session: onnxruntime.InferenceSession
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Labelled crops as model inputs, uint8 (N, side, side)."""
+
+    name: str
+    inputs: Pixels
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One execution: crops per second by batch size, and how its scores differ from those in float32."""
+
+    name: str
+    crops_per_second: dict[int, float]
+    speedup: float
+    largest_difference: float | None
+    mean_difference: float | None
+    verdicts_changed: float | None
+    eer: dict[str, Interval]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", default="final_best", show_default=True, help="Name or path of a bundle.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=BATCHES, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="At each point.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in another order.")
+@click.option("--threads", type=click.IntRange(1), default=cores, show_default="the cores")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, threads: int, output: Path) -> None:
+    """Measure crops/s by batch size, score differences and EER of every execution, and write devices.json and .md.
+
+    Without the data sets ($EYESTATE_DATA) int8 and the scores are left out: only speed is measured.
+    """
+    bundle = crops.bundle(model)
+    side = bundle.manifest.input.side
+    int8, judgements = None, []
+    if data_dir().is_dir():
+        split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
+        unlabelled = data_dir() / "eyes-dataset.zip"
+        int8 = SCRATCH / f"{bundle.manifest.name}-int8.onnx"
+        pool, _ = hold_out(load_crops(unlabelled).crops)
+        write_int8(bundle.onnx, calibration(split.train, pool, side), int8)
+        judgements = [
+            judgement("held-out crops", judged_by_people(unlabelled, data_dir() / "human-labels.csv"), side),
+            judgement("crops of MRL test subjects", split.test[::SCORED], side),
+        ]
+    found = list(executions(bundle, int8, threads))
+    speeds = measured(found, side, batches, seconds, rounds)
+    rows = judged(found, speeds, judgements, bundle.manifest.thresholds)
+    about = circumstances(model=bundle.manifest.name, side=side, threads=threads, seconds=seconds, rounds=rounds)
+    text = page(about, rows, judgements)
+    write(output, "devices", {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, text)
+    click.echo("\n" + text)
+
+
+def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Execution]:
+    """What this machine can compute with; the first is the reference.
+
+    Args:
+        bundle: the network in float32 (its weights stored in float16).
+        int8: the network quantised, None to leave it out.
+        threads: of a session on the CPU.
+    """
+    available = onnxruntime.get_available_providers()
+    yield Execution(REFERENCE, open_session(bundle.onnx, "cpu", threads)[0])
+    if int8 is not None:
+        yield Execution("ONNX Runtime CPU, int8", open_session(int8, "cpu", threads)[0])
+    if "OpenVINOExecutionProvider" in available:
+        yield Execution("OpenVINO, fp32", openvino(bundle.onnx, "f32", threads))
+        yield Execution("OpenVINO, bf16", openvino(bundle.onnx, "bf16", threads))
+        if int8 is not None:
+            yield Execution("OpenVINO, int8, the rest fp32", openvino(int8, "f32", threads))
+            yield Execution("OpenVINO, int8, the rest bf16", openvino(int8, "bf16", threads))
+    for device, provider in GPU_PROVIDERS.items():
+        if provider in available:
+            session, name = open_session(bundle.onnx, device, threads)
+            if provider in session.get_providers():
+                yield Execution(name, session)
+
+
+def openvino(onnx: Path, precision: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session of OpenVINO's execution provider in a precision, ``f32`` or ``bf16``, whatever the processor has."""
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        onnx,
+        options,
+        providers=["OpenVINOExecutionProvider"],
+        provider_options=[{"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}],
+    )
+
+
+def calibration(labelled: Sequence[Crop], unlabelled: Sequence[Crop], side: int) -> Pixels:
+    """Crops to calibrate on, half of either kind, none of which judges: uint8 (CALIBRATION_CROPS, side, side)."""
+    random = np.random.default_rng(0)
+    halves = [random.choice(len(kind), CALIBRATION_CROPS // 2, replace=False) for kind in (labelled, unlabelled)]
+    chosen = [labelled[i] for i in halves[0]] + [unlabelled[i] for i in halves[1]]
+    return inputs([chosen[i] for i in random.permutation(len(chosen))], side)
+
+
+def judgement(name: str, labelled: Sequence[Crop], side: int) -> Judgement:
+    """Labelled crops, made ready."""
+    return Judgement(name, inputs(labelled, side), [crop.label or 0 for crop in labelled])
+
+
+def inputs(chosen: Sequence[Crop], side: int) -> Pixels:
+    """Crops to model inputs, uint8 (N, side, side)."""
+    return np.stack([to_input(decode(crop.data), side) for crop in chosen])
+
+
+def measured(
+    found: Sequence[Execution], side: int, batches: Sequence[int], seconds: float, rounds: int
+) -> dict[str, dict[int, float]]:
+    """Crops per second by execution and batch size, the median of rounds that take all of them in turn."""
+    speeds: dict[str, dict[int, list[float]]] = {item.name: {batch: [] for batch in batches} for item in found}
+    random = np.random.default_rng(0)
+    for turn in range(rounds):
+        shift = turn % len(found)
+        for batch in batches:
+            pixels = random.integers(0, 256, (batch, side, side)).astype(np.uint8)
+            for item in [*found[shift:], *found[:shift]]:
+                speed = crops_per_second(item.session, pixels, seconds)
+                speeds[item.name][batch].append(speed)
+                click.echo(f"round {turn + 1}, batch {batch:>3}, {item.name:<30} {speed:>10,.1f} crops/s")
+    return {name: {batch: median(values) for batch, values in by_batch.items()} for name, by_batch in speeds.items()}
+
+
+def crops_per_second(session: onnxruntime.InferenceSession, pixels: Pixels, seconds: float) -> float:
+    """Crops scored per second in batches of this one, uint8 (N, side, side), after two that warm up."""
+    feed = {session.get_inputs()[0].name: pixels}
+    for _ in range(2):
+        session.run(None, feed)
+    count, started = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() < started + seconds:
+        session.run(None, feed)
+        count += 1
+    return count * len(pixels) / (time.perf_counter() - started)
+
+
+def scores(session: onnxruntime.InferenceSession, pixels: Pixels) -> Scores:
+    """P(open) of model inputs, uint8 (N, side, side): float32 (N,)."""
+    name = session.get_inputs()[0].name
+    starts = range(0, len(pixels), _SCORING_BATCH)
+    return np.concatenate([session.run(None, {name: pixels[i : i + _SCORING_BATCH]})[0] for i in starts])
+
+
+def judged(
+    found: Sequence[Execution],
+    speeds: dict[str, dict[int, float]],
+    judgements: Sequence[Judgement],
+    thresholds: Thresholds,
+) -> list[Row]:
+    """A row for each execution; the differences are from the first one's scores."""
+    rows: list[Row] = []
+    reference: Scores | None = None
+    for item in found:
+        parts = {judging.name: scores(item.session, judging.inputs) for judging in judgements}
+        joined = np.concatenate(list(parts.values())) if parts else None
+        reference = joined if reference is None else reference
+        differences = None if joined is None or reference is None else np.abs(joined - reference)
+        by_batch = speeds[item.name]
+        row = Row(
+            item.name,
+            {batch: round(speed, 1) for batch, speed in by_batch.items()},
+            round(max(by_batch.values()) / max(speeds[found[0].name].values()), 2),
+            None if differences is None else round(float(differences.max()), 4),
+            None if differences is None else round(float(differences.mean()), 5),
+            None if joined is None or reference is None else changed(joined, reference, thresholds),
+            {j.name: bootstrap_eer(parts[j.name], j.labels) for j in judgements},
+        )
+        rows.append(row)
+    return rows
+
+
+def changed(found: Scores, reference: Scores, thresholds: Thresholds) -> float:
+    """Share of the crops whose verdict (open, closed or uncertain) is another one."""
+    verdicts = [(s >= thresholds.open).astype(int) - (s <= thresholds.closed).astype(int) for s in (found, reference)]
+    return round(float((verdicts[0] != verdicts[1]).mean()), 5)
+
+
+def page(about: dict[str, Any], rows: Sequence[Row], judgements: Sequence[Judgement]) -> str:
+    """The measurement as Markdown."""
+    batches = list(rows[0].crops_per_second)
+    judging = " and ".join(f"{len(item.labels):,} {item.name}" for item in judgements)
+    parts = [
+        f"# Devices and precisions, `{about['settings']['model']}`\n",
+        described(about) + "\n",
+        "Crops per second by batch size, medians over rounds that take all executions in turn; the ratio is that of "
+        "the best batch sizes.\n",
+        table(
+            ["Execution", *(f"{batch}" for batch in batches), "÷ fp32"],
+            [
+                (row.name, *(f"{row.crops_per_second[batch]:,.0f}" for batch in batches), f"{row.speedup:.2f}")
+                for row in rows
+            ],
+        ),
+    ]
+    if judgements:
+        parts += [
+            f"Scores of {judging}, which no network learnt from, against those of {REFERENCE}; int8 was calibrated on "
+            f"{CALIBRATION_CROPS} other crops. The EERs have 95 % intervals by bootstrap over crops.\n",
+            table(
+                [
+                    *("Execution", "Largest difference", "Mean difference", "Verdicts changed"),
+                    *(f"EER, {item.name}" for item in judgements),
+                ],
+                [
+                    (
+                        row.name,
+                        f"{row.largest_difference:.4f}",
+                        f"{row.mean_difference:.5f}",
+                        f"{row.verdicts_changed:.2%}",
+                        *(eer_cell(row.eer[item.name]) for item in judgements),
+                    )
+                    for row in rows
+                ],
+            ),
+        ]
+    return "\n".join(parts)
+
+
+def eer_cell(eer: Interval) -> str:
+    """An EER and its interval for a table."""
+    return f"{eer.value:.4f} ({eer.low:.4f} to {eer.high:.4f})"
+
+
+if __name__ == "__main__":
+    main()

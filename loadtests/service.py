@@ -1,0 +1,38 @@
+"""Our service, started as its users start it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from eyestate.bundle import Bundle
+from eyestate.settings import Device
+from loadtests.servers import SCRATCH, Probe, Server, running
+
+
+@contextmanager
+def served(bundle: Bundle, device: Device, workers: int, name: str, **settings: str) -> Iterator[Server]:
+    """``bentoml serve service`` with a model; it is gone when the block ends.
+
+    Args:
+        bundle: what it serves.
+        device: what computes.
+        workers: processes that answer.
+        name: of its log.
+        settings: more environment variables.
+
+    Raises:
+        ServerError: it did not start or did not go away.
+    """
+    command = (sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", "{port}")
+    environment = {
+        "EYESTATE_MODEL": str(bundle.path.absolute()),
+        "EYESTATE_DEVICE": device,
+        "EYESTATE_WORKERS": str(workers),
+        "BENTOML_HOME": str(SCRATCH / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        **settings,
+    }
+    with running(command, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log") as server:
+        yield server
