@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -29,11 +28,9 @@ from prometheus_client import (
 )
 from prometheus_client.registry import REGISTRY
 from prometheus_client.utils import floatToGoString
-from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyestate import quality
-from eyestate.bundle import Feature, Manifest, State, Thresholds
+from eyestate.bundle import Feature, Manifest, Thresholds
 from eyestate.drift import EDGES, Drift
 from eyestate.images import Pixels
 from eyestate.scorer import Scores
@@ -160,7 +157,7 @@ class _Served:
 _served: _Served
 
 
-def set_model(manifest: Manifest, device: str = "cpu", queue_depth: Callable[[], int] = lambda: 0) -> None:
+def set_model(manifest: Manifest, device: str, queue_depth: Callable[[], int]) -> None:
     """Publish that this worker is ready, and what it serves.
 
     Args:
@@ -300,60 +297,3 @@ def _forget_dead_workers(folder: Path) -> None:
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-class RequestMetrics:
-    """ASGI middleware that counts and times requests by route; paths that are no route share the label ``other``."""
-
-    def __init__(self, app: ASGIApp, routes: Collection[str]) -> None:
-        """Args:
-        app: the application.
-        routes: paths, which may hold parameters in Starlette's form: ``/v2/models/{name}``.
-        """
-        self.app = app
-        self._fixed = frozenset(route for route in routes if "{" not in route)
-        self._patterns = [(compile_path(route)[0], route) for route in routes if "{" in route]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 499  # nginx's "client closed request", until an answer begins
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        except Exception:
-            status = 500  # the server's answer to whatever the application does not catch
-            raise
-        finally:
-            request_done(self._route(scope["path"]), status, time.perf_counter() - started)
-
-    def _route(self, path: str) -> str:
-        if path in self._fixed:
-            return path
-        return next((route for pattern, route in self._patterns if pattern.match(path)), "other")
-
-
-# --- until routes.py has moved to the functions above
-def count_states(states: Iterable[State]) -> None:
-    """Nothing: ``scored`` counts them."""
-
-
-def timed(score: Callable[[Sequence[Pixels]], Scores]) -> Callable[[Sequence[Pixels]], Scores]:
-    """The scoring function, with its batch sizes and times measured."""
-
-    def measured(crops: Sequence[Pixels]) -> Scores:
-        started = time.perf_counter()
-        scores = score(crops)
-        batch(len(crops), (), time.perf_counter() - started)
-        scored(scores)
-        return scores
-
-    return measured

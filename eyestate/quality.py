@@ -24,6 +24,8 @@ TOO_BRIGHT: Final = 240  # mean grey value
 TOO_BLURRED: Final = 0.06  # sharpness
 TOO_SMALL: Final = 14  # pixels a side
 
+_ROUNDING: Final = 20 / 12  # variance of the Laplacian of nothing but rounding: 1/12, weighted by 4² + 4 · 1²
+
 Figures = npt.NDArray[np.float32]
 
 
@@ -34,8 +36,9 @@ class Measures:
     Attributes:
         brightness: mean grey value, 0 to 255.
         contrast: standard deviation of the grey values, 0 to 127.5.
-        sharpness: variance of the Laplacian over the variance of the grey values, 0 upward. The former falls with blur
-            (Pech-Pacheco et al. 2000), but with contrast too; their ratio is the same in any light.
+        sharpness: variance of the Laplacian, less what rounding to whole grey values adds, over the variance of the
+            grey values, 0 upward. The former falls with blur (Pech-Pacheco et al. 2000), but with contrast too; their
+            ratio is the same in any light.
     """
 
     brightness: Figures
@@ -54,8 +57,8 @@ def measure(crops: Sequence[Pixels] | Pixels) -> Measures:
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     laplacian -= 4 * grey[:, 1:-1, 1:-1]
     contrast = grey.std((1, 2))
-    # A flat crop has nothing that could be sharp: less than one grey value of contrast counts as one.
-    return Measures(grey.mean((1, 2)), contrast, laplacian.var((1, 2)) / np.maximum(contrast, 1) ** 2)
+    edges = np.maximum(laplacian.var((1, 2)) - _ROUNDING, 0)
+    return Measures(grey.mean((1, 2)), contrast, edges / np.maximum(contrast, 1) ** 2)  # a flat crop is not sharp
 
 
 def assess(crops: Sequence[Pixels] | Pixels) -> list[Quality]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from eyestate.bundle import models_dir
 from eyestate.cli import Commands
+from eyestate.scorer import load
 from training import input_size
 from training.classify import MIN_INPUT, Settings, train
 from training.data import load_mrl, split_by_subject
@@ -21,6 +22,7 @@ from training.export import export_run
 from training.label.command import label
 from training.options import backbone_option, crops_option, human_labels_option, mrl_option
 from training.plots import plot_history
+from training.quality_limits import SCORED, quality_limits, table
 from training.report.command import report
 from training.runs import history, record_time, write_history
 from training.stages import (
@@ -152,6 +154,15 @@ def export(*, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, 
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
     click.echo(f"wrote {bundle.path}")
+
+
+@main.command("quality-limits")
+@mrl_option
+@click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
+def measure_quality_limits(mrl: Path, model: str) -> None:
+    """Measure the errors of a bundle on crops made ever darker, brighter, more blurred and smaller."""
+    crops = split_by_subject(load_mrl(mrl).crops).val[::SCORED]
+    click.echo(table(quality_limits(load(model), crops)))
 
 
 for command in (

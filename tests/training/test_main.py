@@ -25,7 +25,7 @@ def test_as_a_module() -> None:
     assert "Usage: python -m training" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("verb", ["describe", "input-size", "train", "export", "generate"])
+@pytest.mark.parametrize("verb", ["describe", "input-size", "train", "export", "quality-limits", "generate"])
 def test_help(verb: str) -> None:
     result = training(verb, "--help")
     assert result.exit_code == 0
