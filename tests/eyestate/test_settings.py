@@ -30,3 +30,9 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     monkeypatch.setenv(f"EYESTATE_{name}", value)
     with pytest.raises(SettingError, match=f"EYESTATE_{name} is '{value}'"):
         settings.__wrapped__()
+
+
+def test_the_readme_lists_every_setting() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"| `EYESTATE_{name.upper()}` | {field.description} |" in readme

@@ -54,14 +54,15 @@ def test_command(command: str, output: str) -> None:
     assert digits.sub(r"\1", printed) == digits.sub(r"\1", output)
 
 
-def test_python() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    check = f"{code}\nassert scores[0] > 0.5 > scores[1]"
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["triton", "eyestate"])
+def test_python(service: str, code: str) -> None:
+    check = code.replace("127.0.0.1:3000", service.removeprefix("http://"))
+    check += "\nassert scores.shape == (1_000,)" if "tritonclient" in code else "\nassert scores[0] > 0.5 > scores[1]"
     subprocess.run([sys.executable, "-c", check], cwd=PROJECT, check=True)
 
 
 def test_every_example_is_checked() -> None:
-    assert len(shown("curl")) == 3
+    assert len(shown("curl")) == 4
     assert len(shown(".venv/bin/eyestate")) == 1
 
 
