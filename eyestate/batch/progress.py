@@ -9,7 +9,7 @@ from typing import Final, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 LINE_SECONDS: Final = 10.0
@@ -31,7 +31,7 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 def progress() -> Progress:
     """A bar where stderr is a terminal, lines elsewhere."""
     console = Console(stderr=True)
-    return _Bar(console) if console.is_terminal else _Lines(console)
+    return Bar(console) if console.is_terminal else Lines(console)
 
 
 class _Rate(ProgressColumn):
@@ -40,10 +40,12 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} rows/s" if speed else "")
 
 
-class _Bar:
+class Bar:
+    """A bar with rate and time left, gone when the work is done."""
+
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=console, transient=True)
+        self._bar = RichProgress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("scoring", total=None)
 
     def __enter__(self) -> Self:
@@ -63,7 +65,9 @@ class _Bar:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Lines:
+class Lines:
+    """A line every ``LINE_SECONDS``."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._total = self._done = self._before = 0
