@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from eyestate.bundle import Distribution, Reference, Thresholds
+import eyestate
+from eyestate.bundle import Distribution, Feature, Reference, Thresholds
 from eyestate.drift import EDGES, HALF_LIFE, LEAST, Drift, Values, psi, reference
+from eyestate.images import Pixels, decode
+from eyestate.quality import measure, shrink
+from training.data import data_dir, hold_out, load_crops
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="made for a test")
 
@@ -100,6 +105,31 @@ def test_a_window_remembers_half_after_a_half_life(usual: Reference) -> None:
     drift.add("score", np.full(LEAST, 0.5))
     drift.add("score", np.full(HALF_LIFE, 0.9))
     assert drift.uncertain() == pytest.approx((LEAST / 2) / (LEAST / 2 + HALF_LIFE))
+
+
+@pytest.mark.shared
+def test_real_crops() -> None:
+    """Held-out crops are like the shipped model's reference; in other light or out of focus they are not."""
+    scorer = eyestate.load()
+    manifest = scorer.manifest
+    assert manifest.reference is not None
+
+    def indices(crops: list[Pixels]) -> dict[Feature, float]:
+        drift = Drift(manifest.reference, manifest.thresholds)  # type: ignore[arg-type]
+        measures = measure([shrink(crop) for crop in crops])
+        drift.add("score", scorer.score(crops).astype(float))
+        drift.add("width", np.array([crop.shape[1] for crop in crops], float))
+        drift.add("brightness", measures.brightness.astype(float))
+        drift.add("sharpness", measures.sharpness.astype(float))
+        return drift.indices()
+
+    held_out = [decode(crop.data) for crop in hold_out(load_crops(data_dir() / "eyes-dataset.zip").crops)[1][::2]]
+    assert max(indices(held_out).values()) < 0.1
+    blur = ImageFilter.GaussianBlur(1.5)
+    blurred = indices([np.asarray(Image.fromarray(crop).filter(blur)) for crop in held_out])
+    assert min(blurred["score"], blurred["sharpness"]) > 0.2 > blurred["brightness"]
+    darker = indices([crop // 2 for crop in held_out])
+    assert darker.pop("brightness") > 0.2 > max(darker.values())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from eyestate.images import Pixels, to_input
-from eyestate.quality import SIDE, assess, measure, shrink
+from eyestate.images import Pixels, decode, to_input
+from eyestate.quality import SIDE, TOO_BLURRED, TOO_BRIGHT, TOO_DARK, TOO_SMALL, assess, measure, shrink
 from training.synthetic import labelled
 
 
@@ -80,3 +82,13 @@ def test_a_drawn_eye_has_no_flags_until_it_is_blurred(eyes: list[Pixels]) -> Non
 def test_one_array_is_as_many_crops(eyes: list[Pixels]) -> None:
     crops = np.stack([to_input(eye, 40) for eye in eyes])
     assert assess(crops) == assess(list(crops))
+
+
+def test_the_documents_example() -> None:
+    """docs/metrics.md shows what is measured of the example, and the limits that hold."""
+    project = Path(__file__).parents[2]
+    document = (project / "docs" / "metrics.md").read_text()
+    (quality,) = assess([decode((project / "examples" / "open.jpg").read_bytes())])
+    assert quality.model_dump_json() in document
+    for limit in (f"below {TOO_DARK}", f"over {TOO_BRIGHT}", f"below {TOO_BLURRED}", f"under {TOO_SMALL} px"):
+        assert f"{limit} |" in document
