@@ -39,7 +39,7 @@ class Readiness(_Answer):
 
 
 class Quality(_Answer):
-    """How well the eye can be seen. With any flag raised, errors or uncertain verdicts are twice as frequent or more."""
+    """How well the eye can be seen. A flag means that errors or uncertain verdicts are at least twice as frequent."""
 
     width: Annotated[int, Field(description="of the crop as it was sent, in pixels")]
     height: Annotated[int, Field(description="of the crop as it was sent, in pixels")]
