@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -37,12 +38,13 @@ def score_parts(
         return
     begun_here = not ray.is_initialized()
     if begun_here:
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the job shows its own
     try:
         tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
         for row in tasks.map(partial(_score_part, service=service, destination=destination)).iter_rows():
             if row["error"]:
-                raise JobError(row["error"])
+                raise JobError(f"{row['error']}; what is scored is kept, run the same command to go on")
             model = row["model"] and LoadedModel.model_validate_json(row["model"])
             written(PartEntry.model_validate_json(row["entry"]), model)
     finally:
