@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
 class Outcome(NamedTuple):
     """What became of one request: ``status`` is None where it was lost, ``loss`` then says how.
 
-    ``sent`` is the event loop's clock in seconds, ``seconds`` the time to the answer or loss, ``local_port`` the port
+    ``sent`` is ``time.perf_counter()``, ``seconds`` the time to the answer or loss, ``local_port`` the port
     of the connection on this side.
     """
 
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self.local_port = 0
         self.usable = False
+        self.asked = 0
 
     @staticmethod
     async def open(port: int) -> Connection:
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
         self._headers, self._body = {}, []
+        self.asked += 1
         self._transport.write(request)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -147,16 +150,19 @@ class Generator:
     sent.
     """
 
-    def __init__(self, port: int, requests: Sequence[bytes]) -> None:
+    def __init__(self, port: int, requests: Sequence[bytes], per_connection: int | None = None) -> None:
         """Args:
         port: of the server on the loopback interface.
         requests: sent in turn, again and again.
+        per_connection: requests after which a connection is replaced, so that all workers of a server get some.
         """
         self._port = port
+        self._per_connection = per_connection
         self._requests = itertools.cycle(requests)
         self._idle: list[Connection] = []
         self.sent = 0
         self.refused = 0
+        self.first_refused: float | None = None  # time.perf_counter()
         self.held_back = 0
         self.outcomes: list[Outcome] = []
 
@@ -167,10 +173,10 @@ class Generator:
     async def open_loop(self, rate: float, stop: asyncio.Event) -> None:
         """Send ``rate`` requests per second, whether or not earlier ones have been answered."""
         loop = asyncio.get_running_loop()
-        started, due = loop.time(), 0
+        started, due = time.perf_counter(), 0
         under_way: set[asyncio.Task[None]] = set()
         while not stop.is_set():
-            while due < (loop.time() - started) * rate:
+            while due < (time.perf_counter() - started) * rate:
                 due += 1
                 if len(under_way) >= MAX_CONNECTIONS:
                     self.held_back += 1
@@ -194,8 +200,7 @@ class Generator:
         connection = await self._connection()
         if connection is None:
             return
-        loop = asyncio.get_running_loop()
-        sent, status, loss, retry_after = loop.time(), None, None, None
+        sent, status, loss, retry_after = time.perf_counter(), None, None, None
         self.sent += 1
         try:
             answer = await connection.ask(next(self._requests))
@@ -204,8 +209,11 @@ class Generator:
             loss = str(error)
         except TimeoutError:
             loss = f"no answer within {TIMEOUT_SECONDS} s"
-        self.outcomes.append(Outcome(sent, loop.time() - sent, status, loss, retry_after, connection.local_port))
-        if connection.usable:
+        seconds = time.perf_counter() - sent
+        self.outcomes.append(Outcome(sent, seconds, status, loss, retry_after, connection.local_port))
+        if connection.asked == self._per_connection:
+            connection.close()
+        elif connection.usable:
             self._idle.append(connection)
 
     async def _connection(self) -> Connection | None:
@@ -216,6 +224,7 @@ class Generator:
             return await Connection.open(self._port)
         except OSError:
             self.refused += 1
+            self.first_refused = self.first_refused or time.perf_counter()
             await asyncio.sleep(_PAUSE_SECONDS)
             return None
 
@@ -233,12 +242,12 @@ def losses(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def percentiles_ms(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool]) -> dict[str, float] | None:
-    """p50, p99 and the longest time of the wanted outcomes in milliseconds; None where there are none."""
+    """p50, p90, p99 and the longest time of the wanted outcomes in milliseconds; None where there are none."""
     times = [outcome.seconds * 1e3 for outcome in outcomes if wanted(outcome)]
     if not times:
         return None
-    p50, p99, longest = np.percentile(times, [50, 99, 100])
-    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(longest, 2)}
+    values = np.percentile(times, [50, 90, 99, 100]).round(2).tolist()
+    return dict(zip(("p50", "p90", "p99", "max"), values, strict=True))
 
 
 async def stop_after(seconds: float, stop: asyncio.Event) -> None:

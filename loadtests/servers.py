@@ -33,11 +33,13 @@ class ServerError(click.ClickException):
 class Memory:
     """Memory of a process tree in MiB.
 
-    ``pss`` divides pages that processes share among them, ``rss`` counts them once for each process.
+    ``pss`` divides pages that processes share among them, ``rss`` counts them once for each process; ``anonymous`` is
+    what ``rss`` holds besides files: where a leak shows, while pss also moves when strangers use the same libraries.
     """
 
     pss: float
     rss: float
+    anonymous: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Server:
 
     def memory(self) -> Memory:
         """What the process tree uses now."""
-        pss = rss = 0
+        pss = rss = anonymous = 0
         for process in self.tree():
             try:
                 used = process.memory_full_info()
@@ -79,7 +81,8 @@ class Server:
                 continue  # it ended between the listing and the reading
             pss += used.pss
             rss += used.rss
-        return Memory(pss / MIB, rss / MIB)
+            anonymous += used.rss - used.shared
+        return Memory(pss / MIB, rss / MIB, anonymous / MIB)
 
     def ask(self, probe: Probe) -> bytes:
         """The body of the answer to a request.

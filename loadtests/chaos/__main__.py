@@ -1,0 +1,119 @@
+"""``python -m loadtests.chaos RUN``: try to break the service, and exit with 1 where that succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from eyestate.settings import Device
+from loadtests import crops
+from loadtests.chaos.account import Claim, finish
+from loadtests.chaos.drain import drain
+from loadtests.chaos.kill import kill
+from loadtests.chaos.overload import overload
+from loadtests.chaos.soak import soak
+from loadtests.load import run
+from loadtests.report import REPORTS, circumstances
+from loadtests.servers import Server
+from loadtests.service import served
+
+Found = tuple[dict[str, Any], list[Claim]]
+
+
+def seconds_option(default: float) -> Callable[[Any], Any]:
+    """How long a run lasts."""
+    return click.option("--seconds", type=click.FloatRange(1), default=default, show_default=True, help="Of load.")
+
+
+def service_options(command: Any) -> Any:
+    """The options that say which service is attacked."""
+    for option in (
+        click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True),
+        click.option("--workers", type=click.IntRange(1), default=2, show_default=True),
+        click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
+        click.option("--model", default="final_best", show_default=True, help="Name or path of a bundle, or `small`."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Attack a service that is started for it; every run writes chaos-RUN.json and exits with 1 unless it held."""
+
+
+@main.command("overload")
+@service_options
+@seconds_option(20.0)
+@click.option("--factor", type=click.FloatRange(1.1), default=2.0, show_default=True, help="Of the capacity.")
+@click.option("--timeout", type=click.FloatRange(1), default=5.0, show_default=True, help="EYESTATE_TIMEOUT, seconds.")
+def overload_command(*, seconds: float, factor: float, timeout: float, **service: Any) -> None:
+    """Send more than the service can answer: all but its capacity must be refused, at once and politely."""
+    attack(
+        "overload",
+        lambda server: overload(server, factor=factor, seconds=seconds, timeout=timeout),
+        {"seconds": seconds, "factor": factor, "timeout": timeout},
+        service,
+        EYESTATE_TIMEOUT=f"{timeout:g}",
+    )
+
+
+@main.command("kill")
+@service_options
+@seconds_option(30.0)
+@click.option("--every", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Seconds between kills.")
+def kill_command(*, seconds: float, every: float, **service: Any) -> None:
+    """Kill a random worker again and again: only what it held may be lost, and it must come back."""
+    attack(
+        "kill",
+        lambda server: kill(server, workers=service["workers"], seconds=seconds, every=every),
+        {"seconds": seconds, "every": every},
+        service,
+    )
+
+
+@main.command("drain")
+@service_options
+@seconds_option(5.0)
+def drain_command(*, seconds: float, **service: Any) -> None:
+    """Stop the service under load: nothing accepted may be lost."""
+    attack("drain", lambda server: drain(server, seconds=seconds), {"seconds": seconds}, service)
+
+
+@main.command("soak")
+@service_options
+@seconds_option(60.0)
+@click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Requests per second.")
+def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
+    """Keep the service busy, with good requests and bad ones: its memory must stay flat."""
+    attack("soak", lambda server: soak(server, rate=rate, seconds=seconds), {"seconds": seconds, "rate": rate}, service)
+
+
+def attack(
+    name: str,
+    attacker: Callable[[Server], Coroutine[Any, Any, Found]],
+    chosen: dict[str, Any],
+    service: dict[str, Any],
+    **environment: str,
+) -> None:
+    """Start the service, attack it, and report.
+
+    Args:
+        name: of the run.
+        attacker: what is done to it.
+        chosen: the settings of the run, for the report.
+        service: the choices of ``service_options``.
+        environment: more settings of the service.
+    """
+    bundle = crops.bundle(service["model"])
+    with served(bundle, service["device"], service["workers"], name, **environment) as server:
+        figures, claims = run(attacker(server))
+    settings = {"model": bundle.manifest.name, "device": service["device"], "workers": service["workers"]}
+    finish(service["output"], name, circumstances(**settings, **chosen), figures, claims)
+
+
+if __name__ == "__main__":
+    main()
