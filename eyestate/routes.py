@@ -48,8 +48,6 @@ async def score_batch(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants_quality(request))
     scores = await runtime.score(request.scope, decoded)
-    for failure in decoded.failures.values():
-        metrics.failed(failure.code)
     return runtime.answers.many(
         request.headers.get("accept", ""),
         scores,

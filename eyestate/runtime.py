@@ -68,6 +68,8 @@ class Runtime:
             else:
                 originals, decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
         metrics.decoded(time.perf_counter() - started, originals)
+        for failure in decoded.failures.values():
+            metrics.failed(failure.code)
         return decoded
 
     async def score(self, scope: Scope, decoded: Decoded) -> Scores:
@@ -100,9 +102,7 @@ def _decode(
             except ImageError as error:
                 failures[place] = error
             if pixels > _MAX_PIXELS:
-                raise BodyTooLargeError(
-                    f"the images have over {_MAX_PIXELS:,} pixels in all; send fewer at a time"
-                )
+                raise BodyTooLargeError(f"the images have over {_MAX_PIXELS:,} pixels in all; send fewer at a time")
     qualities = quality.assess(originals) if with_quality else None
     return originals, Decoded(_of_one_size(originals, side), failures, qualities)
 

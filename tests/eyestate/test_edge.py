@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from eyestate import uploads
 from eyestate.access import ApiKeys
 from eyestate.answers import refusal
-from eyestate.edge import Edge, Target
+from eyestate.edge import Edge, Endpoint, Target
 from eyestate.errors import OverloadedError
 
 TIMEOUT = 1.0
@@ -60,9 +60,15 @@ async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
 
 def with_edge(work: Callable[[Edge, httpx.AsyncClient, Slow], Awaitable[None]], keys: ApiKeys | None = None) -> None:
     slow = Slow()
+    endpoints: dict[str, Endpoint] = {
+        "/echo": echo,
+        "/full": full,
+        "/broken": broken,
+        "/slow": slow,
+        "/probe": echo,
+    }
     targets = {
-        path: Target(endpoint, path, refusal, operational=path == "/probe")
-        for path, endpoint in {"/echo": echo, "/full": full, "/broken": broken, "/slow": slow, "/probe": echo}.items()
+        path: Target(endpoint, path, refusal, operational=path == "/probe") for path, endpoint in endpoints.items()
     }
 
     async def run() -> None:
