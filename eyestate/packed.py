@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
-import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -33,16 +33,18 @@ def from_npy(body: bytes) -> Pixels:
         version = np.lib.format.read_magic(file)
         read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read_head(file)
-    except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:
-        raise RequestError(f"the body is no .npy file of version 1 or 2: {_first_line(error)}") from None
+        shape = tuple(map(int, shape))  # True is one, too, but not to NumPy
+    except Exception as error:  # the head is a Python expression; broken ones break NumPy wherever it happens to be
+        raise RequestError(f"the body is no .npy file of version 1 or 2: {_short(error)}") from None
     if dtype != np.uint8 or fortran:
-        raise RequestError(f"the array is {dtype}{', column-major' if fortran else ''}; send uint8 in C order")
-    expected = file.tell() + np.prod(shape, dtype=object)
+        raise RequestError(f"the array is {_short(dtype)}{', column-major' if fortran else ''}; send uint8 in C order")
+    if not all(0 <= length < 2**63 for length in shape):  # Python refuses to print numbers of very many digits
+        raise RequestError("the array has an axis whose length is negative, or beyond any memory")
+    _check_shape(shape)
+    expected = file.tell() + math.prod(shape)
     if expected != len(body):
-        raise RequestError(
-            f"an array of the shape {shape} makes a body of {expected} bytes, not {len(body)}"
-        )
-    return checked(np.frombuffer(body, np.uint8, offset=file.tell()).reshape(shape))
+        raise RequestError(f"an array of the shape {shape} makes a body of {expected} bytes, not {len(body)}")
+    return np.frombuffer(body, np.uint8, offset=file.tell()).reshape(shape)
 
 
 def from_arrow(body: bytes) -> Pixels | list[bytes | None]:
@@ -53,42 +55,28 @@ def from_arrow(body: bytes) -> Pixels | list[bytes | None]:
         (N, height, width, 3) where it is a fixed-shape tensor.
 
     Raises:
-        RequestError, BodyTooLargeError, ImageError: as ``from_npy``; also where the stream is compressed, which would
-            let a small body grow without limit.
+        RequestError, BodyTooLargeError, ImageError: as ``from_npy``; also where the stream would grow when read:
+            compressed, or with views of the same bytes again and again.
     """
     try:
-        if any(map(_may_grow, _messages(body))):
-            raise RequestError("the Arrow stream is compressed or has dictionaries; send plain columns")
+        _check_messages(body)
         with pa.ipc.open_stream(body) as stream:
-            if COLUMN not in stream.schema.names:
-                raise RequestError(f"the Arrow stream has no column '{COLUMN}' but {', '.join(stream.schema.names)}")
-            columns = [_validated(batch).column(COLUMN) for batch in stream]
+            names = stream.schema.names
+            if names.count(COLUMN) != 1:
+                found = f"{names.count(COLUMN)} columns" if COLUMN in names else "no column"
+                raise RequestError(f"the Arrow stream has {found} '{COLUMN}' among {_short(', '.join(names))}")
             kind = stream.schema.field(COLUMN).type
-    except (pa.ArrowException, OSError, ValueError, struct.error, IndexError) as error:
-        raise RequestError(f"the body is no Arrow IPC stream that can be read: {_first_line(error)}") from None
-    _check_count(sum(map(len, columns)))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return [image for column in columns for image in column.to_pylist()]
-    if isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8():
-        if any(column.null_count for column in columns):
-            raise RequestError("a tensor column cannot hold nulls; leave the rows out, or send encoded images")
-        return checked(np.concatenate([_tensor(column, kind) for column in columns]))
+            columns = [_validated(batch.column(COLUMN)) for batch in stream]
+        _check_count(sum(map(len, columns)))
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+            return _images(columns, len(body))
+        if isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8():
+            return _tensors(columns)
+    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error) as error:
+        raise RequestError(f"the body is no Arrow IPC stream that can be read: {_short(error)}") from None
     raise RequestError(
-        f"the column '{COLUMN}' is {kind}; send binary (images) or a fixed-shape tensor of uint8"
+        f"the column '{COLUMN}' is {_short(kind)}; send binary (images) or a fixed-shape tensor of uint8"
     )
-
-
-def checked(crops: Pixels) -> Pixels:
-    """The same array, if it is one of crops.
-
-    Raises:
-        RequestError, BodyTooLargeError, ImageError: another shape, too many crops, or of a size that is not accepted.
-    """
-    if crops.ndim not in (3, 4) or (crops.ndim == 4 and crops.shape[3] != 3):
-        raise RequestError(f"the shape is {crops.shape}; send (N, height, width) or (N, height, width, 3)")
-    _check_count(len(crops))
-    check_size(crops.shape[2], crops.shape[1])
-    return crops
 
 
 def to_npy(scores: Scores) -> bytes:
@@ -124,6 +112,13 @@ def to_arrow(
     return body
 
 
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (3, 4) or shape[3:] not in ((), (3,)):
+        raise RequestError(f"the shape is {_short(shape)}; send (N, height, width) or (N, height, width, 3)")
+    _check_count(shape[0])
+    check_size(shape[2], shape[1])
+
+
 def _check_count(crops: int) -> None:
     if crops == 0:
         raise RequestError("there are no crops")
@@ -131,25 +126,42 @@ def _check_count(crops: int) -> None:
         raise BodyTooLargeError(f"there are {crops:,} crops; at most {MAX_CROPS:,} in one request")
 
 
-def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
-    batch.validate(full=True)
-    return batch
+def _validated(column: pa.Array) -> pa.Array:
+    column.validate(full=True)
+    return column
 
 
-def _tensor(column: pa.FixedShapeTensorArray, kind: pa.FixedShapeTensorType) -> Pixels:
-    if len(column) == 0:
-        return np.empty((0, *kind.shape), np.uint8)
-    pixels: Pixels = column.to_numpy_ndarray()
-    return pixels
+def _images(columns: Sequence[pa.Array], size: int) -> list[bytes | None]:
+    """The values of binary columns, of at most ``size`` bytes in all."""
+    images: list[bytes | None] = []
+    for column in columns:
+        for value in column:
+            images.append(value.as_py())
+            size -= len(images[-1] or b"")
+            if size < 0:
+                raise RequestError(f"views in the column '{COLUMN}' overlap; send plain binary values")
+    return images
 
 
-def _messages(body: bytes) -> Iterator[pa.Message]:
+def _tensors(columns: Sequence[pa.FixedShapeTensorArray]) -> Pixels:
+    if any(column.null_count for column in columns):
+        raise RequestError("a tensor column cannot hold nulls; leave the rows out, or send encoded images")
+    crops: Pixels = np.concatenate([column.to_numpy_ndarray() for column in columns if len(column)])
+    _check_shape(crops.shape)
+    return crops
+
+
+def _check_messages(body: bytes) -> None:
+    """Refuse a stream that takes much more to read than it is long."""
     reader = pa.ipc.MessageReader.open_stream(body)
-    while True:
+    for _ in range(MAX_CROPS + 2):  # a schema, batches of a crop or more, the end
         try:
-            yield reader.read_next_message()
+            message = reader.read_next_message()
         except StopIteration:
             return
+        if _may_grow(message):
+            raise RequestError("the Arrow stream is compressed or has dictionaries; send plain columns")
+    raise BodyTooLargeError(f"the Arrow stream has more than {MAX_CROPS:,} record batches")
 
 
 def _may_grow(message: pa.Message) -> bool:
@@ -172,5 +184,6 @@ def _may_grow(message: pa.Message) -> bool:
     return message.type == "dictionary" or field(header + struct.unpack_from("<I", flat, header)[0], 3) != 0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _short(fault: object) -> str:
+    """What to tell of a fault that the caller may have made as long as it likes."""
+    return str(fault).partition("\n")[0][:200]
