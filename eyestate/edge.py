@@ -31,7 +31,7 @@ from eyestate.errors import (
     UnauthorizedError,
 )
 from eyestate.tracing import Tracing
-from eyestate.uploads import BODY_READ
+from eyestate.uploads import BODIES, BODY_READ
 
 log = logging.getLogger("eyestate.requests")
 
@@ -138,6 +138,7 @@ class Edge:
             task.uncancel()  # the client left while its crops waited, or does not take its answer
         finally:
             del self._active[exchange]
+            BODIES.release(scope)
             seconds = time.perf_counter() - exchange.started
             metrics.request_done(target.route, status, seconds)
             if span and self.tracing:

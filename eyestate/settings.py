@@ -27,7 +27,7 @@ class Settings(BaseModel):
         3, ge=0, le=600, description="seconds after SIGTERM in which requests are still taken while `/readyz` says 503"
     )
     queue: int = Field(
-        32_768, ge=1, description="crops that may wait in a worker before requests are answered with 429"
+        65_536, ge=1, description="crops that may wait in a worker before requests are answered with 429"
     )
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"

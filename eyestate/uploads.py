@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from eyestate import packed
-from eyestate.errors import BodyTooLargeError, EmptyBodyError, RequestError, UnsupportedMediaTypeError
+from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, RequestError, UnsupportedMediaTypeError
 from eyestate.images import MAX_BYTES, Pixels
 
 if TYPE_CHECKING:
@@ -19,7 +20,34 @@ if TYPE_CHECKING:
 BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
+_HELD: Final = "eyestate.held_bytes"
 _ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
+
+
+class Bodies:
+    """The bytes of all bodies in a process, so that many large ones together cannot take its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def take(self, scope: Scope, size: int) -> None:
+        """Enter bytes that a request received.
+
+        Raises:
+            OverloadedError: there is no room for them; the request may come back when others are answered.
+        """
+        if self.held + size > self._limit:
+            raise OverloadedError("the bodies of other requests fill the memory; try again in 1 s", 1)
+        self.held += size
+        scope[_HELD] = scope.get(_HELD, 0) + size
+
+    def release(self, scope: Scope) -> None:
+        """Forget the bytes of a request that has ended."""
+        self.held -= scope.pop(_HELD, 0)
+
+
+BODIES: Final = Bodies(8 * MAX_BODY_BYTES)
 
 
 async def single_image(request: Request) -> bytes:
@@ -92,6 +120,7 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         received += len(chunk)
         if received > max_bytes:
             raise too_large
+        BODIES.take(request.scope, len(chunk))
         yield chunk
     request.scope[BODY_READ] = True
     if received == 0:

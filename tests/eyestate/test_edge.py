@@ -202,3 +202,22 @@ def test_refused_requests_are_logged_without_their_content(caplog: pytest.LogCap
     logged = {key: record.__dict__[key] for key in ("route", "status", "request_id")}
     assert logged == {"route": "/echo", "status": 413, "request_id": "r1"}
     assert "private" not in json.dumps(record.__dict__, default=str)
+
+
+def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = uploads.Bodies(limit=1500)
+    monkeypatch.setattr(uploads, "BODIES", bodies)
+    monkeypatch.setattr("eyestate.edge.BODIES", bodies)
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        waiting = asyncio.create_task(client.post("/slow", content=bytes(1000)))
+        await asyncio.sleep(0.2)
+        assert bodies.held == 1000
+        answer = await client.post("/echo", content=bytes(600))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert (await client.post("/echo", content=bytes(400))).status_code == 200
+        assert (await waiting).status_code == 504
+        assert bodies.held == 0
+        assert (await client.post("/echo", content=bytes(600))).status_code == 200
+
+    with_edge(work)
