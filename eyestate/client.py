@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import random
 import ssl
 import time
@@ -34,6 +35,8 @@ with extra("client"):
     import httpx
     import pyarrow as pa
 
+log = logging.getLogger(__name__)
+
 Images = Sequence[bytes] | npt.NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +48,7 @@ PATIENCE_SECONDS: Final = 60.0
 TIMEOUT_SECONDS: Final = 60.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
+_SILENT_SECONDS: Final = 5.0  # a request that fails for longer is worth a warning in the log
 # Timeouts, refusals and the answers of a proxy whose service is away: all of them pass.
 _PASSING: Final = frozenset({408, 429, 502, 503, 504})
 _PASSING_ERRORS: Final = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
@@ -267,6 +271,7 @@ class _Attempts:
         self._patience = patience
         self._failures = 0
         self._first_failure = 0.0
+        self._told = False
 
     def pause_after(self, outcome: httpx.Response | httpx.TransportError) -> float:
         """Seconds until the next attempt.
@@ -282,6 +287,9 @@ class _Attempts:
         self._failures += 1
         if not _passes(outcome):
             raise self._failure(outcome, "")
+        if now - self._first_failure > _SILENT_SECONDS and not self._told:
+            self._told = True
+            log.warning("%s; trying on for up to %g s", self._failure(outcome, "").message, self._patience)
         if now + pause > self._first_failure + self._patience:
             after = f"; gave up after {now - self._first_failure:.0f} s and {self._failures} attempts"
             raise self._failure(outcome, after)

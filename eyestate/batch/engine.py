@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,7 +29,7 @@ class Service:
     """The service that scores, and how it is asked; see ``AsyncClient``."""
 
     endpoint: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     verify: bool | Path
     patience: float
     in_flight: int

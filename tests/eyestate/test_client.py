@@ -159,6 +159,16 @@ class TestFaults:
         assert re.search(r"503 \(ordered\): as ordered; gave up after \d s and \d+ attempts$", caught.value.message)
         assert service.seen()["posts"] > 2
 
+    def test_long_trouble_is_logged_once(
+        self, service: FaultyService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("eyestate.client._SILENT_SECONDS", 0.1)
+        service.order(*[{"status": 503}] * 6)
+        with Client(service.url, patience=20) as client:
+            client.score(jpeg(255))
+        (message,) = [record.getMessage() for record in caplog.records if record.name == "eyestate.client"]
+        assert message.endswith("answered 503 (ordered): as ordered; trying on for up to 20 s")
+
     def test_nothing_answers(self) -> None:
         url = unused_url()
         with Client(url, patience=0.5) as client:
