@@ -283,17 +283,17 @@ class _Attempts:
         if self._failures == 0:
             self._first_failure = now
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))
-        pause = _retry_after(outcome) + random.uniform(0, longest)  # noqa: S311  # no secret
         self._failures += 1
         if not _passes(outcome):
             raise self._failure(outcome, "")
-        if now - self._first_failure > _SILENT_SECONDS and not self._told:
+        failing, asked = now - self._first_failure, _retry_after(outcome)
+        left = self._patience - failing
+        if asked > left or left <= 0:
+            raise self._failure(outcome, f"; gave up after {failing:.0f} s and {self._failures} attempts")
+        if failing > _SILENT_SECONDS and not self._told:
             self._told = True
             log.warning("%s; trying on for up to %g s", self._failure(outcome, "").message, self._patience)
-        if now + pause > self._first_failure + self._patience:
-            after = f"; gave up after {now - self._first_failure:.0f} s and {self._failures} attempts"
-            raise self._failure(outcome, after)
-        return pause
+        return min(left, asked + random.uniform(0, longest))  # noqa: S311  # no secret
 
     def _failure(self, outcome: httpx.Response | httpx.TransportError, after: str) -> ServiceError:
         url = self._request.url
