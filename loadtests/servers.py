@@ -10,18 +10,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 PROJECT: Final = Path(__file__).parents[1]
 SCRATCH: Final = PROJECT / ".bentoml" / "loadtests"  # environments, logs and bundles made here; git ignores it
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 30
+ORPHAN_SECONDS: Final = 5  # for its children to follow it
 MIB: Final = 2**20
 
 
@@ -124,11 +125,10 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
         self.process.wait(STOP_SECONDS)
-        _, left = psutil.wait_procs(family, timeout=5)
+        left = alive(psutil.wait_procs(family, timeout=ORPHAN_SECONDS)[1])
         for process in left:
             process.kill()
-        _, immortal = psutil.wait_procs(left, timeout=5)
-        if immortal:
+        if immortal := alive(psutil.wait_procs(left, timeout=ORPHAN_SECONDS)[1]):
             raise ServerError(f"these processes of the server could not be ended: {immortal}")
         return not left and self.process.returncode in (0, -signal.SIGTERM)
 
@@ -169,6 +169,16 @@ def running(command: Sequence[str], environment: Mapping[str, str], ready: Probe
             yield server
         finally:
             server.terminate()
+
+
+def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run: one that has ended stays listed until its parent, the system's for orphans, asks for it."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from loadtests import crops
 from loadtests.chaos.account import Claim, balanced, books, counts, only

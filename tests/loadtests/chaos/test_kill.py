@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.chaos.kill import all_workers, owner, strike
+from loadtests.load import Connection
+from loadtests.servers import Probe, Server, ServerError, running
+
+SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
+
+
+def test_strike_tells_which_connections_the_victim_held(tmp_path: Path) -> None:
+    async def connected(server: Server) -> None:
+        connection = await Connection.open(server.port)
+        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(owner, server, connection.local_port) == server.process.pid
+        ports = strike(psutil.Process(server.process.pid), server.port)
+        assert connection.local_port in ports
+        connection.close()
+
+    with running(SERVE, {}, Probe("/"), tmp_path / "log") as server:
+        asyncio.run(connected(server))
+        server.process.wait(5)
+        assert server.process.returncode == -9
+
+
+def test_missing_workers(tmp_path: Path) -> None:
+    with (
+        running(SERVE, {}, Probe("/"), tmp_path / "log") as server,
+        pytest.raises(ServerError, match="0 workers, not 2"),
+    ):
+        all_workers(server, 2)
+
+
+def test_owner_of_a_stranger(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as process:
+        try:
+            assert owner(Server(process, 1, tmp_path / "log"), 1) is None
+        finally:
+            process.kill()

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eyestate.bundle import load_bundle
+from eyestate.scorer import Scorer
+from eyestate.settings import settings
+from loadtests.crops import eye, jpeg
+from loadtests.peers.model import Model
+from loadtests.small_bundle import write_small_bundle
+
+
+def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_small_bundle(tmp_path)
+    monkeypatch.setenv("EYESTATE_MODEL", str(path))
+    monkeypatch.setenv("EYESTATE_DEVICE", "cpu")
+    settings.cache_clear()
+    try:
+        model = Model()
+    finally:
+        settings.cache_clear()
+    image = jpeg(eye())
+    scorer = Scorer(load_bundle(path), "cpu")
+    score = scorer.score([image]).item()
+    (answer,) = model.answers([model.preprocess(image)])
+    assert answer == {
+        "score": pytest.approx(score, abs=1e-6),
+        "state": scorer.state(score),
+        "model": {"name": "small", "version": "0.0.0"},
+    }
