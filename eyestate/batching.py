@@ -91,6 +91,8 @@ class Batcher:
         self._score = score
         self._capacity = capacity
         self._patience = patience
+        self._arrived = 0  # requests, in this turn of the event loop
+        self._arrived_before = 0  # in the last turn that had any
         self._requests: deque[_Request] = deque()
         self._waiting = 0
         self._in_flight = 0
@@ -116,11 +118,14 @@ class Batcher:
         """
         if len(crops) == 0:
             return np.empty(0, np.float32)
-        self._admit(len(crops))
         loop = asyncio.get_running_loop()
+        self._arrived += 1
+        if self._arrived == 1:
+            loop.call_soon(self._end_turn)
+            if self._is_alone(len(crops)):
+                return self._score_now(crops)
+        self._admit(len(crops))
         request = _Request(crops, np.empty(len(crops), np.float32), loop.create_future(), time.perf_counter())
-        if not self._requests:
-            loop.call_soon(self._pump)
         self._requests.append(request)
         self._waiting += len(crops)
         try:
@@ -132,6 +137,24 @@ class Batcher:
     def close(self) -> None:
         """Give the thread back; nothing may be submitted any more."""
         self._thread.shutdown(wait=False)
+
+    def _is_alone(self, crops: int) -> bool:
+        """Whether a first request of a turn need not wait for the turn's end, as no company is expected."""
+        return self._arrived_before <= 1 and not self._requests and not self._in_flight and self._is_inline(crops)
+
+    def _end_turn(self) -> None:
+        """Score what arrived in one turn of the event loop."""
+        self._arrived_before, self._arrived = self._arrived, 0
+        self._pump()
+
+    def _is_inline(self, crops: int) -> bool:
+        return crops * self._seconds_per_crop < _INLINE_SECONDS
+
+    def _score_now(self, crops: Pixels) -> Scores:
+        started = time.perf_counter()
+        scores = self._score([crops])
+        metrics.batch(len(crops), (0.0,), time.perf_counter() - started)
+        return scores
 
     def _admit(self, crops: int) -> None:
         if not self._waiting:
@@ -157,7 +180,7 @@ class Batcher:
             if self._in_flight and self._waiting < self.batch_size:
                 return  # the batch may grow until the inference under way is done
             batch = self._next_batch()
-            if not self._in_flight and batch.size * self._seconds_per_crop < _INLINE_SECONDS:
+            if not self._in_flight and self._is_inline(batch.size):
                 self._land(batch, batch.run(self._score))
                 if self._requests:
                     asyncio.get_running_loop().call_soon(self._pump)

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from secrets import token_hex
+from random import getrandbits
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -200,7 +200,7 @@ class Edge:
                 key = value.decode("latin-1")
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 key = value[7:].strip().decode("latin-1")
-        return request_id or token_hex(8).encode(), key
+        return request_id or b"%016x" % getrandbits(64), key
 
     def _log(self, route: str, status: int, seconds: float, request_id: bytes, scope: Scope) -> None:
         level = logging.ERROR if status in (500, 504) else logging.INFO if status >= 400 else logging.DEBUG

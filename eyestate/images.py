@@ -134,7 +134,9 @@ def to_inputs(crops: Pixels, side: int) -> Pixels:
     n, height, width = crops.shape
     if n == 0 or (height, width) == (side, side):
         return crops.reshape(n, side, side)
-    if n == 1 or height > width:
+    if n == 1:
+        return to_input(crops[0], side)[np.newaxis]
+    if height > width:
         return np.stack([to_input(crop, side) for crop in crops])
     columns = Image.fromarray(crops.reshape(n * height, width)).resize((side, n * height), Image.Resampling.BILINEAR)
     beside = np.asarray(columns).reshape(n, height, side).transpose(1, 0, 2).reshape(height, n * side)

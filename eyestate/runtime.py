@@ -117,6 +117,8 @@ def _grey(crops: Pixels) -> Pixels:
 def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
     if isinstance(crops, np.ndarray):
         return crops if crops.shape[1] * crops.shape[2] <= side * side else to_inputs(crops, side)
+    if len(crops) == 1 and crops[0].size <= side * side:
+        return crops[0][np.newaxis]
     if len({crop.shape for crop in crops}) > 1 or (crops and crops[0].size > side * side):
         crops = [to_input(crop, side) for crop in crops]  # so that what waits is small
     return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)

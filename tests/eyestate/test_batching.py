@@ -101,6 +101,16 @@ def test_a_quick_model_is_scored_without_a_thread_and_in_larger_batches() -> Non
     assert sum(score.sizes) == 600
 
 
+def test_who_is_alone_is_scored_at_once() -> None:
+    async def work(batcher: Batcher) -> None:
+        submitting = batcher.submit(crops(8))
+        with pytest.raises(StopIteration) as done:
+            submitting.send(None)  # it never waits
+        assert done.value.value.tolist() == [8]
+
+    with_batcher(work, Brightness(seconds_per_crop=0))
+
+
 def test_a_request_with_many_crops_does_not_hold_up_one_with_few() -> None:
     async def work(batcher: Batcher) -> None:
         many = asyncio.create_task(batcher.submit(np.zeros((40 * LEAST, 2, 2), np.uint8)))
