@@ -47,23 +47,30 @@ def test_curl(service: str, command: str, output: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "output"), shown(".venv/bin/eyestate"), ids=lambda text: text[:40])
-def test_command(command: str, output: str) -> None:
-    arguments = [str(Path(sys.executable).with_name("eyestate")), *shlex.split(command)[1:]]
-    printed = subprocess.run(arguments, cwd=PROJECT, capture_output=True, check=True, text=True).stdout
+def test_command(service: str, tmp_path: Path, command: str, output: str) -> None:
+    (tmp_path / "examples").symlink_to(PROJECT / "examples")
+    arguments = shlex.split(command.replace(SERVICE, service))
+    arguments[0] = str(Path(sys.executable).with_name("eyestate"))
+    printed = subprocess.run(arguments, cwd=tmp_path, capture_output=True, check=True, text=True).stdout
     digits = re.compile(r"(\d\.\d{3})\d+")
     assert digits.sub(r"\1", printed) == digits.sub(r"\1", output)
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["triton", "eyestate"])
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["triton", "scorer", "client"])
 def test_python(service: str, code: str) -> None:
-    check = code.replace("127.0.0.1:3000", service.removeprefix("http://"))
-    check += "\nassert scores.shape == (1_000,)" if "tritonclient" in code else "\nassert scores[0] > 0.5 > scores[1]"
-    subprocess.run([sys.executable, "-c", check], cwd=PROJECT, check=True)
+    expected = {
+        "tritonclient": "scores.shape == (1_000,)",
+        "eyestate.load": "scores[0] > 0.5 > scores[1]",
+        "eyestate.client": "{verdict.state for verdict in verdicts} == {'open', 'closed'}",
+    }
+    (check,) = (check for sign, check in expected.items() if sign in code)
+    code = code.replace(SERVICE.removeprefix("http://"), service.removeprefix("http://"))
+    subprocess.run([sys.executable, "-c", f"{code}\nassert {check}"], cwd=PROJECT, check=True)
 
 
 def test_every_example_is_checked() -> None:
     assert len(shown("curl")) == 4
-    assert len(shown(".venv/bin/eyestate")) == 1
+    assert len(shown(".venv/bin/eyestate")) == 2
 
 
 def test_links_lead_somewhere() -> None:
