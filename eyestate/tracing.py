@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -18,6 +18,7 @@ from eyestate import __version__
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SCOPE_KEY: Final = "eyestate.trace"
+_UNTRACED: Final = nullcontext()
 
 
 class Tracing:
@@ -60,13 +61,10 @@ def configured() -> Tracing | None:
     return Tracing() if any(os.environ.get(variable) for variable in _ENDPOINTS) else None
 
 
-@contextmanager
-def phase(scope: Mapping[str, Any], name: str) -> Iterator[None]:
+def phase(scope: Mapping[str, Any], name: str) -> AbstractContextManager[object]:
     """A part of a request's work, as a span below the request's; nothing where requests are not traced."""
     if _SCOPE_KEY not in scope:
-        yield
-        return
+        return _UNTRACED
     tracer: Tracer
     tracer, request = scope[_SCOPE_KEY]
-    with tracer.start_as_current_span(name, context=set_span_in_context(request)):
-        yield
+    return tracer.start_as_current_span(name, context=set_span_in_context(request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
@@ -99,32 +99,45 @@ async def body(request: Request, max_bytes: int) -> bytes:
     Raises:
         EmptyBodyError, BodyTooLargeError: it is empty or over the limit.
     """
-    return b"".join([chunk async for chunk in _chunks(request, max_bytes)])
+    chunks, more = [], True
+    received = _Received(request, max_bytes)
+    while more:
+        chunk, more = await received.chunk()
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body in chunks, refused as soon as it is known to be empty or over the limit."""
-    too_large = BodyTooLargeError(f"the body is over the limit of {max_bytes:,} bytes")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-    received, more = 0, True
-    while more:
-        message = await request.receive()
+class _Received:
+    """A body as it comes in, refused as soon as it is known to be empty or over the limit."""
+
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._refuse_over(int(request.headers.get("content-length", 0)))
+
+    async def chunk(self) -> tuple[bytes, bool]:
+        """The next bytes, and whether there are more."""
+        message = await self._request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk, more = message.get("body", b""), message.get("more_body", False)
-        received += len(chunk)
-        if received > max_bytes:
-            raise too_large
-        BODIES.take(request.scope, len(chunk))
-        yield chunk
-    request.scope[BODY_READ] = True
-    if received == 0:
-        raise EmptyBodyError("the body is empty; send an image")
+        self._size += len(chunk)
+        self._refuse_over(self._size)
+        BODIES.take(self._request.scope, len(chunk))
+        if not more:
+            self._request.scope[BODY_READ] = True
+            if self._size == 0:
+                raise EmptyBodyError("the body is empty; send an image")
+        return chunk, more
+
+    def _refuse_over(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes:,} bytes")
 
 
 async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
@@ -135,7 +148,9 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
     collector = _Collector(name.encode())
     try:
         parser = MultipartParser(options[b"boundary"], collector.callbacks())
-        async for chunk in _chunks(request, max_bytes):
+        received, more = _Received(request, max_bytes), True
+        while more:
+            chunk, more = await received.chunk()
             parser.write(chunk)
     except FormParserError as error:
         raise RequestError(f"the multipart body is malformed: {error}") from None
