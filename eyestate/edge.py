@@ -37,6 +37,7 @@ log = logging.getLogger("eyestate.requests")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+MAX_ACTIVE: Final = 1_024  # requests on their way; to take more would only make all of them late
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that left before its answer
 _SWEEP_SECONDS: Final = 0.25
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -102,6 +103,7 @@ class Edge:
         self._timeout = timeout
         self._keys = keys
         self._active: dict[_Exchange, None] = {}
+        self._overloaded = 0  # requests refused since they were last logged, together, for one by one is too much work
         self.tracing: Tracing | None = None
         self.draining = False  # /readyz says so, requests are still taken
         self.refusing = False  # requests are refused
@@ -143,12 +145,16 @@ class Edge:
             metrics.request_done(target.route, status, seconds)
             if span and self.tracing:
                 self.tracing.end(span, status)
-            if status >= 400 or log.isEnabledFor(logging.DEBUG):
+            if status == OverloadedError.status:
+                self._overloaded += 1
+            elif status >= 400 or log.isEnabledFor(logging.DEBUG):
                 self._log(target.route, status, seconds, request_id, scope)
 
     async def _answer(self, target: Target, exchange: _Exchange, key: str | None) -> Response:
         try:
             if not target.operational:
+                if len(self._active) > MAX_ACTIVE:
+                    raise OverloadedError(f"{MAX_ACTIVE:,} requests are on their way already; try again in 1 s", 1)
                 if self.refusing:
                     raise DrainingError("the service is stopping; send the request again, to another instance")
                 if self._keys and not self._keys.accept(key):
@@ -180,6 +186,7 @@ class Edge:
         """
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
+            self._log_overload()
             now = time.perf_counter()
             for exchange in list(self._active):
                 age = now - exchange.started
@@ -201,6 +208,11 @@ class Edge:
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 key = value[7:].strip().decode("latin-1")
         return request_id or b"%016x" % getrandbits(64), key
+
+    def _log_overload(self) -> None:
+        if self._overloaded:
+            log.warning("overloaded", extra={"refused": self._overloaded, "active": self.active})
+            self._overloaded = 0
 
     def _log(self, route: str, status: int, seconds: float, request_id: bytes, scope: Scope) -> None:
         level = logging.ERROR if status in (500, 504) else logging.INFO if status >= 400 else logging.DEBUG

@@ -204,6 +204,25 @@ def test_refused_requests_are_logged_without_their_content(caplog: pytest.LogCap
     assert "private" not in json.dumps(record.__dict__, default=str)
 
 
+def test_too_many_requests_are_refused_and_logged_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("eyestate.edge.MAX_ACTIVE", 2)
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        waiting = [asyncio.create_task(client.post("/slow", content=b"x")) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        refused = [await client.post("/echo", content=b"x") for _ in range(5)]
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(429, "1")}
+        assert (await client.post("/probe", content=b"x")).status_code == 200
+        await asyncio.gather(*waiting)
+        assert (await client.post("/echo", content=b"x")).status_code == 200
+
+    with caplog.at_level(logging.INFO, logger="eyestate.requests"):
+        with_edge(work)
+    assert sum(record.__dict__.get("refused", 0) for record in caplog.records) == 5
+
+
 def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = uploads.Bodies(limit=1500)
     monkeypatch.setattr(uploads, "BODIES", bodies)
