@@ -102,6 +102,7 @@ def _provider_options(onnx: Path, provider: str, threads: int) -> dict[str, Any]
                 "INFERENCE_PRECISION_HINT": "bf16" if has_bfloat16() else "f32",
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
+                "ENABLE_CPU_PINNING": False,  # or the threads of all workers would share the first cores
             }
             return {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
         case "CUDAExecutionProvider":
