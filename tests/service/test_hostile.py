@@ -1,0 +1,309 @@
+"""What careless and hostile clients send, to a real service with a tiny model: none of it may harm it or the others."""
+
+from __future__ import annotations
+
+import io
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from eyestate import packed
+from tests.bundles import write_bundle
+from tests.eyestate.test_packed import stream
+from tests.service.conftest import started_service, wait_until_ready
+
+TIMEOUT = 3.0
+MUTANTS = 3_000
+GROWTH_BYTES = 96 * 2**20
+
+
+def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+EYE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24), dtype=np.uint8))
+JPEG = encoded(EYE, "JPEG")
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    """A grey PNG with any size in its head and any data behind."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def with_exif(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010E] = "x" * 60_000
+    return encoded(EYE, "JPEG", exif=exif)
+
+
+SOUND = {
+    "jpeg": JPEG,
+    "progressive": encoded(EYE, "JPEG", progressive=True),
+    "cmyk": encoded(EYE.convert("CMYK"), "JPEG"),
+    "png": encoded(EYE, "PNG"),
+    "palette": encoded(EYE.convert("P"), "PNG"),
+    "16 bit": encoded(Image.fromarray(np.full((24, 24), 40_000, np.uint16)), "PNG"),
+    "transparent": encoded(EYE.convert("LA"), "PNG"),
+    "webp": encoded(EYE, "WEBP"),
+    "bmp": encoded(EYE, "BMP"),
+    "animated webp": encoded(EYE, "WEBP", save_all=True, append_images=[EYE.rotate(90)] * 20),
+    "animated png": encoded(EYE, "PNG", save_all=True, append_images=[EYE.rotate(90)] * 20),
+    "exif": with_exif(6),
+    "exif out of range": with_exif(99),
+    "jpeg and zip": JPEG + b"PK\x03\x04" + bytes(200),
+    "jpeg and html": JPEG + b"<script>alert(1)</script>",
+}
+HOSTILE = {
+    "zip bomb": (png(4096, 4096, zlib.compress(bytes(64 * 2**20))), {200, 422}),
+    "endless png": (png(65_535, 65_535, zlib.compress(bytes(2**20))), {413}),
+    "largest png": (png(2**31 - 1, 2**31 - 1, b""), {413}),
+    "png without size": (png(0, 0, b""), {415, 422}),
+    "giant jpeg": (JPEG.replace(b"\x00\x18\x00\x18", b"\xff\xff\xff\xff", 1), {413}),
+    "gif": (encoded(EYE, "GIF"), {415}),
+    "tiff": (encoded(EYE, "TIFF"), {415}),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"/>', {415}),
+    "html": (b"<!doctype html><script>alert(1)</script>", {415}),
+    "zip": (b"PK\x03\x04" + bytes(100), {415}),
+    "zeros": (bytes(1000), {415}),
+}
+
+
+def mutants(seed: int) -> Iterator[bytes]:
+    """Sound and hostile images, cut, flipped, spliced and repeated."""
+    choose = random.Random(seed)
+    sources = [*SOUND.values(), *(body for body, _ in HOSTILE.values() if len(body) < 100_000)]
+    while True:
+        body = bytearray(choose.choice(sources))
+        for _ in range(choose.randint(1, 4)):
+            at = choose.randrange(len(body)) if body else 0
+            match choose.randrange(5):
+                case 0:
+                    del body[at:]
+                case 1:
+                    body[at : at + 1] = bytes([choose.randrange(256)])
+                case 2:
+                    body[at:at] = choose.randbytes(choose.randint(1, 64))
+                case 3:
+                    del body[at : at + choose.randint(1, 64)]
+                case _:
+                    other = choose.choice(sources)
+                    body[at:] = other[choose.randrange(len(other)) :]
+        yield bytes(body)
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service that nothing below may make log a traceback or end otherwise than well."""
+    folder = tmp_path_factory.mktemp("hostile")
+    log = folder / "log"
+    settings = {"EYESTATE_MODEL": str(write_bundle(folder)), "EYESTATE_TIMEOUT": str(TIMEOUT), "EYESTATE_DRAIN": "0"}
+    with started_service(folder, log, **settings) as (process, url):
+        wait_until_ready(process, url, log)
+        yield process, url
+        assert_well(url)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert "raceback" not in log.read_text()
+
+
+@pytest.fixture
+def url(victim: tuple[subprocess.Popen[bytes], str]) -> str:
+    return victim[1]
+
+
+def memory(process: subprocess.Popen[bytes]) -> int:
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return sum(each.memory_info().rss for each in tree)
+
+
+def assert_well(url: str) -> None:
+    """The service scores right, and nothing is left in its queue."""
+    answer = httpx.post(f"{url}/v1/score", content=encoded(Image.new("L", (24, 24), 204), "PNG"))
+    assert answer.json()["score"] == pytest.approx(0.8, abs=0.005)
+    assert httpx.get(f"{url}/readyz").json()["waiting"] == 0
+
+
+def raw(url: str, request: bytes, seconds: float = 2 * TIMEOUT) -> bytes:
+    """What the service sends back until it closes the connection or says no more."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=seconds) as connection:
+        answer = b""
+        try:
+            connection.sendall(request)
+            connection.settimeout(0.5)
+            while chunk := connection.recv(2**16):
+                answer += chunk
+        except (TimeoutError, ConnectionError):
+            pass
+        return answer
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_odd_but_sound_images_are_scored(url: str, name: str) -> None:
+    answer = httpx.post(f"{url}/v1/score", content=SOUND[name])
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_are_refused(url: str, name: str) -> None:
+    body, expected = HOSTILE[name]
+    started = time.perf_counter()
+    answer = httpx.post(f"{url}/v1/score", content=body, timeout=20)
+    assert answer.status_code in expected, answer.text
+    assert time.perf_counter() - started < TIMEOUT
+
+
+def test_thousands_of_damaged_images(victim: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = victim
+    bodies = [body for body, _ in zip(mutants(7), range(MUTANTS), strict=False)]
+
+    def statuses(part: list[bytes]) -> set[int]:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            answers = [client.post("/v1/score", content=body) for body in part]
+        assert all(
+            answer.status_code == 200 or set(answer.json()["error"]) == {"code", "message"} for answer in answers
+        )
+        return {answer.status_code for answer in answers}
+
+    def round_trip() -> set[int]:
+        with ThreadPoolExecutor(4) as pool:
+            return set().union(*pool.map(statuses, [bodies[i::4] for i in range(4)]))
+
+    assert round_trip() <= {200, 400, 413, 415, 422}
+    before = memory(process)
+    small = [body for body in bodies if len(body) < 20_000]  # bombs together have more pixels than a request may have
+    table = stream_of(small)
+    headers = {"content-type": packed.ARROW}
+    for _ in range(2):
+        results = httpx.post(f"{url}/v1/score/batch", content=table, headers=headers, timeout=30).json()["results"]
+        assert len(results) == len(small)
+        assert {"score", "error"} >= {key for result in results for key in result} - {"state"}
+    round_trip()
+    assert memory(process) - before < GROWTH_BYTES
+    assert_well(url)
+
+
+def stream_of(bodies: list[bytes]) -> bytes:
+    import pyarrow as pa
+
+    return stream(pa.array(bodies, pa.binary()))
+
+
+def test_slow_bodies_end_and_do_not_slow_down_others(url: str) -> None:
+    address = httpx.URL(url)
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
+    slow = [socket.create_connection((address.host, address.port), timeout=20) for _ in range(100)]
+    for connection in slow:
+        connection.sendall(head)
+    started = time.perf_counter()
+    with httpx.Client(base_url=url) as client:
+        while time.perf_counter() - started < TIMEOUT / 2:
+            for connection in slow:
+                connection.sendall(b"x")
+            asked = time.perf_counter()
+            assert client.post("/v1/score", content=JPEG).status_code == 200
+            assert time.perf_counter() - asked < 0.5
+            time.sleep(0.1)
+    for connection in slow:
+        answer = connection.recv(2**16)
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        connection.close()
+    assert time.perf_counter() - started < 3 * TIMEOUT
+
+
+def test_clients_that_vanish(url: str) -> None:
+    choose = random.Random(3)
+    address = httpx.URL(url)
+    request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    for _ in range(400):
+        with socket.create_connection((address.host, address.port)) as connection:
+            connection.sendall(request[: choose.randint(0, len(request))])
+            if choose.random() < 0.5:  # with a reset rather than a farewell
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.5)
+    assert_well(url)
+
+
+POST = b"POST /v1/score HTTP/1.1\r\nHost: x\r\n"
+SCORED: Callable[[bytes], bool] = lambda answer: answer.count(b"HTTP/1.1 200") >= 1  # noqa: E731
+REFUSED: Callable[[bytes], bool] = lambda answer: answer == b"" or answer.startswith(b"HTTP/1.1 4")  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        pytest.param(POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG, SCORED, id="as it should be"),
+        pytest.param((POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG) * 5, SCORED, id="pipelined"),
+        pytest.param(
+            POST.replace(b"1.1", b"1.0") + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG, SCORED, id="HTTP/1.0"
+        ),
+        pytest.param(
+            POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(JPEG) + JPEG, SCORED, id="expect"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(JPEG) + JPEG + b"\r\n0\r\n\r\n",
+            SCORED,
+            id="chunked",
+        ),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\nx", REFUSED, id="negative length"),
+        pytest.param(POST + b"Content-Length: many\r\n\r\nx", REFUSED, id="length in words"),
+        pytest.param(POST + b"Content-Length: 99999999999999999999\r\n\r\nx", REFUSED, id="endless length"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n", REFUSED, id="bad chunk"),
+        pytest.param(
+            POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", REFUSED, id="two lengths"
+        ),
+        pytest.param(POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", REFUSED, id="length twice"),
+        pytest.param(b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED, id="long path"),
+        pytest.param(POST + b"X: " + b"a" * 300_000 + b"\r\n\r\n", REFUSED, id="long header"),
+        pytest.param(b"POST /v1/score%00 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", REFUSED, id="zero byte"),
+        pytest.param(b"GET /v1/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED, id="upward"),
+        pytest.param(b"TRACE /v1/score HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED, id="trace"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), REFUSED, id="TLS on a plain port"),
+        pytest.param(random.Random(5).randbytes(4000), REFUSED, id="noise"),
+    ],
+)
+def test_raw_requests(url: str, request_bytes: bytes, expected: Callable[[bytes], bool]) -> None:
+    answer = raw(url, request_bytes)
+    assert expected(answer), answer[:300]
+    assert b"HTTP/1.1 5" not in answer
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/healthz", "/schema.json", "/docs.json", "/v1", "/v2/nothing", "//"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
+def test_whatever_is_asked_for_it_is_no_fault_of_ours(url: str, method: str, path: str) -> None:
+    assert httpx.request(method, url + path).status_code < 500
+
+
+def test_the_service_is_what_its_openapi_document_says(url: str, tmp_path: Path) -> None:
+    """Schemathesis makes requests from the document, good and bad, and compares the answers with it."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json"]
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    options = ["--checks", checks, "--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
+    result = subprocess.run(
+        [*command, *options], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stdout[-6000:]
