@@ -20,7 +20,14 @@ class EyestateError(Exception):
 
 
 class ImageError(EyestateError):
-    """An input that cannot be scored; the other inputs of the same request are not affected."""
+    """An input that cannot be scored; the other inputs of the same request are not affected.
+
+    ``pixels`` is how many it has, where it took decoding them to find the fault.
+    """
+
+    def __init__(self, message: str, pixels: int = 0) -> None:
+        super().__init__(message)
+        self.pixels = pixels
 
 
 class EmptyImageError(ImageError):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +42,11 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RUN_LENGTHS: Final = (1, 2)  # biCompression BI_RLE8 and BI_RLE4
 _LUMA_COLOURS: Final = frozenset({"Gray", "YCbCr", "RGB"})  # CMYK is Pillow's
 # Transparent pixels carry no light: they are laid on middle grey.
 _BACKDROP: Final = 128
-_QUIET: Final = threading.Lock()
+_MAX_PAINTED: Final = 2**30  # pixels in all scans of a JPEG together: 64 scans of the largest; encoders make some ten
 
 
 def decode(data: bytes) -> Pixels:
@@ -72,10 +71,13 @@ def decode(data: bytes) -> Pixels:
         raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
     if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data)) is not None:
         return pixels
+    size = 0
     try:
-        with _no_warnings():
+        with _NO_WARNINGS:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(image.width, image.height)
+        size = image.width * image.height
+        _check_work(image, data)
         return _grey(image)
     except ImageError:
         raise
@@ -86,7 +88,7 @@ def decode(data: bytes) -> Pixels:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders meet broken files with whatever they trip over
-        raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}") from None
+        raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}", size) from None
 
 
 def read(path: Path) -> bytes:
@@ -155,10 +157,25 @@ def _sound_jpeg(data: bytes) -> Pixels | None:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=True)
         if colour not in _LUMA_COLOURS or not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
             return None
+        if _repaints(data, height * width):
+            return None
         grey: Pixels = simplejpeg.decode_jpeg(data, "GRAY", strict=True)
     except ValueError:
         return None
     return grey[:, :, 0]
+
+
+def _repaints(data: bytes, size: int) -> bool:
+    """Whether a JPEG goes over its pixels without end: a scan may cost it ten bytes, the decoder all pixels."""
+    return data.count(b"\xff\xda") * size > _MAX_PAINTED
+
+
+def _check_work(image: Image.Image, data: bytes) -> None:
+    """Raise UnsupportedImageError where decoding would take out of all proportion to the image."""
+    if image.format in ("JPEG", "MPO") and _repaints(data, image.width * image.height):
+        raise UnsupportedImageError("the JPEG has very many scans; save it again")
+    if image.info.get("compression") in _RUN_LENGTHS and image.format == "BMP":  # Pillow decodes these in Python
+        raise UnsupportedImageError("the BMP is compressed; save it without compression, or as PNG")
 
 
 def _grey(image: Image.Image) -> Pixels:
@@ -186,14 +203,36 @@ def _eight_bits(samples: npt.NDArray[np.uint16], transparent: int) -> Pixels:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) where there is none or the EXIF block is broken."""
     try:
-        with _no_warnings():
+        with _NO_WARNINGS:
             return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # the pixels are fine: a broken or hostile EXIF block must not cost the score
         return 1
 
 
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Keep Pillow, which warns of broken metadata, silent; one thread at a time, for the filters are the process's."""
-    with _QUIET, warnings.catch_warnings(action="ignore"):
-        yield
+class _NoWarnings:
+    """Keeps Pillow, which warns of broken metadata, silent.
+
+    The filters are the process's. So the first thread to enter sets them and the last to leave puts them back; were it
+    one at a time, a file that takes long to open would hold up all others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings(action="ignore")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings(action="ignore")
+                self._filters.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_NO_WARNINGS: Final = _NoWarnings()

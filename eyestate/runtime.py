@@ -101,6 +101,7 @@ def _decode(
                 pixels += originals[-1].size
             except ImageError as error:
                 failures[place] = error
+                pixels += error.pixels
             if pixels > _MAX_PIXELS:
                 raise BodyTooLargeError(f"the images have over {_MAX_PIXELS:,} pixels in all; send fewer at a time")
     qualities = quality.assess(originals) if with_quality else None

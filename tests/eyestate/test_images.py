@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import random
 import resource
 import struct
 import sys
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,45 +30,32 @@ from eyestate.errors import (
     UnsupportedImageError,
 )
 from eyestate.images import MAX_BYTES, MAX_SIDE, MIN_SIDE, Pixels, check_size, decode, luma, read, to_input, to_inputs
+from tests.images import (
+    BROKEN_EXIF,
+    HEIGHT,
+    LOSSLESS,
+    NO_IMAGES,
+    SAMPLES,
+    VALID,
+    WIDTH,
+    chunk,
+    colours,
+    encoded,
+    hostile_files,
+    mutations,
+    orientation,
+    png,
+    tiff,
+    with_sides,
+)
 
 Floats = npt.NDArray[np.float64]
 
-WIDTH, HEIGHT = 24, 32
-LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}}
 JPEG_TOLERANCE = 3  # grey levels, at quality 95 on smooth colours
-
-
-def colours() -> Pixels:
-    """A smooth picture in full colour that no flip or rotation leaves as it is: (HEIGHT, WIDTH, 3)."""
-    y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
-    return np.stack([255 * x, 255 * y, 255 - 255 * x * y], axis=-1).astype(np.uint8)
 
 
 def luma_601(rgb: npt.ArrayLike) -> Floats:
     return np.asarray(rgb, dtype=np.float64) @ [0.299, 0.587, 0.114]
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width: int, height: int, depth: int, colour_type: int, row: bytes, *extra: bytes) -> bytes:
-    """A PNG of ``height`` equal rows, for what Pillow can't write: 16-bit colour, broken chunks, false sizes."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * height))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
-
-
-def orientation(value: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif
 
 
 def assert_close(pixels: Pixels, expected: npt.ArrayLike, tolerance: float) -> None:
@@ -162,7 +147,6 @@ def test_transparent_colour_key_is_middle_grey() -> None:
     assert_close(decode(encoded(Image.fromarray(grey), "PNG", transparency=int(grey[0, 0]))), expected, 0)
 
 
-SAMPLES = [0, 255, 256, 4_096, 32_767, 32_768, 65_279, 65_535]
 EIGHT_BIT = [0, 0, 1, 16, 127, 128, 254, 255]
 
 
@@ -239,26 +223,6 @@ def test_exif_after_the_pixels_of_a_png_is_applied() -> None:
     assert decode(data[:end] + exif + data[end:]).shape == (8, 9)
 
 
-def tiff(tag: int = 0x0112, kind: int = 3, count: int = 1, value: bytes = b"\6\0\0\0", entries: int = 1) -> bytes:
-    return b"II*\0\x08\0\0\0" + struct.pack("<HHHI", entries, tag, kind, count) + value + b"\0\0\0\0"
-
-
-BROKEN_EXIF = {
-    "text": b"not EXIF at all",
-    "no directory": b"II*\0",
-    "directory beyond the end": b"II*\0\xff\xff\xff\x7f",
-    "unknown byte order": b"XX*\0\x08\0\0\0",
-    "more entries than bytes": tiff(tag=0x0100, entries=9_999),
-    "value beyond the end": tiff(count=99, value=b"\xff\xff\0\0"),
-    "two billion values": tiff(count=2**31 - 1),
-    "unknown type": tiff(kind=77),
-    "text for a number": tiff(kind=2, count=4, value=b"top\0"),
-    "division by zero": tiff(kind=5, value=b"\x08\0\0\0"),
-    "orientation 0": tiff(value=b"\0\0\0\0"),
-    "orientation 9": tiff(value=b"\x09\0\0\0"),
-}
-
-
 @pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF.keys())
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 def test_broken_exif_does_not_cost_the_score(kind: str, exif: bytes) -> None:
@@ -293,6 +257,33 @@ def test_malformed_multi_picture_index_does_not_cost_the_score() -> None:
 def test_animation_of_no_frames_does_not_cost_the_score() -> None:
     row = bytes(range(8))
     assert_close(decode(png(8, 8, 8, 0, row, chunk(b"acTL", bytes(8)))), [list(row)] * 8, 0)
+
+
+@pytest.mark.parametrize("name", hostile_files())
+def test_no_file_takes_much_more_than_its_pixels_do(name: str) -> None:
+    memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    decodes(hostile_files()[name])
+    assert time.process_time() - started < 1  # seconds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 128 * 1024  # KiB
+
+
+def test_the_pixels_of_a_file_that_proves_damaged_are_told() -> None:
+    damaged = encoded(Image.new("L", (200, 100)), "PNG")[:-40]
+    with pytest.raises(CorruptImageError) as error:
+        decode(damaged)
+    assert error.value.pixels == 20_000
+
+
+def test_a_file_that_takes_long_to_open_holds_up_no_other() -> None:
+    long, short = png(8, 8, 8, 0, bytes(8), chunk(b"abCd", b"") * 500_000), encoded(Image.new("L", (8, 8)), "PNG")
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(decode, long)
+        while not opening.running():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert decode(short).shape == (8, 8)
+        assert not opening.done()
+        assert opening.result().shape == (8, 8)
 
 
 @pytest.fixture
@@ -351,22 +342,6 @@ def test_byte_limit() -> None:
         decode(data + b"\0")
 
 
-def with_sides(kind: str, width: int, height: int) -> bytes:
-    """A small file that claims to be large."""
-    if kind == "PNG":
-        return png(width, height, 8, 0, b"")[:60]
-    data = bytearray(encoded(Image.fromarray(luma(colours())), kind, **LOSSLESS.get(kind, {})))
-    if kind == "BMP":
-        data[18:26] = struct.pack("<II", width, height)
-    elif kind == "JPEG":
-        frame = data.index(b"\xff\xc0") + 5
-        data[frame : frame + 4] = struct.pack(">HH", height, width)
-    else:  # WebP, lossless: 14 bits each after the signature byte
-        sides = struct.unpack_from("<I", data, 21)[0] & 0xF000_0000 | (height - 1) << 14 | (width - 1)
-        data[21:25] = struct.pack("<I", sides)
-    return bytes(data)
-
-
 @pytest.mark.parametrize(
     ("kind", "width", "height"),
     [
@@ -393,17 +368,6 @@ def test_dimension_bomb_is_refused_before_decoding(kind: str, width: int, height
 def test_empty_input() -> None:
     with pytest.raises(EmptyImageError, match="0 bytes"):
         decode(b"")
-
-
-NO_IMAGES = {
-    "text": b"an eye, open\n" * 20,
-    "html": b"<!doctype html><html><body><h1>413 Request Entity Too Large</h1></body></html>",
-    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"><circle r="9"/></svg>',
-    "pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n",
-    "zeros": bytes(4_096),
-    "jpeg signature": b"\xff\xd8\xff",
-    "png signature": b"\x89PNG\r\n\x1a\n",
-}
 
 
 @pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES.keys())
@@ -446,30 +410,6 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def valid_files() -> list[bytes]:
-    colour = Image.fromarray(colours())
-    grey, indexed, alpha = colour.convert("L"), colour.quantize(16), colour.convert("RGBA")
-    return [
-        encoded(grey, "JPEG", exif=orientation(6)),
-        encoded(colour, "JPEG", progressive=True),
-        encoded(colour.convert("CMYK"), "JPEG"),
-        encoded(colour, "MPO", save_all=True, append_images=[colour]),
-        encoded(grey, "PNG", exif=orientation(5)),
-        encoded(indexed, "PNG", transparency=3),
-        encoded(alpha, "PNG", save_all=True, append_images=[colour.rotate(90).convert("RGBA")]),
-        png(8, 8, 16, 0, struct.pack(">8H", *SAMPLES)),
-        encoded(colour, "WEBP", exif=orientation(7)),
-        encoded(alpha, "WEBP", lossless=True),
-        encoded(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)]),
-        encoded(grey, "BMP"),
-        encoded(indexed, "BMP"),
-        encoded(colour, "BMP"),
-    ]
-
-
-VALID = valid_files()
-
-
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_no_image(data: bytes) -> None:
@@ -496,30 +436,6 @@ def test_mutated_files(file: bytes, data: st.DataObject) -> None:
 @given(st.sampled_from(VALID), st.sampled_from(VALID), st.floats(0, 1), st.floats(0, 1))
 def test_spliced_files(head: bytes, tail: bytes, cut: float, resume: float) -> None:
     decodes(head[: int(cut * len(head))] + tail[int(resume * len(tail)) :])
-
-
-def mutations(count: int) -> Iterator[bytes]:
-    chance = random.Random(1)
-    for i in range(count):
-        data = bytearray(VALID[i % len(VALID)])
-        for _ in range(chance.randint(1, 4)):
-            at = chance.randrange(len(data) + 1)
-            length = chance.randint(1, 16)
-            match chance.randrange(6):
-                case 0:
-                    data[at : at + length] = chance.randbytes(length)
-                case 1:
-                    data[at : at + 1] = bytes([chance.choice([0, 1, 127, 128, 255])])
-                case 2:
-                    del data[at : at + length]
-                case 3:
-                    data[at:at] = data[at : at + length]
-                case 4:
-                    data[at : at + length] = bytes(len(data[at : at + length]))
-                case _:
-                    other = chance.choice(VALID)
-                    data[at : at + length] = other[at : at + length]
-        yield bytes(data)
 
 
 def test_two_thousand_damaged_files() -> None:
@@ -623,3 +539,12 @@ def test_the_short_way_of_a_sound_jpeg_is_pillows(
     image = Image.open(io.BytesIO(file.getvalue()))
     image.draft("L", image.size)
     np.testing.assert_array_equal(decode(file.getvalue()), np.asarray(image.convert("L")))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_the_pixels_left_for_several_images_bound_each(image_format: str) -> None:
+    file = io.BytesIO()
+    Image.new("L", (20, 30)).save(file, image_format)
+    assert decode(file.getvalue(), max_pixels=600).shape == (30, 20)
+    with pytest.raises(ImageTooLargeError, match="599 are left"):
+        decode(file.getvalue(), max_pixels=599)
