@@ -49,7 +49,7 @@ _BACKDROP: Final = 128
 _MAX_PAINTED: Final = 2**30  # pixels in all scans of a JPEG together: 64 scans of the largest; encoders make some ten
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes, max_pixels: int = MAX_SIDE**2) -> Pixels:
     """Decode one encoded image to upright 8-bit grey pixels.
 
     Colour becomes ITU-R 601-2 luma, 16-bit samples are scaled to 8, transparency is laid on middle grey, the EXIF
@@ -57,6 +57,7 @@ def decode(data: bytes) -> Pixels:
 
     Args:
         data: a JPEG, PNG, WebP or BMP file of at most ``MAX_BYTES``.
+        max_pixels: what is left of the pixels that several images together may have.
 
     Returns:
         uint8 array (height, width), each side ``MIN_SIDE`` to ``MAX_SIDE`` pixels.
@@ -69,7 +70,7 @@ def decode(data: bytes) -> Pixels:
         raise EmptyImageError("the image is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
-    if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data)) is not None:
+    if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data, max_pixels)) is not None:
         return pixels
     size = 0
     try:
@@ -77,6 +78,11 @@ def decode(data: bytes) -> Pixels:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(image.width, image.height)
         size = image.width * image.height
+        if size > max_pixels:
+            raise ImageTooLargeError(
+                f"the image is {image.width}×{image.height} pixels, and {max_pixels:,} are left of what the images of "
+                "one request may have in all: send it in another"
+            )
         _check_work(image, data)
         return _grey(image)
     except ImageError:
@@ -146,7 +152,7 @@ def to_inputs(crops: Pixels, side: int) -> Pixels:
     return np.ascontiguousarray(np.asarray(rows).reshape(side, n, side).transpose(1, 0, 2))
 
 
-def _sound_jpeg(data: bytes) -> Pixels | None:
+def _sound_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
     """The luma of a JPEG without fault and without EXIF, in a tenth of Pillow's time; None for any other.
 
     Both decode with libjpeg-turbo, to the same pixels. What is wrong with a file Pillow says better.
@@ -155,7 +161,9 @@ def _sound_jpeg(data: bytes) -> Pixels | None:
         return None
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        if colour not in _LUMA_COLOURS or not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
+        if colour not in _LUMA_COLOURS or height * width > max_pixels:
+            return None
+        if not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
             return None
         if _repaints(data, height * width):
             return None

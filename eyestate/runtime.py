@@ -14,12 +14,12 @@ from starlette.types import Scope
 from eyestate import metrics, quality, tracing
 from eyestate.answers import Answers
 from eyestate.batching import Batcher
-from eyestate.errors import BodyTooLargeError, ImageError
-from eyestate.images import Pixels, decode, luma, to_input, to_inputs
+from eyestate.errors import ImageError
+from eyestate.images import MAX_SIDE, Pixels, decode, luma, to_input, to_inputs
 from eyestate.schema import Quality
 from eyestate.scorer import Scorer, Scores
 
-_MAX_PIXELS: Final = 2**27  # of all images of a request, for they are in memory together
+_MAX_PIXELS: Final = 2**26  # of all images of a request, for they take memory and time together
 _INLINE_BYTES: Final = 8 * 2**10  # images of up to this size together decode faster than a thread starts
 
 
@@ -56,9 +56,6 @@ class Runtime:
             images: encoded images, None counting as an empty one, or uint8 (N, height, width) or
                 (N, height, width, 3).
             with_quality: whether to measure the crops.
-
-        Raises:
-            BodyTooLargeError: the images have too many pixels in all.
         """
         started = time.perf_counter()
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
@@ -94,16 +91,14 @@ def _decode(
         originals = _grey(images)
     else:
         originals = []
-        pixels = 0
+        left = _MAX_PIXELS
         for place, image in enumerate(images):
             try:
-                originals.append(decode(image or b""))
-                pixels += originals[-1].size
+                originals.append(decode(image or b"", min(left, MAX_SIDE**2)))
+                left -= originals[-1].size
             except ImageError as error:
                 failures[place] = error
-                pixels += error.pixels
-            if pixels > _MAX_PIXELS:
-                raise BodyTooLargeError(f"the images have over {_MAX_PIXELS:,} pixels in all; send fewer at a time")
+                left -= error.pixels
     qualities = quality.assess(originals) if with_quality else None
     return originals, Decoded(_of_one_size(originals, side), failures, qualities)
 

@@ -56,7 +56,10 @@ def test_command(service: str, tmp_path: Path, command: str, output: str) -> Non
     assert digits.sub(r"\1", printed) == digits.sub(r"\1", output)
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["triton", "scorer", "client"])
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", CODE, ids=["triton", "scorer", "client"])
 def test_python(service: str, code: str) -> None:
     expected = {
         "tritonclient": "scores.shape == (1_000,)",
