@@ -11,7 +11,7 @@ import bentoml
 from bentoml import Service
 from starlette.types import ASGIApp
 
-from eyestate import logs, routes
+from eyestate import connections, logs, routes
 from eyestate.bundle import load_bundle
 from eyestate.errors import EyestateError
 from eyestate.settings import settings
@@ -30,6 +30,8 @@ class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML leaves its types o
     """A BentoML service whose own middleware is passed only by the requests that eyestate does not answer."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """What a worker serves; it asks for it right before it configures uvicorn."""
+        connections.choose()
         return routes.edge(app, super().to_asgi(is_main), SETTINGS)
 
 

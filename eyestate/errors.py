@@ -85,8 +85,22 @@ class EmptyBodyError(RequestError):
     code = "empty_body"
 
 
+class MalformedRequestError(RequestError):
+    """Bytes that are no HTTP/1.1 request."""
+
+    status = 400
+    code = "malformed_request"
+
+
+class HeadTooLargeError(RequestError):
+    """A request whose path and headers are over the byte limit."""
+
+    status = 431
+    code = "head_too_large"
+
+
 class BodyTooLargeError(RequestError):
-    """A body over the byte limit, or more images than one request may carry."""
+    """A body over the byte limit, or more images or parts than one request may carry."""
 
     status = 413
     code = "body_too_large"
@@ -139,7 +153,7 @@ class DrainingError(RequestError):
 
 
 class RequestTimeoutError(RequestError):
-    """A body that did not arrive in time."""
+    """A request that did not arrive in time."""
 
     status = 408
     code = "request_timeout"
