@@ -117,10 +117,10 @@ async def unknown(request: Request) -> Response:
     for route in ROUTES:
         if route.matches(request.scope)[0] is Match.PARTIAL:
             allowed = ", ".join(sorted(route.methods or ()))
-            response = refusal(MethodNotAllowedError(f"{request.url.path} takes {allowed}, not {request.method}"))
+            response = refusal(MethodNotAllowedError(f"{request.scope['path']} takes {allowed}, not {request.method}"))
             response.headers["Allow"] = allowed
             return response
-    raise NotFoundError(f"there is no {request.url.path}; GET /v2/models/NAME describes the model")
+    raise NotFoundError(f"there is no {request.scope['path']}; GET /v2/models/NAME describes the model")
 
 
 def _of_model(path: str, endpoint: Endpoint, method: str = "GET") -> list[Route]:

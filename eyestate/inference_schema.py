@@ -15,7 +15,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
 
 
-Size = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class InputParameters(_Part):

@@ -83,9 +83,8 @@ async def openapi_document(request: Request) -> Response:
 
 
 async def unknown(request: Request) -> Response:
-    """Any other path under ``/v1``."""
-    paths = ", ".join(path for path in _ENDPOINTS if path.startswith("/v1/"))
-    raise NotFoundError(f"there is no {request.url.path}; the routes are {paths}")
+    """Any other path."""
+    raise NotFoundError(f"there is no {request.scope['path']}; GET / describes what there is")
 
 
 _ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
@@ -101,6 +100,7 @@ _TARGETS: Final = {
     for path, (_, endpoint) in _ENDPOINTS.items()
 }
 _UNKNOWN: Final = Target(unknown, "other", refusal)
+_BENTOML: Final = frozenset({"/", "/livez", "/healthz", "/schema.json"})  # with /static_content, what BentoML answers
 
 
 def serving(settings: Settings) -> Starlette:
@@ -137,7 +137,7 @@ def serving(settings: Settings) -> Starlette:
 
 
 def edge(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
-    """The routes of ``app`` before another ASGI application, which takes all other requests."""
+    """The routes of ``app`` before another ASGI application, which keeps BentoML's own pages."""
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
     def find(scope: Scope) -> Target | None:
@@ -149,7 +149,7 @@ def edge(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
                 target = _wrong_method(target, method)
         elif path.startswith("/v2"):
             target = _protocol_target(scope)
-        elif path.startswith("/v1/"):
+        elif path not in _BENTOML and not path.startswith("/static_content/"):
             target = _UNKNOWN
         if target is not None:
             scope["app"] = app

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
+_MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
+_MAX_PART_HEADER_BYTES: Final = 2_048  # of each header of a part: a file's name may be long
 _HELD: Final = "eyestate.held_bytes"
 _ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
 
@@ -147,7 +149,7 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
         raise RequestError("the content type multipart/form-data names no boundary")
     collector = _Collector(name.encode())
     try:
-        parser = MultipartParser(options[b"boundary"], collector.callbacks())
+        parser = MultipartParser(options[b"boundary"], collector.callbacks(), max_header_size=_MAX_PART_HEADER_BYTES)
         received, more = _Received(request, max_bytes), True
         while more:
             chunk, more = await received.chunk()
@@ -170,7 +172,9 @@ class _Collector:
         self.complete = False
         self._header = bytearray()
         self._value = bytearray()
+        self._named = False
         self._wanted = False
+        self._begun = 0
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -185,15 +189,19 @@ class _Collector:
         }
 
     def _part_begin(self) -> None:
-        self._wanted = False
+        self._begun += 1
+        if self._begun > _MAX_PARTS:
+            raise BodyTooLargeError(f"there are more than {_MAX_PARTS:,} parts in the multipart body")
+        self._named = self._wanted = False
 
     def _header_begin(self) -> None:
         self._header.clear()
         self._value.clear()
 
     def _header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        if not self._named and self._header.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._value))
+            self._named = True
             self._wanted = options.get(b"name") == self.name
 
     def _headers_finished(self) -> None:

@@ -187,7 +187,8 @@ class TestRefused:
             ({"data": None}, "either data or binary_data_size"),
             ({"parameters": {"binary_data_size": 3}}, "either data or binary_data_size"),
             ({"data": None, "parameters": {"binary_data_size": -1}}, "binary_data_size"),
-            ({"data": None, "parameters": {"binary_data_size": 2**70}}, "bytes of binary data"),
+            ({"data": None, "parameters": {"binary_data_size": 2**63 - 1}}, "bytes of binary data"),
+            ({"data": None, "parameters": {"binary_data_size": 2**63}}, "binary_data_size"),
             ({"data": {}}, "data"),
             ({"data": [1, 2]}, "2 elements"),
             ({"data": [256] * 1440}, "from 0 to 255"),
@@ -329,6 +330,50 @@ class TestAnyBody:
     def test_any_json_is_read_or_refused(self, document: Any) -> None:
         with pytest.raises(EyestateError) as refused:
             read_plain(json.dumps(document).encode())
+        assert 400 <= refused.value.status < 500
+
+    @settings(max_examples=400, deadline=None)
+    @given(
+        place=st.sampled_from(
+            [
+                '{"name": "crops", "datatype": "UINT8", "shape": [NUMBER, 20, 24], "data": []}',
+                '{"name": "crops", "datatype": "UINT8", "shape": [1, 20, NUMBER], "data": []}',
+                '{"name": "crops", "datatype": "UINT8", "shape": [1, 20, 24, NUMBER], "data": []}',
+                '{"name": "crops", "datatype": "UINT8", "shape": [1, 20, 24], "data": [NUMBER, [NUMBER]]}',
+                '{"name": "images", "datatype": "BYTES", "shape": [NUMBER], "data": []}',
+                '{"name": "images", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": NUMBER}}',
+                '{"name": "images", "datatype": "BYTES", "shape": [1], "data": [NUMBER]}',
+                '{"name": NUMBER}',
+            ]
+        ),
+        number=st.integers().map(str)
+        | st.floats().map(json.dumps)
+        | st.builds(
+            lambda sign, digit, count, rest: sign + digit * count + rest,
+            st.sampled_from(["", "-"]),
+            st.sampled_from("159"),
+            st.sampled_from([18, 19, 20, 100, 308, 309, 4299, 4300, 4301, 20_000]),
+            st.sampled_from(["", "", ".0", "e5", "e999999"]),
+        ),
+    )
+    def test_any_number_is_refused_where_it_does_not_belong(self, place: str, number: str) -> None:
+        with pytest.raises(EyestateError) as refused:
+            read_plain(('{"inputs": [' + place.replace("NUMBER", number) + "]}").encode())
+        assert 400 <= refused.value.status < 500
+        assert len(refused.value.message) < 1000
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.builds(
+            lambda sign, digits, rest: sign + digits + rest,
+            st.sampled_from(["", "-", "+", " "]),
+            st.text("0123456789²٣_", min_size=1, max_size=12) | st.integers(4000, 6000).map(lambda n: "9" * n),
+            st.sampled_from(["", ".0", "e3"]),
+        )
+    )
+    def test_any_length_of_the_json_is_no_fault_of_ours(self, length: str) -> None:
+        with pytest.raises(EyestateError) as refused:
+            read_plain(b"{" + bytes(20), length)
         assert 400 <= refused.value.status < 500
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -136,6 +138,15 @@ def url(victim: tuple[subprocess.Popen[bytes], str]) -> str:
 def memory(process: subprocess.Popen[bytes]) -> int:
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     return sum(each.memory_info().rss for each in tree)
+
+
+def error_of(answer: bytes) -> tuple[int, str]:
+    """Status and code of an error as it came over the wire; it must be in the form of the API and have an id."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"x-request-id: " in head, answer[:300]
+    error = json.loads(body)["error"]
+    assert set(error) == {"code", "message"}
+    return int(head.split()[1]), error["code"]
 
 
 def assert_well(url: str) -> None:
@@ -292,6 +303,146 @@ def test_raw_requests(url: str, request_bytes: bytes, expected: Callable[[bytes]
     answer = raw(url, request_bytes)
     assert expected(answer), answer[:300]
     assert b"HTTP/1.1 5" not in answer
+
+
+def test_endless_heads_are_refused_and_take_no_memory(victim: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = victim
+    address = httpx.URL(url)
+    before = memory(process)
+    piece = b"X-Header: " + b"a" * 2**16 + b"\r\n"
+    for _ in range(4):
+        with socket.create_connection((address.host, address.port), timeout=20) as connection:
+            connection.sendall(POST)
+            with suppress(ConnectionError):  # once the service has had enough of it
+                for _ in range(40 * 2**20 // len(piece)):
+                    connection.sendall(piece)
+            answer = b""
+            with suppress(ConnectionError):
+                while chunk := connection.recv(2**16):
+                    answer += chunk
+            assert error_of(answer) == (431, "head_too_large")
+    assert memory(process) - before < 40 * 2**20
+
+
+def test_connections_that_say_nothing_or_half_of_it_are_closed(url: str) -> None:
+    address = httpx.URL(url)
+    silent, half, trickling = [
+        [socket.create_connection((address.host, address.port), timeout=10 * TIMEOUT) for _ in range(50)]
+        for _ in range(3)
+    ]
+    started = time.perf_counter()
+    for connection in half:
+        connection.sendall(POST + b"X: ")
+    with httpx.Client(base_url=url) as client:
+        for connection in trickling:
+            connection.sendall(POST)
+        while time.perf_counter() - started < TIMEOUT / 2:
+            for connection in trickling:
+                connection.sendall(b"a: b\r\n")
+            assert client.post("/v1/score", content=JPEG).status_code == 200
+            time.sleep(0.1)
+    for connection in [*half, *trickling]:
+        with connection:
+            assert error_of(connection.recv(2**16)) == (408, "request_timeout")
+            assert connection.recv(1) == b""
+    for connection in silent:
+        with connection:
+            assert connection.recv(1) == b""
+    assert time.perf_counter() - started < 5 * TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(random.Random(5).randbytes(4000), id="noise"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), id="TLS on a plain port"),
+        pytest.param(POST + b"Content-Length: \r\n\r\n", id="no length"),
+        pytest.param(POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", id="length of many digits"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="bad chunk"),
+    ],
+)
+def test_what_is_no_http_is_told_so(url: str, request_bytes: bytes) -> None:
+    assert error_of(raw(url, request_bytes)) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("host", [b"x", b"[", b"//", b"a b@:99999", b""])
+@pytest.mark.parametrize("path", [b"/nothing", b"//", b"/v1", b"/v1/nothing", b"/.env", b"/livez/", b"/%00%ff"])
+def test_foreign_paths_lead_nowhere(url: str, path: bytes, host: bytes) -> None:
+    answer = raw(url, b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path, host))
+    assert error_of(answer) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/healthz", "/schema.json", "/static_content/index.css"])
+def test_bentomls_own_pages_stay(url: str, path: str) -> None:
+    answer = httpx.get(url + path)
+    assert answer.status_code == 200
+    assert "x-request-id" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/score/batch"])
+def test_a_body_of_nothing_but_parts_is_refused_at_once(url: str, path: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n'
+    body = part * (19 * 2**20 // len(part)) + b"--x--\r\n"
+    started = time.perf_counter()
+    answer = httpx.post(f"{url}{path}", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert "parts" in answer.json()["error"]["message"]
+    assert time.perf_counter() - started < TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X: " + b"a" * 5000,
+        b"\r\n".join([b"X: a"] * 20),
+        b'Content-Disposition: form-data; name="images"' + b";" * 4000,
+    ],
+    ids=["long", "many", "options"],
+)
+def test_headers_of_parts_are_short(url: str, header: bytes) -> None:
+    body = (b"--x\r\n" + header + b"\r\n\r\na\r\n") * 1000 + b"--x--\r\n"
+    answer = httpx.post(
+        f"{url}/v1/score/batch", content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 4300, "9" * 5000, "-" + "9" * 4300, str(2**63), "-1", "1.5", "1e400", "1e999999"]
+)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        '{"name": "crops", "datatype": "UINT8", "shape": [NUMBER, 20, 24], "data": [1]}',
+        '{"name": "crops", "datatype": "UINT8", "shape": [1, 20, NUMBER], "data": [1]}',
+        '{"name": "images", "datatype": "BYTES", "shape": [NUMBER], "data": ["eA=="]}',
+        '{"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": NUMBER}}',
+    ],
+    ids=["count", "side", "images", "size"],
+)
+def test_numbers_beyond_all_measure(url: str, tensor: str, number: str) -> None:
+    model = httpx.get(f"{url}/readyz").json()["model"]["name"]
+    body = '{"inputs": [' + tensor.replace("NUMBER", number) + "]}"
+    answer = httpx.post(f"{url}/v2/models/{model}/infer", content=body)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert set(answer.json()) == {"error"}
+    assert isinstance(answer.json()["error"], str)
+    headers = {"inference-header-content-length": number}
+    answer = httpx.post(f"{url}/v2/models/{model}/infer", content=body, headers=headers)
+    assert (answer.status_code, set(answer.json())) == (400, {"error"})
+
+
+def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    settings = {"EYESTATE_MODEL": str(write_bundle(tmp_path)), "EYESTATE_WORKERS": "2", "EYESTATE_DRAIN": "0"}
+    with started_service(tmp_path, log, **settings) as (process, url):
+        wait_until_ready(process, url, log)
+        raw(url, b"garbage\r\n\r\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"eyestate", "eyestate.requests", "eyestate.lifecycle"} <= {line["logger"] for line in lines}
+    assert len({json.dumps(line) for line in lines}) == len(lines)
 
 
 @pytest.mark.parametrize(
