@@ -36,10 +36,11 @@ def configure() -> None:
     handler.setFormatter(JsonFormatter())
     level = settings().log_level.upper()
     logging.getLogger().handlers[:] = [handler]
-    for name in ("eyestate", "bentoml", "circus", "uvicorn"):
+    for name in ("eyestate", "bentoml", "circus", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(level if name == "eyestate" else "INFO")
-    logging.getLogger("circus").setLevel("WARNING")
+    for name in ("circus", "uvicorn.error"):  # which tells of starts and stops too
+        logging.getLogger(name).setLevel("WARNING")
     logging.getLogger("uvicorn.access").propagate = False  # without a handler uvicorn writes no access log: we do
