@@ -10,11 +10,12 @@ import click
 
 from eyestate.settings import Device
 from loadtests import crops
-from loadtests.chaos.account import Claim, finish
+from loadtests.chaos.account import finish
 from loadtests.chaos.drain import drain
 from loadtests.chaos.kill import kill
 from loadtests.chaos.overload import overload
 from loadtests.chaos.soak import soak
+from loadtests.claims import Claim
 from loadtests.load import run
 from loadtests.report import REPORTS, circumstances
 from loadtests.servers import Server

@@ -13,17 +13,10 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from loadtests.claims import Claim, verdicts
 from loadtests.load import Generator, losses, statuses
 from loadtests.report import write
 from loadtests.servers import Server
-
-
-class Claim(NamedTuple):
-    """Something a run has to show."""
-
-    what: str
-    found: str
-    held: bool
 
 
 class Sample(NamedTuple):
@@ -118,8 +111,7 @@ def finish(output: Path, name: str, about: dict[str, Any], figures: dict[str, An
     held = all(claim.held for claim in claims)
     result = {"run": name, "held": held, "claims": [claim._asdict() for claim in claims]} | figures | {"about": about}
     write(output, f"chaos-{name}", result)
-    for claim in claims:
-        click.echo(f"{'held' if claim.held else 'NOT HELD':<9} {claim.what}: {claim.found}")
+    click.echo(verdicts(claims))
     if not held:
         raise SystemExit(1)
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import psutil
 
 from loadtests import crops
-from loadtests.chaos.account import Claim, balanced, books, counts, only
+from loadtests.chaos.account import balanced, books, counts, only
+from loadtests.claims import Claim
 from loadtests.load import Connection, Generator, Lost, http_request, losses, percentiles_ms, stop_after
 from loadtests.servers import Server, ServerError
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from loadtests import crops
 from loadtests.chaos.account import (
-    Claim,
     balanced,
     books,
     growth,
@@ -16,6 +15,7 @@ from loadtests.chaos.account import (
     only,
     sampled,
 )
+from loadtests.claims import Claim
 from loadtests.load import Generator, http_request, percentiles_ms, statuses, stop_after
 from loadtests.servers import Server
 

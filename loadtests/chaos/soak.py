@@ -10,7 +10,6 @@ import numpy as np
 
 from loadtests import crops
 from loadtests.chaos.account import (
-    Claim,
     balanced,
     books,
     growth,
@@ -19,6 +18,7 @@ from loadtests.chaos.account import (
     only,
     sampled,
 )
+from loadtests.claims import Claim
 from loadtests.load import Generator, http_request, percentiles_ms, stop_after
 from loadtests.servers import Server
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.chaos.account import Claim, Sample, balanced, books, finish, growth, nothing_lost, only
+from loadtests.chaos.account import Sample, balanced, books, finish, growth, nothing_lost, only
+from loadtests.claims import Claim
 from loadtests.load import Generator, Outcome
 
 
