@@ -134,7 +134,9 @@ class Server:
 
 
 @contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str], ready: Probe, log: Path) -> Iterator[Server]:
+def running(
+    command: Sequence[str], environment: Mapping[str, str], ready: Probe, log: Path, port: int | None = None
+) -> Iterator[Server]:
     """A server that is ready to answer; it is gone when the block ends.
 
     Args:
@@ -142,11 +144,12 @@ def running(command: Sequence[str], environment: Mapping[str, str], ready: Probe
         environment: variables besides this process's own; ``{port}`` as above.
         ready: what answers once it is ready.
         log: file for what it prints.
+        port: to listen on; a free one where it is None.
 
     Raises:
         ServerError: it did not start or did not go away.
     """
-    port = free_port()
+    port = port or free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("wb") as output,

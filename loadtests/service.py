@@ -12,7 +12,9 @@ from loadtests.servers import SCRATCH, Probe, Server, running
 
 
 @contextmanager
-def served(bundle: Bundle, device: Device, workers: int, name: str, **settings: str) -> Iterator[Server]:
+def served(
+    bundle: Bundle, device: Device, workers: int, name: str, port: int | None = None, /, **settings: str
+) -> Iterator[Server]:
     """``bentoml serve service`` with a model; it is gone when the block ends.
 
     Args:
@@ -20,6 +22,7 @@ def served(bundle: Bundle, device: Device, workers: int, name: str, **settings: 
         device: what computes.
         workers: processes that answer.
         name: of its log.
+        port: to listen on; a free one where it is None.
         settings: more environment variables.
 
     Raises:
@@ -34,5 +37,5 @@ def served(bundle: Bundle, device: Device, workers: int, name: str, **settings: 
         "BENTOML_DO_NOT_TRACK": "True",
         **settings,
     }
-    with running(command, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log") as server:
+    with running(command, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log", port) as server:
         yield server

@@ -1,0 +1,1 @@
+"""What callers do to the service, for Locust: ``loadtests/locustfile.py`` puts it together."""

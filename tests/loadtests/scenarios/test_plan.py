@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from loadtests.scenarios.plan import SCENARIOS, Stage, scaled, users_at
+
+STAGES = (Stage(10, 4), Stage(20, 40), Stage(10, 1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "users"), [(0, 4), (9.9, 4), (10, 40), (29.9, 40), (30, 1), (39.9, 1), (40, None), (400, None)]
+)
+def test_users_by_stage(seconds: float, users: int | None) -> None:
+    assert users_at(STAGES, seconds) == users
+
+
+def test_scaled() -> None:
+    assert scaled(STAGES, factor=1, seconds=None) == STAGES
+    assert scaled(STAGES, factor=0.5, seconds=4) == (Stage(1, 2), Stage(2, 20), Stage(1, 1))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_kind_of_caller_takes_part(name: str) -> None:
+    # Of ten callers Locust makes eight, one and one where all three kinds take part.
+    scenario = SCENARIOS[name]
+    fewest = min(stage.users for stage in scenario.stages)
+    assert fewest >= (10 if "single" in scenario.kinds and len(scenario.kinds) > 1 else len(scenario.kinds))
+
+
+def test_spike_comes_and_goes() -> None:
+    users = [stage.users for stage in SCENARIOS["spike"].stages]
+    assert users[0] == users[-1] < users[1] / 5
+
+
+def test_only_an_overload_may_be_refused_at_will() -> None:
+    assert {name for name, scenario in SCENARIOS.items() if scenario.limits.refused > 0.1} == {"overload"}
+    assert SCENARIOS["overload"].limits.refused_from > 0
