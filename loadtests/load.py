@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from random import Random
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import httptools
@@ -41,7 +42,7 @@ class Outcome(NamedTuple):
     """What became of one request: ``status`` is None where it was lost, ``loss`` then says how.
 
     ``sent`` is ``time.perf_counter()``, ``seconds`` the time to the answer or loss, ``local_port`` the port
-    of the connection on this side.
+    of the connection on this side. ``late`` is how long after its time the request left: what a caller waits is both.
     """
 
     sent: float
@@ -50,6 +51,7 @@ class Outcome(NamedTuple):
     loss: str | None
     retry_after: str | None
     local_port: int
+    late: float = 0.0
 
 
 def http_request(path: str, body: bytes = b"", content_type: str = "image/jpeg", accept: str = "*/*") -> bytes:
@@ -147,7 +149,8 @@ class Generator:
 
     ``sent`` requests left this process; each has its outcome once the load is over. ``refused`` counts connections
     that could not be made, ``held_back`` requests that were due while ``MAX_CONNECTIONS`` were busy: those were never
-    sent.
+    sent. ``lags`` has, for each request of an open loop, the seconds by which this process was late to begin it: where
+    they are long, the generator is at its limit, and not the server.
     """
 
     def __init__(self, port: int, requests: Sequence[bytes], per_connection: int | None = None) -> None:
@@ -164,6 +167,7 @@ class Generator:
         self.refused = 0
         self.first_refused: float | None = None  # time.perf_counter()
         self.held_back = 0
+        self.lags: list[float] = []
         self.outcomes: list[Outcome] = []
 
     async def closed_loop(self, connections: int, stop: asyncio.Event) -> None:
@@ -172,19 +176,26 @@ class Generator:
 
     async def open_loop(self, rate: float, stop: asyncio.Event) -> None:
         """Send ``rate`` requests per second, whether or not earlier ones have been answered."""
+        await self.arrive((number / rate for number in itertools.count()), stop)
+
+    async def arrive(self, times: Iterable[float], stop: asyncio.Event) -> None:
+        """Send a request at each of the times, in seconds from now, whether or not earlier ones have been answered."""
         loop = asyncio.get_running_loop()
-        started, due = time.perf_counter(), 0
+        started = time.perf_counter()
         under_way: set[asyncio.Task[None]] = set()
-        while not stop.is_set():
-            while due < (time.perf_counter() - started) * rate:
-                due += 1
-                if len(under_way) >= MAX_CONNECTIONS:
-                    self.held_back += 1
-                    continue
-                task = loop.create_task(self._send_one())
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            await asyncio.sleep(_TICK_SECONDS)
+        for seconds in times:
+            due = started + seconds
+            while time.perf_counter() < due and not stop.is_set():
+                await asyncio.sleep(_TICK_SECONDS)
+            if stop.is_set():
+                break
+            self.lags.append(time.perf_counter() - due)
+            if len(under_way) >= MAX_CONNECTIONS:
+                self.held_back += 1
+                continue
+            task = loop.create_task(self._send_one(due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way)
 
     def close(self) -> None:
@@ -196,7 +207,7 @@ class Generator:
         while not stop.is_set():
             await self._send_one()
 
-    async def _send_one(self) -> None:
+    async def _send_one(self, due: float | None = None) -> None:
         connection = await self._connection()
         if connection is None:
             return
@@ -210,7 +221,8 @@ class Generator:
         except TimeoutError:
             loss = f"no answer within {TIMEOUT_SECONDS} s"
         seconds = time.perf_counter() - sent
-        self.outcomes.append(Outcome(sent, seconds, status, loss, retry_after, connection.local_port))
+        late = 0.0 if due is None else sent - due
+        self.outcomes.append(Outcome(sent, seconds, status, loss, retry_after, connection.local_port, late))
         if connection.asked == self._per_connection:
             connection.close()
         elif connection.usable:
@@ -239,6 +251,12 @@ def losses(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """Lost requests by the way they were lost."""
     counts = Counter(outcome.loss for outcome in outcomes if outcome.loss is not None)
     return dict(sorted(counts.items()))
+
+
+def poisson(rate: float, seed: int) -> Iterator[float]:
+    """Times at which independent callers arrive, ``rate`` of them a second on average: a Poisson process."""
+    random = Random(seed)  # noqa: S311
+    return itertools.accumulate(random.expovariate(rate) for _ in itertools.count())
 
 
 def percentiles_ms(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool]) -> dict[str, float] | None:

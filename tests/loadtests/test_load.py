@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections import Counter
 
 import pytest
@@ -13,6 +15,7 @@ from loadtests.load import (
     http_request,
     losses,
     percentiles_ms,
+    poisson,
     run,
     statuses,
     stop_after,
@@ -145,3 +148,34 @@ def test_percentiles_of_the_wanted() -> None:
     found = percentiles_ms(outcomes, lambda outcome: outcome.status == 200)
     assert found == pytest.approx({"p50": 50.5, "p90": 90.1, "p99": 99.01, "max": 100.0})
     assert percentiles_ms(outcomes, lambda outcome: outcome.status == 500) is None
+
+
+class TestArrivals:
+    def test_at_their_times(self, ok_server: TinyServer) -> None:
+        generator = Generator(ok_server.port, [REQUEST])
+        run(generator.arrive([0.0, 0.05, 0.3], asyncio.Event()))
+        begun = [outcome.sent - outcome.late for outcome in generator.outcomes]
+        assert [time - begun[0] for time in begun] == pytest.approx([0, 0.05, 0.3], abs=1e-6)
+        assert len(generator.lags) == 3
+
+    def test_what_leaves_late_says_so(self, ok_server: TinyServer) -> None:
+        async def hindered(generator: Generator) -> None:
+            load = asyncio.create_task(generator.arrive([0.0, 0.01, 0.5], asyncio.Event()))
+            await asyncio.sleep(0.005)
+            time.sleep(0.2)
+            await load
+
+        generator = Generator(ok_server.port, [REQUEST])
+        run(hindered(generator))
+        late = sorted((outcome.sent - outcome.late, outcome.late) for outcome in generator.outcomes)
+        assert late[1][1] > 0.15
+        assert max(generator.lags) > 0.15
+
+    def test_poisson(self) -> None:
+        times = list(itertools.islice(poisson(200, seed=1), 10_000))
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert times[-1] == pytest.approx(50, rel=0.05)
+        mean = sum(gaps) / len(gaps)
+        deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+        assert deviation == pytest.approx(mean, rel=0.05)  # as of an exponential distribution
+        assert times[:5] == list(itertools.islice(poisson(200, seed=1), 5))

@@ -1,0 +1,1 @@
+"""What one pod carries, and what follows from it."""

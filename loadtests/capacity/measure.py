@@ -1,0 +1,317 @@
+"""One service under rising load: throughput, latency, CPU time and memory at each rate.
+
+Requests are sent when they are due, whether or not earlier ones were answered, and latency counts from that time, so a
+service that falls behind shows it. Callers who wait for an answer before they send again would spare it, and hide how
+long they had to wait (coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from os import sched_getaffinity, sched_setaffinity
+from typing import Final, Literal
+
+import numpy as np
+import psutil
+
+from eyestate.bundle import Bundle
+from loadtests import crops
+from loadtests.bulk import NPY, packed
+from loadtests.load import Connection, Generator, Outcome, http_request, poisson, run, stop_after
+from loadtests.servers import Probe, Server, ServerError
+from loadtests.service import served
+
+Sort = Literal["single", "packed"]
+
+WARM_UP_SECONDS: Final = 1.0
+FEWEST_REQUESTS: Final = 20  # at each rate, as far as LONGEST_STEP allows
+LONGEST_STEP: Final = 3.0  # times the seconds that were asked for
+CONNECTIONS: Final[dict[Sort, int]] = {"single": 64, "packed": 2}  # that find out what the service can do at most
+SAMPLE_SECONDS: Final = 0.1
+KEPT_UP: Final = 0.95  # the time of the load, of the time until its last answer, from which nothing was piling up
+LAG_MS: Final = 20.0  # a generator that is later than this to begin its requests is at its own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A request that is sent again and again: its bytes, and the crops in it."""
+
+    sort: Sort
+    crops: int
+    request: bytes
+
+    def arrivals(self, rate: float, seed: int) -> Iterator[float]:
+        """When requests are due: single ones are of independent callers, packed ones come steadily from few."""
+        if self.sort == "single":
+            return poisson(rate, seed)
+        return (number / rate for number in itertools.count())
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the service runs: how many cores it has, shared with the generator or not, and its workers."""
+
+    cores: int
+    shared: bool
+    workers: int
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        place = "1 core of its own" if not self.shared else f"{self.cores} cores, shared with the generator"
+        return f"{place}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One rate. ``offered`` is in requests a second; latencies are of requests answered with 200, None without any.
+
+    Requests were sent for so many ``seconds``, and the last answer came after ``elapsed``. ``busy_cores`` is the CPU
+    time of the service's processes per second, ``waiting`` the crops in its queue at the 95th percentile of samples,
+    ``lag_ms`` the generator's own lateness at its 99th percentile.
+    """
+
+    offered: float
+    seconds: float
+    elapsed: float
+    sent: int
+    answered: int
+    refused: int
+    failed: int
+    crops_per_second: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    cpu_seconds_per_1000_crops: float | None
+    busy_cores: float
+    waiting: float
+    lag_ms: float
+
+    def holds(self, limit_ms: float) -> bool:
+        """Whether every request was answered, 99 of 100 within the limit, and nothing piled up meanwhile."""
+        if self.p99_ms is None or self.answered < self.sent:
+            return False
+        return self.p99_ms <= limit_ms and self.elapsed * KEPT_UP <= self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One service under one kind of request, at rising rates.
+
+    ``queue`` is EYESTATE_QUEUE where it is not the default, ``answer_bytes`` the size of a whole answer, ``memory_mib``
+    the most that was used (PSS).
+    """
+
+    model: str
+    device: str
+    sort: Sort
+    crops: int
+    placement: Placement
+    queue: int | None
+    request_bytes: int
+    answer_bytes: int
+    ready_seconds: float
+    memory_mib: float
+    points: list[Point] = field(default_factory=list)
+
+    def knee(self, limit_ms: float) -> Point | None:
+        """The highest rate that holds."""
+        held = [point for point in self.points if point.holds(limit_ms)]
+        return max(held, key=lambda point: point.offered, default=None)
+
+    @property
+    def most(self) -> Point:
+        """The rate at which most crops were answered."""
+        return max(self.points, key=lambda point: point.crops_per_second)
+
+
+def single() -> Traffic:
+    """One JPEG of an eye, 24×24 pixels."""
+    return Traffic("single", 1, http_request("/v1/score", crops.jpeg(crops.eye())))
+
+
+def batch(size: int) -> Traffic:
+    """So many crops of 24×24 pixels as npy, answered as npy."""
+    body, _ = packed(NPY, size, crops.SIDE)
+    return Traffic("packed", size, http_request("/v1/score/batch", body, NPY, NPY))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rates of a curve as shares of ``most`` requests a second, and the seconds at each.
+
+    ``most`` is what the service can do, and found out where it is None.
+    """
+
+    traffic: Traffic
+    shares: Sequence[float]
+    seconds: float
+    most: float | None = None
+
+
+def measured(bundle: Bundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None) -> Iterator[Curve]:
+    """Start a service and yield a curve for each plan.
+
+    A service with a core of its own runs on the last one, and everything of this process on the others.
+
+    Raises:
+        ServerError: the service did not start, or does not answer with 200.
+    """
+    everywhere = sched_getaffinity(0)
+    own = {max(everywhere)}
+    settings = {"EYESTATE_QUEUE": str(queue)} if queue else {}
+    with ExitStack() as stack:
+        started = time.perf_counter()
+        with on_cores(everywhere if placement.shared else own):
+            name = f"capacity-{bundle.manifest.name}"
+            server = stack.enter_context(served(bundle, "auto", placement.workers, name, **settings))
+        ready = time.perf_counter() - started
+        stack.enter_context(on_cores(everywhere if placement.shared else everywhere - own))
+        device = json.loads(server.ask(Probe("/readyz")))["device"]
+        for plan in plans:
+            traffic = plan.traffic
+            answer_bytes = run(size_of_answer(server, traffic))
+            most = plan.most or highest_rate(server, traffic, plan.seconds)
+            points, memory = [], 0.0
+            for number, share in enumerate(plan.shares):
+                points.append(run(step(server, traffic, share * most, plan.seconds, seed=number)))
+                memory = max(memory, server.memory().pss)
+            yield Curve(
+                model=bundle.manifest.name,
+                device=device,
+                sort=traffic.sort,
+                crops=traffic.crops,
+                placement=placement,
+                queue=queue,
+                request_bytes=len(traffic.request),
+                answer_bytes=answer_bytes,
+                ready_seconds=round(ready, 1),
+                memory_mib=round(memory),
+                points=points,
+            )
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Keep this thread, and processes that it starts meanwhile, on these cores."""
+    before = sched_getaffinity(0)
+    sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        sched_setaffinity(0, before)
+
+
+async def size_of_answer(server: Server, traffic: Traffic) -> int:
+    """Bytes of an answer with its head.
+
+    Raises:
+        ServerError: it is no score.
+    """
+    connection = await Connection.open(server.port)
+    answer = await connection.ask(traffic.request)
+    connection.close()
+    if answer.status != 200:
+        raise ServerError(f"the service answers {answer.status}: {answer.body[:200]!r}")
+    head = sum(len(f"{name}: {value}\r\n") for name, value in answer.headers.items())
+    return len("HTTP/1.1 200 OK\r\n\r\n") + head + len(answer.body)
+
+
+def highest_rate(server: Server, traffic: Traffic, seconds: float) -> float:
+    """Requests a second that are answered while so many connections are kept busy."""
+
+    async def busy(duration: float) -> Sequence[Outcome]:
+        generator = Generator(server.port, [traffic.request])
+        stop = asyncio.Event()
+        load = generator.closed_loop(CONNECTIONS[traffic.sort], stop)
+        await asyncio.gather(load, stop_after(duration, stop))
+        generator.close()
+        return generator.outcomes
+
+    run(busy(WARM_UP_SECONDS))
+    outcomes = run(busy(seconds / 2))
+    return len(outcomes) / took(outcomes)
+
+
+async def step(server: Server, traffic: Traffic, rate: float, seconds: float, seed: int) -> Point:
+    """Send ``rate`` requests a second for so many seconds, longer where these are few, and wait for all answers."""
+    duration = max(seconds, min(LONGEST_STEP * seconds, FEWEST_REQUESTS / rate))
+    generator = Generator(server.port, [traffic.request])
+    stop = asyncio.Event()
+    before = cpu_seconds(server)
+    async with queue_watched(server) as waiting:
+        await asyncio.gather(generator.arrive(traffic.arrivals(rate, seed), stop), stop_after(duration, stop))
+    cpu = cpu_seconds(server) - before
+    generator.close()
+
+    outcomes = generator.outcomes
+    sent = generator.sent + generator.refused + generator.held_back
+    good = [outcome for outcome in outcomes if outcome.status == 200]
+    refused = sum(outcome.status == 429 for outcome in outcomes)
+    elapsed = max(duration, took(outcomes))
+    times = [(outcome.late + outcome.seconds) * 1e3 for outcome in good]
+    p50, p95, p99 = np.percentile(times, [50, 95, 99]).round(2).tolist() if times else (None, None, None)
+    scored = len(good) * traffic.crops
+    return Point(
+        offered=round(rate, 2),
+        seconds=round(duration, 2),
+        elapsed=round(elapsed, 2),
+        sent=sent,
+        answered=len(good),
+        refused=refused,
+        failed=sent - len(good) - refused,
+        crops_per_second=round(scored / elapsed, 1),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        cpu_seconds_per_1000_crops=round(cpu / scored * 1e3, 3) if scored else None,
+        busy_cores=round(cpu / elapsed, 3),
+        waiting=float(np.percentile(waiting, 95).round(1)) if waiting else 0.0,
+        lag_ms=round(float(np.percentile(generator.lags, 99)) * 1e3, 2) if generator.lags else 0.0,
+    )
+
+
+def took(outcomes: Sequence[Outcome]) -> float:
+    """Seconds from the first request's time to the last answer."""
+    begun = min(outcome.sent - outcome.late for outcome in outcomes)
+    return max(outcome.sent + outcome.seconds for outcome in outcomes) - begun
+
+
+def cpu_seconds(server: Server) -> float:
+    """CPU time that all processes of the service have taken, in user and system mode."""
+    total = 0.0
+    for process in server.tree():
+        try:
+            used = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += used.user + used.system
+    return total
+
+
+@asynccontextmanager
+async def queue_watched(server: Server) -> AsyncIterator[list[int]]:
+    """The crops that wait, as ``/readyz`` tells them while the block runs."""
+    samples: list[int] = []
+
+    async def watch() -> None:
+        connection = await Connection.open(server.port)
+        try:
+            while connection.usable:
+                samples.append(json.loads((await connection.ask(http_request("/readyz"))).body)["waiting"])
+                await asyncio.sleep(SAMPLE_SECONDS)
+        finally:
+            connection.close()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield samples
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)

@@ -1,0 +1,52 @@
+"""The capacity curves as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from loadtests.capacity.measure import Curve, Sort
+
+LABELS: Final[dict[Sort, str]] = {"single": "one JPEG a request", "packed": "{crops} packed crops a request"}
+COLOURS: Final[dict[Sort, str]] = {"single": "tab:blue", "packed": "tab:orange"}
+
+
+def draw(curves: Sequence[Curve], limits: dict[Sort, float], path: Path) -> None:
+    """Throughput and p99 against the offered load: a column for each model, a line for each kind of request."""
+    models = list(dict.fromkeys(curve.model for curve in curves))
+    with mpl.rc_context({"svg.hashsalt": "capacity", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(5 * len(models), 6.5), layout="constrained")
+        axes = figure.subplots(2, len(models), squeeze=False, sharex="col")
+        for column, model in enumerate(models):
+            for curve in curves:
+                if curve.model == model:
+                    _line(axes[0, column], axes[1, column], curve, limits[curve.sort])
+            _label(axes[0, column], axes[1, column], model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _line(throughput: Axes, latency: Axes, curve: Curve, limit: float) -> None:
+    colour, label = COLOURS[curve.sort], LABELS[curve.sort].format(crops=curve.crops)
+    offered = [point.offered * curve.crops for point in curve.points]
+    throughput.plot(offered, [point.crops_per_second for point in curve.points], "o-", color=colour, label=label)
+    slow = [(rate, point.p99_ms) for rate, point in zip(offered, curve.points, strict=True) if point.p99_ms]
+    latency.plot(*zip(*slow, strict=True), "o-", color=colour, label=label)
+    latency.axhline(limit, color=colour, linestyle=":", linewidth=1)
+    if knee := curve.knee(limit):
+        for axes in (throughput, latency):
+            axes.axvline(knee.offered * curve.crops, color=colour, linestyle="--", linewidth=1)
+
+
+def _label(throughput: Axes, latency: Axes, model: str) -> None:
+    end = max(throughput.get_xlim()[1], throughput.get_ylim()[1])
+    throughput.plot([0, end], [0, end], color="lightgrey", zorder=0, label="all that is offered")
+    throughput.set(title=f"{model}, one core", ylabel="answered, crops/s", xlim=(0, None), ylim=(0, None))
+    throughput.legend()
+    latency.set(yscale="log", xlabel="offered, crops/s", ylabel="p99, ms")
+    latency.grid(visible=True, which="major", alpha=0.3)
