@@ -1,0 +1,179 @@
+"""``python -m loadtests.footprint``: what one pod takes: seconds to ready, memory at its peak, files in /tmp.
+
+The worst a client may do to memory is what a pod's limit must hold: the largest bodies there may be, many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import click
+import numpy as np
+
+from eyestate.settings import Device
+from eyestate.uploads import MAX_BODY_BYTES
+from loadtests import crops
+from loadtests.load import Generator, http_request, run, statuses, stop_after
+from loadtests.report import REPORTS, circumstances, described, table, write
+from loadtests.servers import MIB, SCRATCH, Server, ServerError, tail
+from loadtests.service import served
+
+NPY: Final = "application/x-npy"
+_SAMPLE_SECONDS: Final = 0.05
+_BATCH: Final = 2_048  # twice what the client has on its way at a time
+_LARGE_SIDE: Final = 4096  # the largest image that is read
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests that are sent again and again over so many connections."""
+
+    name: str
+    request: bytes
+    connections: int
+
+
+@dataclass(slots=True)
+class Row:
+    """What was seen under a load: the most memory and the most in /tmp, in MiB, and what was answered."""
+
+    load: str
+    memory: float = 0
+    tmp: float = 0
+    statuses: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def loads() -> tuple[Load, ...]:
+    """From nothing to the worst."""
+    single = http_request("/v1/score", crops.jpeg(crops.eye()))
+    side = 64
+    packed = io.BytesIO()
+    np.save(packed, np.zeros((MAX_BODY_BYTES // side**2 - 1, side, side), np.uint8))
+    large = crops.jpeg(np.random.default_rng(0).integers(0, 256, (_LARGE_SIDE, _LARGE_SIDE), np.uint8))
+    return (
+        Load("nothing", single, 0),
+        Load("single crops, 16 connections", single, 16),
+        Load("single crops, 256 connections", single, 256),
+        Load("bodies of 64 MiB, 8 connections", http_request("/v1/score/batch", packed.getvalue(), NPY), 8),
+        Load("images of 4,096 × 4,096, 16 connections", http_request("/v1/score", large), 16),
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model", default="final_best", show_default=True, help="Name or path of a bundle; `small` is made here."
+)
+@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
+@click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Of each load.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(*, model: str, device: Device, workers: int, seconds: float, output: Path) -> None:
+    """Measure what one pod takes, for its requests and limits, and write footprint-MODEL.json and .md."""
+    bundle = crops.bundle(model)
+    about = circumstances(model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
+    with tempfile.TemporaryDirectory() as tmp:
+        home = {"HOME": tmp, "TMPDIR": tmp, "BENTOML_HOME": f"{tmp}/bentoml"}
+        started = time.monotonic()
+        with served(bundle, device, workers, "footprint", **home) as server:
+            ready = round(time.monotonic() - started, 1)
+            rows = [measured(server, Path(tmp), load, seconds) for load in loads()]
+            client = batch_client(server, Path(tmp))
+    if not rows[-1].statuses.get("200"):
+        raise ServerError(f"no large image was scored: {rows[-1].statuses}")
+    rows.append(client)
+    figures = [(row.load, f"{row.memory:,.0f}", f"{row.tmp:.1f}", told(row.statuses)) for row in rows]
+    text = table(["Under", "Memory, MiB", "/tmp, MiB", "Answers"], figures)  # noqa: S108
+    page = f"# What one pod takes with `{bundle.manifest.name}`\n\nReady after {ready:g} s. "
+    page += f"Memory is the resident set of all processes.\n\n{text}\n"
+    page += f"`python -m loadtests.footprint --model {model}`. {described(about)}\n"
+    write(
+        output,
+        f"footprint-{bundle.manifest.name}",
+        {"about": about, "ready_seconds": ready, "rows": [*map(dataclasses.asdict, rows)]},
+        page,
+    )
+    click.echo(page)
+
+
+def measured(server: Server, tmp: Path, load: Load, seconds: float) -> Row:
+    """Load the server and watch it."""
+    row = Row(load.name)
+    with watched(server, tmp, row):
+        if load.connections:
+            row.statuses = run(_drive(server.port, load, seconds))
+        else:
+            time.sleep(seconds)
+    return row
+
+
+def batch_client(server: Server, tmp: Path) -> Row:
+    """Watch `eyestate batch` as it sends crops.
+
+    Raises:
+        ServerError: it did not score them all.
+    """
+    row = Row(f"`eyestate batch`, {_BATCH:,} crops: the client")
+    archive, image = tmp / "crops.zip", crops.jpeg(crops.eye())
+    with zipfile.ZipFile(archive, "w") as files:
+        for number in range(_BATCH):
+            files.writestr(f"{number}.jpg", image)
+    log = SCRATCH / "logs" / "footprint-batch.log"
+    command = [Path(sys.executable).with_name("eyestate"), "batch", archive, "--endpoint", server.url]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([*command, "--output", tmp / "scores"], stdout=output, stderr=subprocess.STDOUT) as process,  # noqa: S603
+        watched(Server(process, server.port, log), tmp / "scores", row),
+    ):
+        code = process.wait()
+    if code:
+        raise ServerError(f"the batch client ended with {code}:\n{tail(log)}")
+    return row
+
+
+@contextmanager
+def watched(server: Server, tmp: Path, row: Row) -> Iterator[None]:
+    """Keep the most memory and files that are seen until the block ends."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_SAMPLE_SECONDS):
+            row.memory = max(row.memory, server.memory().rss)
+            row.tmp = max(row.tmp, sum(file.stat().st_size for file in tmp.rglob("*") if file.is_file()) / MIB)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+async def _drive(port: int, load: Load, seconds: float) -> dict[str, int]:
+    generator = Generator(port, [load.request])
+    stop = asyncio.Event()
+    await asyncio.gather(stop_after(seconds, stop), generator.closed_loop(load.connections, stop))
+    generator.close()
+    return statuses(generator.outcomes)
+
+
+def told(answers: dict[str, int]) -> str:
+    """Statuses in a cell."""
+    return ", ".join(f"{count:,} × {status}" for status, count in answers.items()) or "–"
+
+
+if __name__ == "__main__":
+    main()
