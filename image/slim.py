@@ -1,0 +1,82 @@
+"""Take out of a virtual environment what serving never opens, and compile the rest: a step of the image's build.
+
+``python slim.py ENVIRONMENT``; it needs nothing but Python's own library.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import Final
+
+UNUSED: Final = (
+    "**/tests",
+    "**/include",  # headers, of no use without a compiler
+    "onnxruntime/capi/libonnxruntime.so*",  # for programs in C; Python's module holds the same code
+    "onnxruntime/capi/libopenvino_intel_[gn]pu_plugin.so",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "onnxruntime/transformers",
+    "pyarrow/*_flight*",
+    "pyarrow/*s3*.so*",
+)
+
+
+def remove_unused(packages: Path) -> None:
+    """Remove the files and folders that ``UNUSED`` names.
+
+    Args:
+        packages: the folder ``site-packages``.
+    """
+    for pattern in UNUSED:
+        for path in sorted(packages.glob(pattern)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def link_copies(packages: Path) -> None:
+    """Let libraries that are the same file under several names share it: a wheel cannot hold links, so it holds copies.
+
+    Args:
+        packages: the folder ``site-packages``.
+    """
+    seen: dict[tuple[Path, str], Path] = {}
+    for path in sorted(packages.rglob("*.so*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        first = seen.setdefault((path.parent, content), path)
+        if first is not path:
+            path.unlink()
+            path.symlink_to(first.name)
+
+
+def compile_modules(packages: Path) -> None:
+    """Compile all modules, for on a read-only file system every start would do it again.
+
+    The compiled files are good whatever times their sources get on their way into the image.
+
+    Args:
+        packages: the folder ``site-packages``.
+    """
+    compileall.compile_dir(packages, quiet=1, workers=0, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+
+
+def main() -> None:
+    """Slim the environment that the command line names."""
+    environment = Path(sys.argv[1])
+    for packages in environment.glob("lib/python3*/site-packages"):
+        remove_unused(packages)
+        link_copies(packages)
+        compile_modules(packages)
+
+
+if __name__ == "__main__":
+    main()
