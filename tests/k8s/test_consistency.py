@@ -1,0 +1,186 @@
+"""What the objects say of one another, of the service and of its metrics is true."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.registry import REGISTRY
+
+import eyestate.metrics  # noqa: F401  # registers the metrics
+from eyestate.settings import PREFIX, Settings
+from tests.k8s.manifests import K8S, OVERLAYS, STACKS, Manifest, Stack, matches, only, pod_specs, render
+
+MONITOR = K8S / "monitoring" / "service-monitor.yaml"
+
+
+@pytest.fixture(params=OVERLAYS, ids="+".join)
+def objects(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
+    stack: Stack = request.param
+    return render(stack)
+
+
+def pod_labels(objects: tuple[Manifest, ...], kind: str = "Deployment") -> dict[str, str]:
+    labels: dict[str, str] = only(objects, kind)["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def test_everything_that_selects_pods_selects_the_servers_and_no_batch(objects: tuple[Manifest, ...]) -> None:
+    deployment = only(objects, "Deployment")
+    selectors = {
+        "deployment": deployment["spec"]["selector"]["matchLabels"],
+        "service": only(objects, "Service")["spec"]["selector"],
+        "budget": only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+    }
+    for spread in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+        selectors[spread["topologyKey"]] = spread["labelSelector"]["matchLabels"]
+    for policy in (each for each in objects if each["kind"] == "NetworkPolicy"):
+        if policy["metadata"]["name"] != "default-deny":
+            selectors[policy["metadata"]["name"]] = policy["spec"]["podSelector"]["matchLabels"]
+    assert all(matches(selector, pod_labels(objects)) for selector in selectors.values()), selectors
+    batch = pod_labels(render(("batch",)), "Job")
+    assert not any(matches(selector, batch) for selector in selectors.values()), selectors
+
+
+def test_the_autoscaler_scales_the_deployment(objects: tuple[Manifest, ...]) -> None:
+    target = {
+        each["kind"]: each["spec"]["scaleTargetRef"] for each in objects if "scaleTargetRef" in each.get("spec", {})
+    }
+    assert len(target) == 1
+    assert next(iter(target.values()))["name"] == only(objects, "Deployment")["metadata"]["name"]
+    assert "replicas" not in only(objects, "Deployment")["spec"]
+
+
+def test_every_port_that_is_named_is_there(objects: tuple[Manifest, ...]) -> None:
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    container_ports = {port["name"] for port in container["ports"]}
+    service = only(objects, "Service")["spec"]["ports"]
+    assert {port["targetPort"] for port in service} <= container_ports
+    assert {
+        container[f"{probe}Probe"]["httpGet"]["port"] for probe in ("startup", "readiness", "liveness")
+    } <= container_ports
+    for each in objects:
+        if each["kind"] == "NetworkPolicy":
+            ports = [port["port"] for rule in each["spec"].get("ingress", ()) for port in rule["ports"]]
+            assert set(ports) <= container_ports
+        if each["kind"] == "Ingress":
+            paths = each["spec"]["rules"][0]["http"]["paths"]
+            assert {path["backend"]["service"]["port"]["name"] for path in paths} <= {port["name"] for port in service}
+        if each["kind"] == "HTTPRoute":
+            backends = [backend["port"] for rule in each["spec"]["rules"] for backend in rule["backendRefs"]]
+            assert set(backends) <= {port["port"] for port in service}
+
+
+def test_the_grace_period_covers_the_longest_good_end(objects: tuple[Manifest, ...]) -> None:
+    settings = only(objects, "ConfigMap")["data"]
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    ways = float(settings["EYESTATE_DRAIN"]) + float(settings["EYESTATE_TIMEOUT"])
+    pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] >= pause + ways + 5
+
+
+def test_kserve_stops_its_pods_as_gently() -> None:
+    predictor = only(render(("kserve",)), "InferenceService")["spec"]["predictor"]
+    deployment = only(render(("overlays/cpu",)), "Deployment")["spec"]["template"]["spec"]
+    assert predictor["terminationGracePeriodSeconds"] == deployment["terminationGracePeriodSeconds"]
+    theirs, ours = predictor["containers"][0], deployment["containers"][0]
+    for field in ("lifecycle", "resources", "securityContext"):
+        assert theirs[field] == ours[field]
+
+
+def test_every_setting_is_one_and_has_a_valid_value(objects: tuple[Manifest, ...]) -> None:
+    given = only(objects, "ConfigMap")["data"]
+    fields = {name.removeprefix(PREFIX).lower(): value for name, value in given.items() if name != "EYESTATE_MODEL"}
+    assert all(name.startswith(PREFIX) for name in given)
+    assert fields.keys() <= Settings.model_fields.keys()
+    Settings.model_validate(fields | {"api_keys_file": __file__})  # the Secret is not here
+
+
+def test_the_keys_are_where_the_setting_says() -> None:
+    objects = render(("overlays/cpu",))
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (each for each in spec["volumes"] if "secret" in each)
+    (mount,) = (each for each in spec["containers"][0]["volumeMounts"] if each["name"] == volume["name"])
+    assert only(objects, "ConfigMap")["data"]["EYESTATE_API_KEYS_FILE"] == f"{mount['mountPath']}/keys"
+    assert "subPath" not in mount  # or the kubelet would not renew it
+
+
+@pytest.mark.parametrize("stack", STACKS, ids="+".join)
+def test_pods_obey_the_restricted_standard(stack: Stack) -> None:
+    """The rules of https://kubernetes.io/docs/concepts/security/pod-security-standards that these pods could break."""
+    objects = render(stack)
+    specs = pod_specs(objects)
+    specs += [each["spec"]["predictor"] for each in objects if each["kind"] == "InferenceService"]
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 65532  # the image's
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"emptyDir", "secret", "persistentVolumeClaim"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_nothing_gets_in_but_through_the_gateway_from_prometheus_and_from_batch_jobs() -> None:
+    objects = render(("overlays/cpu", "gateway", "keda"))
+    policies = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "NetworkPolicy"}
+    deny = policies.pop("default-deny")
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    sources = [source for policy in policies.values() for rule in policy["ingress"] for source in rule["from"]]
+    namespaces = {names(source, "namespaceSelector").get("kubernetes.io/metadata.name") for source in sources}
+    assert namespaces == {"monitoring", "gateway-system", None}
+    within = [names(source, "podSelector") for source in sources if "namespaceSelector" not in source]
+    assert [matches(selector, pod_labels(render(("batch",)), "Job")) for selector in within] == [True]
+    egress = [rule for policy in policies.values() for rule in policy.get("egress", ())]
+    assert [port["port"] for rule in egress for port in rule["ports"]] == [53, 53]
+
+
+def test_a_batch_pod_may_ask_the_server() -> None:
+    policy = only(render(("batch",)), "NetworkPolicy")["spec"]
+    assert matches(policy["podSelector"]["matchLabels"], pod_labels(render(("batch",)), "Job"))
+    to = [names(target, "podSelector") for rule in policy["egress"] for target in rule["to"] if len(target) == 1]
+    assert [matches(selector, pod_labels(render(("overlays/cpu",)))) for selector in to] == [True]
+    (container,) = pod_specs(render(("batch",)))[0]["containers"]
+    service = only(render(("overlays/cpu",)), "Service")["metadata"]["name"]
+    assert f"--endpoint=http://{service}" in container["args"]
+
+
+def test_the_shards_are_as_many_as_the_completions() -> None:
+    job = only(render(("batch",)), "Job")["spec"]
+    variables = {each["name"]: each.get("value") for each in job["template"]["spec"]["containers"][0]["env"]}
+    assert variables["SHARDS"] == str(job["completions"])
+    assert job["parallelism"] <= job["completions"]
+
+
+def test_keda_asks_for_metrics_that_the_service_has() -> None:
+    scaled = only(render(("overlays/cpu", "gateway", "keda")), "ScaledObject")["spec"]
+    queries = [trigger["metadata"]["query"] for trigger in scaled["triggers"] if trigger["type"] == "prometheus"]
+    asked = {name for query in queries for name in re.findall(r"eyestate_\w+", query)}
+    assert asked == {"eyestate_queue_crops", "eyestate_request_duration_seconds_bucket"}
+    assert {name.removesuffix("_bucket") for name in asked} <= {family.name for family in REGISTRY.collect()}
+    assert any(trigger["type"] == "cpu" for trigger in scaled["triggers"])
+    assert scaled["minReplicaCount"] <= scaled["fallback"]["replicas"] <= scaled["maxReplicaCount"]
+
+
+@pytest.mark.skipif(not MONITOR.exists(), reason=f"there is no {MONITOR.name}")
+def test_prometheus_finds_the_service() -> None:
+    monitor: dict[str, Any] = yaml.safe_load(MONITOR.read_text())["spec"]
+    service = only(render(("overlays/cpu",)), "Service")
+    assert matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {
+        port["name"] for port in service["spec"]["ports"]
+    }
+    assert set(monitor["podTargetLabels"]) <= pod_labels(render(("overlays/cpu",))).keys()
+
+
+def names(source: Manifest, selector: str) -> dict[str, str]:
+    """The labels that a peer of a network policy must have."""
+    labels: dict[str, str] = source.get(selector, {}).get("matchLabels", {})
+    return labels
