@@ -1,0 +1,1 @@
+"""Dashboards, rules and a local Prometheus for the service."""
