@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from training import runs
 from training.data import DataError
 from training.runs import CURVES, claim, git_revision, history, read_recipe, record_time, write_history
+
+REVISION = r"[0-9a-f]{12,}(-dirty)?|unknown"
 
 
 class TestRecipe:
     def test_of_a_finished_run(self, run: Path) -> None:
         recipe = read_recipe(run)
         assert recipe["settings"]["epochs"] == 2
-        assert recipe["git_revision"] == git_revision()
+        assert re.fullmatch(REVISION, recipe["git_revision"])
+
+    def test_names_the_code_it_began_with(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for revision in ("0123456789ab", "ba9876543210-dirty"):  # as where somebody commits while the run goes on
+            monkeypatch.setattr(runs, "git_revision", lambda revision=revision: revision)
+            claim(tmp_path, {"seed": 0})
+        assert json.loads((tmp_path / runs.RECIPE).read_text()) == {"seed": 0, "git_revision": "0123456789ab"}
 
     def test_of_a_run_that_never_was(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no trained classifier"):
@@ -36,7 +45,7 @@ class TestRecipe:
 
 
 def test_git_revision() -> None:
-    assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", git_revision())
+    assert re.fullmatch(REVISION, git_revision())
 
 
 def test_record_time(tmp_path: Path) -> None:
