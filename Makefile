@@ -1,14 +1,16 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types unit train lock clean
+.PHONY: help serve test lint types unit k8s-check monitoring loadtest image image-test sbom train lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 3000
+SCENARIO ?= mixed
+TARGET ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
 	@echo "Starting on http://$(HOST):$(PORT); once /readyz answers, score an eye from another terminal with"
@@ -28,6 +30,24 @@ types: $(VENV)/.dev ## Check types
 unit: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest
 
+loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
+	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
+
+monitoring: $(VENV)/.dev ## Start the service and Prometheus, with Grafana where it is installed
+	@$(BIN)/python -m monitoring up --port $(PORT)
+
+k8s-check: $(VENV)/.dev .bentoml/k8s/checkov/.installed ## Hold the Kubernetes manifests against every validator, and run their containers here
+	$(BIN)/pytest tests/k8s
+
+image: $(VENV)/.dev ## Build the container image with docker, podman or buildah (TARGET=cpu, or cuda)
+	$(BIN)/python -m image build $(TARGET)
+
+image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, score, stop it under load (TARGET=cpu, or cuda)
+	$(BIN)/python -m image test $(TARGET)
+
+sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in dist/ (TARGET=cpu, or cuda)
+	$(BIN)/python -m image sbom $(TARGET)
+
 train: $(VENV)/.train ## Make final_best from unlabelled crops: what of dvc.yaml is not up to date (about two hours on two cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
 
@@ -37,6 +57,9 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra client --extra train -c requirements/serve.txt)
 	$(call compile,dev,pyproject.toml --extra cpu --extra serve --extra client --extra train --extra ray --extra dev -c requirements/train.txt)
 	$(call compile,bootstrap,requirements/bootstrap.in -c requirements/dev.txt)
+	$(call compile,../loadtests/peers/requirements,loadtests/peers/requirements.in -c requirements/serve.txt)
+	$(call compile,../loadtests/peers/mlserver,loadtests/peers/mlserver.in)
+	$(call compile,checkov,requirements/checkov.in)
 
 clean: ## Remove the environment and all caches, but no training run
 	rm -rf $(VENV) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -72,4 +95,10 @@ $(VENV)/.train: requirements/train.txt $(VENV)/.serve
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.train
 	@echo "Installing the development tools into $(VENV) …"
 	$(call install,dev)
+	@touch $@
+
+# Its pins and those of the other environments exclude each other.
+.bentoml/k8s/checkov/.installed: requirements/checkov.txt $(VENV)/.uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip install --no-config --quiet --python $(@D)/bin/python --no-deps --require-hashes -r $<
 	@touch $@
