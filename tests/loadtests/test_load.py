@@ -32,6 +32,11 @@ async def closed_loop(generator: Generator, connections: int, seconds: float) ->
     generator.close()
 
 
+async def arrivals(generator: Generator, times: list[float]) -> None:
+    await generator.arrive(times, asyncio.Event())
+    generator.close()
+
+
 async def open_loop(generator: Generator, rate: float, seconds: float) -> None:
     stop = asyncio.Event()
     await asyncio.gather(generator.open_loop(rate, stop), stop_after(seconds, stop))
@@ -153,14 +158,14 @@ def test_percentiles_of_the_wanted() -> None:
 class TestArrivals:
     def test_at_their_times(self, ok_server: TinyServer) -> None:
         generator = Generator(ok_server.port, [REQUEST])
-        run(generator.arrive([0.0, 0.05, 0.3], asyncio.Event()))
+        run(arrivals(generator, [0.0, 0.05, 0.3]))
         begun = [outcome.sent - outcome.late for outcome in generator.outcomes]
         assert [time - begun[0] for time in begun] == pytest.approx([0, 0.05, 0.3], abs=1e-6)
         assert len(generator.lags) == 3
 
     def test_what_leaves_late_says_so(self, ok_server: TinyServer) -> None:
         async def hindered(generator: Generator) -> None:
-            load = asyncio.create_task(generator.arrive([0.0, 0.01, 0.5], asyncio.Event()))
+            load = asyncio.create_task(arrivals(generator, [0.0, 0.01, 0.5]))
             await asyncio.sleep(0.005)
             time.sleep(0.2)
             await load
