@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
-_MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
+MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
 _MAX_PART_HEADER_BYTES: Final = 2_048  # of each header of a part: a file's name may be long
 _HELD: Final = "eyestate.held_bytes"
 _ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
@@ -190,8 +190,8 @@ class _Collector:
 
     def _part_begin(self) -> None:
         self._begun += 1
-        if self._begun > _MAX_PARTS:
-            raise BodyTooLargeError(f"there are more than {_MAX_PARTS:,} parts in the multipart body")
+        if self._begun > MAX_PARTS:
+            raise BodyTooLargeError(f"there are more than {MAX_PARTS:,} parts in the multipart body")
         self._named = self._wanted = False
 
     def _header_begin(self) -> None:

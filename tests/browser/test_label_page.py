@@ -71,6 +71,11 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
+def sent(page: Page) -> None:
+    """The server has taken every answer."""
+    page.wait_for_function("() => Object.keys(localStorage).every((key) => !key.includes('outbox'))")
+
+
 def said(task: Task) -> dict[str, int | None]:
     return {vote.file: vote.label for vote in task.store.votes()}
 
@@ -187,7 +192,7 @@ def test_a_killed_server_loses_nothing(context: BrowserContext, tmp_path: Path) 
         page = opened(context, f"http://127.0.0.1:{port}")
         press(page, "o", "c")
         expect(page.locator("#counts")).to_contain_text("2 of 5")
-        page.wait_for_function("() => Object.keys(localStorage).every((key) => !key.includes('outbox'))")
+        sent(page)
         process.kill()
         process.join()
         press(page, "o", "c")  # the next crops were fetched ahead
@@ -198,7 +203,7 @@ def test_a_killed_server_loses_nothing(context: BrowserContext, tmp_path: Path) 
         page = opened(context, f"http://127.0.0.1:{port}")
         expect(page.locator("#counts")).to_contain_text("4 of 5")
         expect(page.locator("#offline")).to_be_hidden()
-        page.wait_for_function("() => Object.keys(localStorage).every((key) => !key.includes('outbox'))")
+        sent(page)
         answers = read_answers(tmp_path / "label" / "answers.csv")
         assert [answers[name].label for name in NAMES[:4]] == [OPEN, CLOSED, OPEN, CLOSED]
 
@@ -230,6 +235,7 @@ def test_disagreement_of_two_annotators(context: BrowserContext, url: str, task:
     press(page, "o")
     expect(page.locator("#nothing")).to_be_visible()  # back in the overview, and they agree
     expect(page.locator("#team")).to_have_text("anna 3 · ben 3")
+    sent(page)
     assert read_answers(task.answers)[NAMES[0]] == Answer(NAMES[0], OPEN, 2, 2)
 
 

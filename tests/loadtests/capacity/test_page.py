@@ -124,18 +124,15 @@ def test_number(value: float | None, text: str | None) -> None:
 class TestRepository:
     """The document and the report that are committed belong together."""
 
-    @pytest.fixture(scope="class")
-    def found(self) -> Measurement:
-        adapter = TypeAdapter(Measurement)
-        return adapter.validate_json((PROJECT / REPORTS / "capacity.json").read_bytes())
+    FOUND = TypeAdapter(Measurement).validate_json((PROJECT / REPORTS / "capacity.json").read_bytes())
 
-    def test_document_tells_what_the_report_holds(self, found: Measurement) -> None:
+    def test_document_tells_what_the_report_holds(self) -> None:
         text = DOCUMENT.read_text()
-        assert fill(text, found, ASSUMED) == text
+        assert fill(text, self.FOUND, ASSUMED) == text
         named = set(re.findall(r"<!-- measured: ([a-z-]+) -->", text))
-        assert named == set(blocks(found, ASSUMED))
+        assert named == set(blocks(self.FOUND, ASSUMED))
 
-    def test_report_page_and_plot(self, found: Measurement, tmp_path: Path) -> None:
-        assert (PROJECT / REPORTS / "capacity.md").read_text() == report(found, ASSUMED)
-        draw(found.pinned, found.limits, tmp_path / "plot.svg")
+    def test_report_page_and_plot(self, tmp_path: Path) -> None:
+        assert (PROJECT / REPORTS / "capacity.md").read_text() == report(self.FOUND, ASSUMED)
+        draw(self.FOUND.pinned, self.FOUND.limits, tmp_path / "plot.svg")
         assert (tmp_path / "plot.svg").read_text() == PLOT.read_text()

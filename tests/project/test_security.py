@@ -1,0 +1,72 @@
+"""What SECURITY.md states in numbers is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eyestate import connections, errors, images, inference_tensors, packed, uploads
+from eyestate.settings import Settings
+
+PROJECT = Path(__file__).parents[2]
+SECURITY = (PROJECT / "SECURITY.md").read_text()
+ROWS = dict(re.findall(r"^\| (.+?) \| (.+? \|.+?) \|$", SECURITY, re.MULTILINE))
+DOCUMENTS = ("SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/image.md")
+MIB = 2**20
+DEFAULTS = Settings()
+
+STATED = {
+    "Path and headers of a request": (f"{connections.MAX_HEAD_BYTES // 2**10} KiB", [errors.HeadTooLargeError]),
+    "Seconds a connection may be idle, a head or a body be on its way, an answer be left unread": (
+        f"{DEFAULTS.timeout:g} (`EYESTATE_TIMEOUT`)",
+        [errors.RequestTimeoutError],
+    ),
+    "Body of one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
+    "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    "JSON in a body of `/v2`": (f"{inference_tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    "Files of a batch; parts of a multipart body": (
+        f"{uploads.MAX_IMAGES:,}; {uploads.MAX_PARTS:,}",
+        [errors.BodyTooLargeError],
+    ),
+    "Packed crops of a batch": (f"{packed.MAX_CROPS:,}", [errors.BodyTooLargeError]),
+    "Pixels on a side of an image": (
+        f"{images.MIN_SIDE} to {images.MAX_SIDE:,}",
+        [errors.ImageTooSmallError, errors.ImageTooLargeError],
+    ),
+    "Crops that wait in a worker": (f"{DEFAULTS.queue:,} (`EYESTATE_QUEUE`)", [errors.OverloadedError]),
+}
+
+
+def test_every_limit_is_checked() -> None:
+    assert set(ROWS) == {*STATED, "Limit"}
+
+
+@pytest.mark.parametrize("limit", STATED)
+def test_limit(limit: str) -> None:
+    value, refusals = STATED[limit]
+    stated, _, beyond = ROWS[limit].partition(" | ")
+    assert stated == value
+    assert [int(status) for status in re.findall(r"\d{3}", beyond)] == [each.status for each in refusals]
+
+
+@pytest.mark.parametrize(
+    "document", ["SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/image.md", "README.md"]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    path = PROJECT / document
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", path.read_text())
+    assert targets
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_are_there(document: str) -> None:
+    wanted = set(re.findall(r"make ([a-z0-9-]{3,})", (PROJECT / document).read_text()))
+    there = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    assert wanted <= there
+
+
+def test_no_advisory_is_ignored_unsaid() -> None:
+    assert ("--ignore-vuln" in (PROJECT / "Makefile").read_text()) == ("now there is none" not in SECURITY)
