@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -82,7 +84,20 @@ def _candidates(device: Device) -> list[str]:
     return [device, *fallback[device]]
 
 
+def _load_cuda() -> None:
+    """Load CUDA's and cuDNN's libraries where they were installed as packages, in which ONNX Runtime does not look.
+
+    It prints what it cannot load; the log gets that.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        onnxruntime.preload_dlls()
+    for line in printed.getvalue().splitlines():
+        log.info(line)
+
+
 def _session(onnx: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+    if device in ("cuda", "tensorrt"):
+        _load_cuda()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

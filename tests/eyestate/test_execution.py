@@ -83,6 +83,23 @@ def test_a_gpu_whose_driver_does_not_load_is_replaced_with_a_warning_that_says_w
         assert options["trt_profile_max_shapes"] == f"crops:256x{SIDE}x{SIDE}"
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider .CUDA")
+def test_libraries_that_do_not_load_are_named_in_the_log_and_not_on_the_terminal(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """ONNX Runtime's own loading, which here has no GPU's libraries to load and prints so."""
+    monkeypatch.setattr(onnxruntime, "cuda_version", "12.9")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
+    with caplog.at_level(logging.INFO):
+        execution.open_session(bundle / "model.onnx", "auto")
+    assert "Failed to load libcublas" in caplog.text
+    assert "WARNING" not in caplog.text, "what nobody asked for is not missed"
+    assert capsys.readouterr().out == ""
+
+
 def test_the_cores_are_those_of_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     for quota, cores in [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("1600000 100000", 8)]:
