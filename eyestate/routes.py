@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Scope
 
-from eyestate import inference_protocol, metrics, openapi, tracing, uploads
+from eyestate import inference_protocol, metrics, openapi, tracing, try_page, uploads
 from eyestate.access import ApiKeys
 from eyestate.answers import Answers, refusal
 from eyestate.batching import Batcher
@@ -94,6 +94,7 @@ _ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
     "/metrics": ("GET", prometheus),
     "/openapi.json": ("GET", openapi_document),
     "/docs.json": ("GET", openapi_document),
+    **dict.fromkeys(try_page.PATHS, ("GET", try_page.page)),
 }
 _TARGETS: Final = {
     path: Target(endpoint, path, refusal, operational=not path.startswith("/v1/"))

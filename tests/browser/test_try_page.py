@@ -1,0 +1,485 @@
+"""The page ``/try`` in a real browser, Debian's Chromium, before the real service."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import skimage.data
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
+
+from tests.bundles import write_bundle
+from tests.images import encoded, orientation
+from tests.npm import installed
+from tests.service.conftest import PROJECT, started_service, wait_until_ready
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+PATIENCE = 60_000  # milliseconds that a busy machine may take to react
+ASTRONAUT = Image.fromarray(skimage.data.astronaut())
+PHOTO = encoded(ASTRONAUT, "PNG")
+OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
+CLOSED = (PROJECT / "examples" / "closed.jpg").read_bytes()
+NO_FACE = encoded(Image.linear_gradient("L").resize((200, 160)), "PNG")
+KEY = "a-key-of-this-test"
+FOREIGN = "eyes.test"  # resolves to this machine, but no browser takes it for secure
+MAX_SHIFT = 0.01  # of a mark on the page from where the service says, as a share of the picture
+
+Box = tuple[float, float, float, float]
+
+expect.set_options(timeout=PATIENCE)
+
+
+def group_photo(width: int = 1_200, height: int = 800) -> Image.Image:
+    """Three faces of different sizes, one of them at the edge."""
+    picture = Image.new("RGB", (width, height), "grey")
+    for side, at in ((0.6, (0.0, 0.1)), (0.4, (0.45, 0.5)), (0.3, (0.75, 0.0))):
+        pasted = ASTRONAUT.resize((round(side * height),) * 2, Image.Resampling.LANCZOS)
+        picture.paste(pasted, (round(at[0] * width), round(at[1] * height)))
+    return picture
+
+
+GROUP = encoded(group_photo(), "JPEG", quality=95)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Its webcam shows the astronaut."""
+    film = tmp_path_factory.mktemp("webcam") / "astronaut.mjpeg"
+    film.write_bytes(encoded(ASTRONAUT, "JPEG", quality=95) * 2)
+    flags = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={film}",
+        f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser profile of its own. No script may fail in it, and nothing may be asked for that the policy forbids."""
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
+        failures: list[str] = []
+        context.on("weberror", lambda error: failures.append(str(error.error)))
+        context.on("console", lambda said: failures.append(said.text) if "Policy" in said.text else None)
+        hosts: set[str] = set()
+        context.on("request", lambda request: hosts.add(httpx.URL(request.url).host))
+        yield context
+        assert failures == []
+        assert hosts <= {"127.0.0.1", FOREIGN}
+
+
+@pytest.fixture
+def page(context: BrowserContext, service: str) -> Page:
+    return opened(context, service)
+
+
+def opened(context: BrowserContext, url: str) -> Page:
+    page = context.new_page()
+    page.goto(f"{url}/try")
+    return page
+
+
+def choose(page: Page, content: bytes, name: str = "picture.png") -> None:
+    """Choose a file; the browser tells its type by the name, as it does of files on a disk."""
+    mime = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif"}[name.rpartition(".")[2]]
+    page.set_input_files("#file", {"name": name, "mimeType": mime, "buffer": content})
+
+
+def asked(service: str, path: str, content: bytes) -> dict[str, Any]:
+    """What the service answers to the picture when no page is between."""
+    answer = httpx.post(service + path, content=content, headers={"content-type": "image/png"}, timeout=60)
+    result: dict[str, Any] = answer.raise_for_status().json()
+    return result
+
+
+def share(box: dict[str, float], image: dict[str, int]) -> Box:
+    """Left, top, width and height as shares of the picture."""
+    return (
+        box["left"] / image["width"],
+        box["top"] / image["height"],
+        box["width"] / image["width"],
+        box["height"] / image["height"],
+    )
+
+
+def marks(page: Page, selector: str) -> list[Box]:
+    """Where marks are on the picture, in the form of ``share``."""
+    return [
+        (x, y, width, height)
+        for x, y, width, height in page.evaluate(
+            """(selector) => {
+                const stage = document.getElementById("stage").getBoundingClientRect();
+                return [...document.querySelectorAll(selector)].map((mark) => {
+                    const box = mark.getBoundingClientRect();
+                    return [(box.x - stage.x) / stage.width, (box.y - stage.y) / stage.height,
+                            box.width / stage.width, box.height / stage.height];
+                });
+            }""",
+            selector,
+        )
+    ]
+
+
+def assert_shows(page: Page, answer: dict[str, Any]) -> None:
+    """The page shows the faces of an answer of ``/v1/faces``: boxes on the picture, labels, and a table."""
+    faces, image = answer["faces"], answer["image"]
+    expect(page.locator(".face")).to_have_count(len(faces))
+    eyes = [face["eyes"][side] for face in faces for side in ("right", "left")]
+    expected = [share(box["box"], image) for box in (*faces, *eyes)]
+    shown = marks(page, ".face") + marks(page, ".eye")
+    for one, other in zip(shown, expected, strict=True):
+        assert one == pytest.approx(other, abs=MAX_SHIFT)
+    states = [eye["state"] for eye in eyes]
+    assert page.locator(".label .word").all_text_contents() == states
+    assert page.locator(".label").evaluate_all("(labels) => labels.map((label) => label.dataset.state)") == states
+    rows = page.locator("#eyes tr[data-state]")
+    assert rows.locator("th").all_text_contents() == ["Right", "Left"] * len(faces)
+    assert rows.locator("td:nth-of-type(1)").all_text_contents() == states
+    assert rows.locator("td:nth-of-type(2)").all_text_contents() == [f"{eye['score']:.3f}" for eye in eyes]
+    expect(page.locator("#facts")).to_have_text(
+        re.compile(f"^Model {answer['model']['name']} {answer['model']['version']} · answered in [0-9,]+ ms · ")
+    )
+
+
+def test_a_photo(page: Page, service: str) -> None:
+    answer = asked(service, "/v1/faces", PHOTO)
+    assert len(answer["faces"]) == 1
+    choose(page, PHOTO)
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+    assert_shows(page, answer)
+    expect(page.locator("#facts")).to_contain_text("512 × 512 pixels")
+    right, left = marks(page, ".eye")
+    assert right[0] < left[0]  # the person's right eye is on the left of the photo
+
+
+def test_several_faces(page: Page, service: str) -> None:
+    answer = asked(service, "/v1/faces", GROUP)
+    assert len(answer["faces"]) == 3
+    choose(page, GROUP, "group.jpg")
+    expect(page.locator("#said")).to_contain_text("3 faces: ")
+    assert_shows(page, answer)
+    assert page.locator(".number").all_text_contents() == ["1", "2", "3"]
+    expect(page.locator("#eyes tbody th[scope=rowgroup]")).to_have_text([re.compile(f"^Face {n}, ") for n in (1, 2, 3)])
+
+
+@pytest.mark.parametrize(("crop", "state"), [(OPEN, "open"), (CLOSED, "closed")], ids=["open", "closed"])
+def test_a_small_picture_is_taken_for_one_eye(page: Page, service: str, crop: bytes, state: str) -> None:
+    answer = asked(service, "/v1/score", crop)
+    with page.expect_request("**/v1/score"):
+        choose(page, crop, "eye.jpg")
+    expect(page.locator("#said")).to_have_text(f"The eye is {state}.")
+    assert page.locator("#eyes tr[data-state] td").all_text_contents() == [state, f"{answer['score']:.3f}"]
+    assert marks(page, ".eye") == [pytest.approx((0, 0, 1, 1), abs=MAX_SHIFT)]
+    expect(page.locator(".label")).to_have_text(f"{state}{answer['score']:.2f}")
+
+
+def test_a_picture_without_a_face_is_what_one_says_it_is(page: Page) -> None:
+    choose(page, NO_FACE)
+    expect(page.locator("#said")).to_have_text(re.compile("^No face found. Taken as one eye, it is [a-z]+.$"))
+    page.get_by_label("Photo", exact=True).check()
+    expect(page.locator("#said")).to_have_text("No face found.")
+    expect(page.locator("#eyes")).to_be_hidden()
+    page.get_by_label("One eye").check()
+    expect(page.locator("#said")).to_have_text(re.compile("^The eye is [a-z]+.$"))
+
+
+def test_by_keyboard_alone(page: Page) -> None:
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.id || document.activeElement.value"))
+
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert focused() == "file"
+    expect(page.locator(".drop")).to_have_css("outline-style", "solid")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files({"name": "eye.png", "mimeType": "image/png", "buffer": NO_FACE})
+    expect(page.locator("#said")).to_contain_text("Taken as one eye")
+    page.keyboard.press("Tab")
+    assert focused() == "camera"
+    expect(page.locator("#camera")).to_have_css("outline-style", "solid")
+    page.keyboard.press("Tab")
+    assert focused() == "auto"
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#said")).to_have_text("No face found.")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert focused() == "key"
+
+
+def test_pasted(context: BrowserContext, page: Page) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (text) => {
+            const blob = new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+        }""",
+        base64.b64encode(PHOTO).decode(),
+    )
+    page.keyboard.press("Control+V")
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+    page.evaluate("navigator.clipboard.writeText('no picture')")
+    page.keyboard.press("Control+V")
+    expect(page.locator("#trouble")).to_have_text("There was no picture in it.")
+
+
+def test_dropped(page: Page) -> None:
+    dropped = page.evaluate_handle(
+        """(text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "photo.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        base64.b64encode(PHOTO).decode(),
+    )
+    page.dispatch_event("footer", "dragover", {"dataTransfer": dropped})
+    expect(page.locator(".drop")).to_have_css("border-style", "solid")
+    page.dispatch_event("footer", "drop", {"dataTransfer": dropped})
+    expect(page.locator(".drop")).to_have_css("border-style", "dashed")
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+
+
+def test_a_large_photo_is_shrunk_and_its_boxes_fit(page: Page, service: str) -> None:
+    large = group_photo(3_600, 2_400)
+    with page.expect_response("**/v1/faces") as response:
+        choose(page, encoded(large, "JPEG", quality=90), "large.jpg")
+    sent = response.value.json()
+    assert sent["image"] == {"width": 1_600, "height": 1_067}
+    expect(page.locator("#facts")).to_contain_text("3600 × 2400 pixels, sent as 1600 × 1067")
+    assert_shows(page, sent)
+    answer = asked(service, "/v1/faces", encoded(large.resize((1_600, 1_067)), "PNG"))
+    for one, other in zip(marks(page, ".face"), answer["faces"], strict=True):
+        assert one == pytest.approx(share(other["box"], answer["image"]), abs=3 * MAX_SHIFT)
+
+
+def test_a_photo_that_lies_on_its_side(page: Page, service: str) -> None:
+    stored = encoded(ASTRONAUT.rotate(90), "JPEG", quality=95, exif=orientation(6))
+    choose(page, stored, "turned.jpg")
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+    assert_shows(page, asked(service, "/v1/faces", stored))
+
+
+def test_a_format_that_only_the_browser_reads(page: Page) -> None:
+    choose(page, encoded(ASTRONAUT.quantize(256), "GIF"), "photo.gif")
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "The file is empty."),
+        (b"not a picture", "This is not a picture that the service can read. It takes JPEG, PNG, WebP and BMP."),
+        (PHOTO[:5_000], "The picture can’t be used: the image is damaged: "),
+        (
+            encoded(ASTRONAUT.resize((4, 4)), "PNG"),
+            "The picture can’t be used: the image is 4×4 pixels; each side must have at least 8.",
+        ),
+        (bytes(20 * 2**20 + 1), "This is not a picture that the service can read."),
+    ],
+    ids=["empty", "text", "damaged", "too small", "too many bytes of nothing"],
+)
+def test_what_cannot_be_judged(page: Page, content: bytes, sentence: str) -> None:
+    choose(page, content)
+    expect(page.locator("#trouble")).to_contain_text(sentence)
+    expect(page.locator("#again")).to_be_hidden()
+    expect(page.locator("#summary")).to_be_empty()
+    choose(page, OPEN, "eye.jpg")
+    expect(page.locator("#said")).to_have_text("The eye is open.")
+    expect(page.locator("#trouble")).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "sentence"),
+    [
+        (413, {}, "<html>", "The picture is too large for the service."),
+        (429, {"Retry-After": "7"}, "{}", "The service is busy. Try again in 7 seconds."),
+        (503, {"Retry-After": "1"}, "{}", "The service is not ready. Try again in 1 second."),
+        (502, {}, "<html>", "The service is not ready. Try again in a moment."),
+        (504, {}, "{}", "The service did not answer in time."),
+        (500, {}, "{}", "The service failed on this picture."),
+        (200, {}, "<html>", "The answer can’t be read: it is not the service’s."),
+    ],
+)
+def test_what_else_may_come_back(page: Page, status: int, headers: dict[str, str], body: str, sentence: str) -> None:
+    page.route("**/v1/score", lambda route: route.fulfill(status=status, headers=headers, body=body))
+    choose(page, OPEN, "eye.jpg")
+    expect(page.locator("#trouble")).to_have_text(sentence)
+    page.unroute("**/v1/score")
+    if status == 413:
+        expect(page.locator("#again")).to_be_hidden()
+    else:
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#said")).to_have_text("The eye is open.")
+        expect(page.locator("#again")).to_be_hidden()
+
+
+def test_offline(context: BrowserContext, page: Page) -> None:
+    context.set_offline(True)
+    choose(page, OPEN, "eye.jpg")
+    expect(page.locator("#trouble")).to_have_text("The service can’t be reached. Check the connection.")
+    context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#said")).to_have_text("The eye is open.")
+
+
+def test_only_the_last_picture_counts(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/v1/score", held.append, times=1)
+    with page.expect_request("**/v1/score"):
+        choose(page, OPEN, "open.jpg")
+    choose(page, CLOSED, "closed.jpg")
+    expect(page.locator("#said")).to_have_text("The eye is closed.")
+    assert [route.request.failure for route in held] == ["net::ERR_ABORTED"]
+
+
+def test_an_api_key(context: BrowserContext, tmp_path: Path) -> None:
+    keys, log = tmp_path / "keys", tmp_path / "log"
+    keys.write_text(KEY)
+    settings = {
+        "EYESTATE_MODEL": str(write_bundle(tmp_path)),
+        "EYESTATE_API_KEYS_FILE": str(keys),
+        "EYESTATE_DRAIN": "0",
+    }
+    with started_service(tmp_path, log, **settings) as (process, url):
+        wait_until_ready(process, url, log)
+        page = opened(context, url)
+        choose(page, OPEN, "eye.jpg")
+        expect(page.locator("#trouble")).to_have_text("The service asks for an API key.")
+        expect(page.locator("#key")).to_be_focused()
+        for typed, sentence in (("wrong", "The service does not know this API key."), ("schlüssel", "An API key has")):
+            page.locator("#key").fill(typed)
+            page.keyboard.press("Enter")
+            expect(page.locator("#trouble")).to_contain_text(sentence)
+        page.locator("#key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#said")).to_contain_text("The eye is ")
+        expect(page.locator("#trouble")).to_be_empty()
+        kept = "[localStorage.length, sessionStorage.length, document.cookie, location.search]"
+        assert page.evaluate(kept) == [0, 0, "", ""]
+        page.reload()
+        choose(page, OPEN, "eye.jpg")
+        expect(page.locator("#trouble")).to_have_text("The service asks for an API key.")
+
+
+class TestWebcam:
+    def test_frames_one_at_a_time_until_it_is_stopped(self, context: BrowserContext, page: Page, service: str) -> None:
+        context.grant_permissions(["camera"])
+        on_their_way: set[Request] = set()
+        counts: list[int] = []
+
+        def left(request: Request) -> None:
+            if request.url.endswith("/v1/faces"):
+                on_their_way.add(request)
+                counts.append(len(on_their_way))
+
+        page.on("request", left)
+        page.on("requestfinished", on_their_way.discard)
+        page.on("requestfailed", on_their_way.discard)
+        page.get_by_role("button", name="Start the webcam").click()
+        expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+        expect(page.locator("#video")).to_be_visible()
+        for _ in range(3):
+            page.wait_for_event("requestfinished")
+        (shown,) = marks(page, ".face")
+        answer = asked(service, "/v1/faces", PHOTO)
+        left_edge, top, width, height = share(answer["faces"][0]["box"], answer["image"])
+        assert shown == pytest.approx((1 - left_edge - width, top, width, height), abs=3 * MAX_SHIFT)  # as in a mirror
+        right_eye, left_eye = marks(page, ".eye")
+        assert right_eye[0] > left_eye[0]
+        page.get_by_role("button", name="Stop the webcam").click()
+        assert page.evaluate("document.getElementById('video').srcObject") is None
+        expect(page.locator("#video")).to_be_hidden()
+        expect(page.locator("#picture-shown")).to_be_visible()
+        sent = len(counts)
+        assert sent >= 4
+        assert set(counts) == {1}
+        choose(page, PHOTO)
+        expect(page.locator("#facts")).to_contain_text("512 × 512 pixels")
+        assert_shows(page, answer)
+        assert len(counts) == sent + 1
+
+    def test_a_photo_ends_it(self, context: BrowserContext, page: Page) -> None:
+        context.grant_permissions(["camera"])
+        page.get_by_role("button", name="Start the webcam").click()
+        expect(page.locator("#said")).to_contain_text("1 face")
+        choose(page, OPEN, "eye.jpg")
+        expect(page.locator("#said")).to_have_text("The eye is open.")
+        expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
+        assert page.evaluate("document.getElementById('video').srcObject") is None
+
+    def test_it_waits_when_the_service_is_busy_and_goes_on(self, context: BrowserContext, page: Page) -> None:
+        context.grant_permissions(["camera"])
+        page.route("**/v1/faces", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}), times=1)
+        page.get_by_role("button", name="Start the webcam").click()
+        expect(page.locator("#trouble")).to_have_text("The service is busy. Try again in 1 second.")
+        expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
+        expect(page.locator("#trouble")).to_be_empty()
+
+    def test_refused(self, context: BrowserContext, page: Page) -> None:
+        context.grant_permissions([])
+        page.get_by_role("button", name="Start the webcam").click()
+        expect(page.locator("#trouble")).to_contain_text("The webcam is not allowed.")
+        expect(page.get_by_role("button", name="Start the webcam")).to_be_enabled()
+
+    def test_not_there(self, browser: Browser, service: str) -> None:
+        other = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        with other.new_context(permissions=["camera"]) as context:
+            page = opened(context, service)
+            page.get_by_role("button", name="Start the webcam").click()
+            expect(page.locator("#trouble")).to_have_text("There is no webcam.")
+        other.close()
+
+    def test_not_over_an_open_line(self, context: BrowserContext, service: str) -> None:
+        page = opened(context, service.replace("127.0.0.1", FOREIGN))
+        page.get_by_role("button", name="Start the webcam").click()
+        expect(page.locator("#trouble")).to_contain_text("only to pages that come over HTTPS")
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_a_narrow_window(browser: Browser, service: str, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 640}, has_touch=True) as context:
+        context.set_default_timeout(PATIENCE)
+        page = opened(context, service)
+        for picture, said in ((GROUP, "3 faces"), (NO_FACE, "Taken as one eye")):
+            choose(page, picture)
+            expect(page.locator("#said")).to_contain_text(said)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            for target in page.locator("button:visible, .drop, fieldset label, summary").all():
+                box = target.bounding_box()
+                assert box is not None
+                assert box["height"] >= 44
+            for left, top, wide, high in marks(page, ".label"):
+                assert min(left, top) >= -MAX_SHIFT
+                assert max(left + wide, top + high) <= 1 + MAX_SHIFT
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_that_axe_knows_keeps_anybody_out(browser: Browser, service: str, scheme: str) -> None:
+    source = (installed("axe", "axe-core@4.11.0") / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    scheme_of: Any = scheme
+    with browser.new_context(color_scheme=scheme_of, reduced_motion="reduce", bypass_csp=True) as context:
+        context.set_default_timeout(PATIENCE)
+        page = opened(context, service)
+        page.add_script_tag(content=source)
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground))) > 384) == (scheme == "light")
+        for picture, said in ((GROUP, "3 faces"), (b"not a picture", "not a picture")):
+            choose(page, picture)
+            expect(page.locator("main")).to_contain_text(said)
+            found = page.evaluate("axe.run().then((result) => result.violations)")
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
