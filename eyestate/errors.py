@@ -186,6 +186,13 @@ class BundleError(EyestateError):
     code = "bad_bundle"
 
 
+class DetectorError(EyestateError):
+    """A face detector that is missing or damaged: this service or command finds no faces, but scores crops."""
+
+    status = 501
+    code = "no_detector"
+
+
 class MissingExtraError(EyestateError, ImportError):
     """An optional dependency that is not installed; the message names the extra that brings it."""
 

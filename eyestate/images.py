@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ MIN_SIDE: Final = 8
 MAX_SIDE: Final = 4096
 
 Pixels = npt.NDArray[np.uint8]
+Mode = Literal["L", "RGB"]
 
 _EXIF_ORIENTATION: Final = 0x0112
 # Exif 2.32, tag 274: how to turn the stored pixels upright.
@@ -66,35 +67,12 @@ def decode(data: bytes, max_pixels: int = MAX_SIDE**2) -> Pixels:
         EmptyImageError, ImageTooLargeError, ImageTooSmallError, UnsupportedImageError, CorruptImageError: byte and
             pixel limits are checked before any pixel is decoded.
     """
-    if not data:
-        raise EmptyImageError("the image is empty (0 bytes)")
-    if len(data) > MAX_BYTES:
-        raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
-    if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data, max_pixels)) is not None:
-        return pixels
-    size = 0
-    try:
-        with _NO_WARNINGS:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_size(image.width, image.height)
-        size = image.width * image.height
-        if size > max_pixels:
-            raise ImageTooLargeError(
-                f"the image is {image.width}×{image.height} pixels, and {max_pixels:,} are left of what the images of "
-                "one request may have in all: send it in another"
-            )
-        _check_work(image, data)
-        return _grey(image)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise UnsupportedImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"the image has more than {MAX_SIDE} pixels on a side") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders meet broken files with whatever they trip over
-        raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}", size) from None
+    return _decode(data, "L", max_pixels)
+
+
+def decode_rgb(data: bytes) -> Pixels:
+    """As ``decode``, to RGB: uint8 array (height, width, 3); grey has three equal channels."""
+    return _decode(data, "RGB", MAX_SIDE**2)
 
 
 def read(path: Path) -> bytes:
@@ -152,8 +130,40 @@ def to_inputs(crops: Pixels, side: int) -> Pixels:
     return np.ascontiguousarray(np.asarray(rows).reshape(side, n, side).transpose(1, 0, 2))
 
 
-def _sound_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
-    """The luma of a JPEG without fault and without EXIF, in a tenth of Pillow's time; None for any other.
+def _decode(data: bytes, mode: Mode, max_pixels: int) -> Pixels:
+    if not data:
+        raise EmptyImageError("the image is empty (0 bytes)")
+    if len(data) > MAX_BYTES:
+        raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {MAX_BYTES:,} are accepted")
+    if data.startswith(b"\xff\xd8") and (pixels := _sound_jpeg(data, mode, max_pixels)) is not None:
+        return pixels
+    size = 0
+    try:
+        with _NO_WARNINGS:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        check_size(image.width, image.height)
+        size = image.width * image.height
+        if size > max_pixels:
+            raise ImageTooLargeError(
+                f"the image is {image.width}×{image.height} pixels, and {max_pixels:,} are left of what the images of "
+                "one request may have in all: send it in another"
+            )
+        _check_work(image, data)
+        return _upright(image, mode)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnsupportedImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"the image has more than {MAX_SIDE} pixels on a side") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders meet broken files with whatever they trip over
+        raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}", size) from None
+
+
+def _sound_jpeg(data: bytes, mode: Mode, max_pixels: int) -> Pixels | None:
+    """The pixels of a JPEG without fault and without EXIF, small ones in a tenth of Pillow's time; None for any other.
 
     Both decode with libjpeg-turbo, to the same pixels. What is wrong with a file Pillow says better.
     """
@@ -167,10 +177,10 @@ def _sound_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
             return None
         if _repaints(data, height * width):
             return None
-        grey: Pixels = simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY" if mode == "L" else "RGB", strict=True)
     except ValueError:
         return None
-    return grey[:, :, 0]
+    return pixels[:, :, 0] if mode == "L" else pixels
 
 
 def _repaints(data: bytes, size: int) -> bool:
@@ -186,8 +196,8 @@ def _check_work(image: Image.Image, data: bytes) -> None:
         raise UnsupportedImageError("the BMP is compressed; save it without compression, or as PNG")
 
 
-def _grey(image: Image.Image) -> Pixels:
-    image.draft("L", image.size)  # a colour JPEG is decoded straight to its luma
+def _upright(image: Image.Image, mode: Mode) -> Pixels:
+    image.draft(mode, image.size)  # for grey, a colour JPEG is decoded straight to its luma
     image.load()
     orientation = _orientation(image)
     if image.mode.startswith("I;16"):
@@ -196,10 +206,10 @@ def _grey(image: Image.Image) -> Pixels:
         rgba = image.convert("RGBA")
         backdrop = Image.new("RGBA", rgba.size, (_BACKDROP, _BACKDROP, _BACKDROP, 255))
         image = Image.alpha_composite(backdrop, rgba)
-    grey = image.convert("L")
+    image = image.convert(mode)
     if orientation in _UPRIGHT:
-        grey = grey.transpose(_UPRIGHT[orientation])
-    return np.asarray(grey)
+        image = image.transpose(_UPRIGHT[orientation])
+    return np.asarray(image)
 
 
 def _eight_bits(samples: npt.NDArray[np.uint16], transparent: int) -> Pixels:

@@ -1,0 +1,303 @@
+"""Photo to faces: MTCNN (Zhang et al., "Joint Face Detection and Alignment using Multitask Cascaded Convolutional
+Networks", 2016) on ONNX Runtime and numpy.
+
+Three networks look one after the other: P-Net at every place of the photo and at many sizes, R-Net at what P-Net
+proposes, O-Net at what R-Net leaves. Each refines the boxes, and O-Net tells where the eyes are. The weights are those
+of facenet-pytorch; ``python -m training export-detector`` makes ``models/mtcnn`` of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eyestate.bundle import Sha256, models_dir
+from eyestate.errors import DetectorError
+from eyestate.execution import open_session
+from eyestate.images import Pixels
+
+FOLDER: Final = "mtcnn"
+DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops
+MAX_FACES: Final = 64  # of a photo: the largest
+MIN_FACE: Final = 32  # pixels: in a smaller face an eye has too few of them to be told open or closed
+FACES_ALONG: Final = (
+    48  # of the smallest faces as many fit along the longest side, which bounds the work on a large photo
+)
+
+# As in facenet-pytorch.
+_P_NET_CONFIDENCE: Final = 0.6
+_R_NET_CONFIDENCE: Final = 0.7
+_O_NET_CONFIDENCE: Final = 0.7
+_SHRINKAGE: Final = 0.709  # from one level of the pyramid to the next: half the area
+_CELL: Final = 12  # pixels: what P-Net sees at a time
+_STRIDE: Final = 2  # pixels from one cell to the next
+_R_NET_SIDE: Final = 24
+_O_NET_SIDE: Final = 48
+_BATCH: Final = 64  # patches per inference of R-Net and O-Net, for more only take memory
+# No photo, however contrived, may have more candidates: the most promising ones are kept.
+_MAX_PER_LEVEL: Final = 2_000
+_MAX_PROPOSED: Final = 1_024
+_MAX_REFINED: Final = 256
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
+Network = Literal["pnet", "rnet", "onet"]
+
+
+class Point(NamedTuple):
+    """A place in a photo, in pixels from its left upper corner."""
+
+    x: float
+    y: float
+
+
+class Box(NamedTuple):
+    """A rectangle in a photo, in pixels from its left upper corner."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face in a photo.
+
+    Attributes:
+        box: from the forehead to the chin, within the photo.
+        confidence: of the detector that this is a face, 0.7 to 1.
+        right_eye, left_eye: the middle of the person's own right and left eye; in a photo that is not mirrored the
+            right eye is on the left.
+    """
+
+    box: Box
+    confidence: float
+    right_eye: Point
+    left_eye: Point
+
+
+class Description(BaseModel):
+    """``detector.json``: what the networks of the detector are and where they come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    created: datetime
+    source: str
+    licence: str
+    networks: dict[Network, Sha256]
+    weights: dict[Network, Sha256]
+    parity: Annotated[float, Field(description="largest difference of an output of ONNX Runtime and PyTorch")]
+
+
+class FaceDetector:
+    """Finds faces in photos, one thread a photo. Safe to call from several threads at a time."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Load and verify the networks.
+
+        Args:
+            folder: of the detector; ``mtcnn`` among the models where it is None.
+
+        Raises:
+            DetectorError: a file is missing or damaged.
+        """
+        folder = folder or models_dir() / FOLDER
+        self.description = _described(folder)
+        paths = {network: folder / f"{network}.onnx" for network in self.description.networks}
+        try:
+            for network, path in paths.items():
+                if hashlib.sha256(path.read_bytes()).hexdigest() != self.description.networks[network]:
+                    raise DetectorError(f"{path} is damaged or not of this detector; restore it")
+            # They are small: the way to another device, or to another thread, costs more than it saves.
+            self._sessions = {network: open_session(path, "cpu", 1)[0] for network, path in paths.items()}
+        except FileNotFoundError as error:
+            raise DetectorError(f"the face detector is incomplete: {error.filename} is missing") from None
+
+    def detect(self, photo: Pixels) -> list[Face]:
+        """The faces in a photo, largest first, at most ``MAX_FACES``.
+
+        Found are faces from ``smallest_face`` pixels on that look towards the camera or are turned up to a profile;
+        leaning to the side by more than some 30 degrees, or upside down, they may be missed.
+
+        Args:
+            photo: upright RGB, uint8 (height, width, 3).
+        """
+        shrunk = _Shrunk(photo)
+        boxes = self._proposed(shrunk)
+        boxes = self._refined(shrunk, boxes) if len(boxes) else boxes
+        faces = self._decided(shrunk, boxes) if len(boxes) else []
+        return sorted(faces, key=lambda face: face.box.width * face.box.height, reverse=True)[:MAX_FACES]
+
+    def _proposed(self, shrunk: _Shrunk) -> Floats:
+        """P-Net's candidates: square boxes with a part in the photo, float32 (N, 4)."""
+        boxes, scores = [np.empty((0, 4), np.float32)], [np.empty(0, np.float32)]
+        for scale in scales(shrunk.width, shrunk.height):
+            size = int(shrunk.width * scale + 1), int(shrunk.height * scale + 1)
+            level = shrunk.patch((0, 0, shrunk.width, shrunk.height), size)
+            confidence, offsets = self._run("pnet", level[np.newaxis])
+            rows, columns = np.nonzero(confidence[0] >= _P_NET_CONFIDENCE)
+            found = confidence[0, rows, columns]
+            corners = np.stack([columns, rows], axis=1).astype(np.float32) * _STRIDE
+            cells = np.concatenate([corners, corners + _CELL], axis=1) / np.float32(scale)
+            moved = cells + offsets[0][:, rows, columns].T * np.float32(_CELL / scale)
+            kept = suppress(cells, found, 0.5, at_most=_MAX_PER_LEVEL)
+            boxes.append(moved[kept])
+            scores.append(found[kept])
+        every, every_score = np.concatenate(boxes), np.concatenate(scores)
+        return shrunk.visible(_squared(every[suppress(every, every_score, 0.7)[:_MAX_PROPOSED]]))
+
+    def _refined(self, shrunk: _Shrunk, boxes: Floats) -> Floats:
+        """Those of the candidates that R-Net takes for faces too, moved by it, as before."""
+        confidence, offsets = self._run("rnet", shrunk.patches(boxes, _R_NET_SIDE))
+        likely = confidence > _R_NET_CONFIDENCE
+        boxes, confidence, offsets = boxes[likely], confidence[likely], offsets[likely]
+        kept = suppress(boxes, confidence, 0.7)[:_MAX_REFINED]
+        return shrunk.visible(_squared(_moved(boxes[kept], offsets[kept])))
+
+    def _decided(self, shrunk: _Shrunk, boxes: Floats) -> list[Face]:
+        """O-Net's verdict on what is left."""
+        confidence, offsets, landmarks = self._run("onet", shrunk.patches(boxes, _O_NET_SIDE))
+        likely = confidence > _O_NET_CONFIDENCE
+        boxes, confidence, offsets, landmarks = boxes[likely], confidence[likely], offsets[likely], landmarks[likely]
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        xs = boxes[:, :1] + sizes[:, :1] * landmarks[:, :5]  # of eyes, nose and corners of the mouth
+        ys = boxes[:, 1:2] + sizes[:, 1:] * landmarks[:, 5:]
+        boxes = _moved(boxes, offsets)
+        return [
+            Face(
+                box=_within(boxes[face].tolist(), shrunk.width, shrunk.height),
+                confidence=float(confidence[face]),
+                right_eye=Point(float(xs[face, 0]), float(ys[face, 0])),
+                left_eye=Point(float(xs[face, 1]), float(ys[face, 1])),
+            )
+            for face in suppress(boxes, confidence, 0.7, by_smaller=True)
+        ]
+
+    def _run(self, network: Network, patches: Pixels) -> list[Floats]:
+        """The outputs of a network: confidence (N, …), offsets (N, 4, …), and O-Net's landmarks (N, 10)."""
+        session = self._sessions[network]
+        name = session.get_inputs()[0].name
+        batches = [session.run(None, {name: patches[i : i + _BATCH]}) for i in range(0, len(patches), _BATCH)]
+        return [np.concatenate(output) for output in zip(*batches, strict=True)]
+
+
+def scales(width: int, height: int) -> list[float]:
+    """How much a photo is shrunk at each level of the pyramid: at the first its smallest faces fill P-Net's cell."""
+    scale = _CELL / smallest_face(width, height)
+    levels = []
+    while min(width, height) * scale >= _CELL:
+        levels.append(scale)
+        scale *= _SHRINKAGE
+    return levels
+
+
+def smallest_face(width: int, height: int) -> float:
+    """The width in pixels of the smallest faces that are looked for in a photo of ``width``×``height`` pixels."""
+    return max(MIN_FACE, max(width, height) / FACES_ALONG)
+
+
+def suppress(
+    boxes: Floats, scores: Floats, overlap: float, *, by_smaller: bool = False, at_most: int | None = None
+) -> Indices:
+    """Non-maximum suppression: of boxes that overlap the best is kept.
+
+    Args:
+        boxes: float32 (N, 4): left, top, right, bottom.
+        scores: float32 (N,).
+        overlap: beyond which a box counts as the same as a better one: the intersection's area over the union's.
+        by_smaller: whether it is over the smaller box's area instead, so that a box within another goes too.
+        at_most: candidates to look at, the best ones.
+
+    Returns:
+        The indices of those that are kept, the best first.
+    """
+    left = np.argsort(-scores, kind="stable")[:at_most]
+    areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+    kept = []
+    while len(left):
+        best, others = left[0], left[1:]
+        kept.append(best)
+        corner = np.minimum(boxes[best, 2:], boxes[others, 2:])
+        shared = np.prod(np.maximum(corner - np.maximum(boxes[best, :2], boxes[others, :2]), 0), axis=1)
+        if by_smaller:
+            whole = np.minimum(areas[best], areas[others])
+        else:
+            whole = areas[best] + areas[others] - shared
+        left = others[shared <= overlap * whole]
+    return np.array(kept, np.intp)
+
+
+class _Shrunk:
+    """A photo at full size, half, a quarter and so on, made as they are needed: what is small is cut from a small one."""
+
+    def __init__(self, photo: Pixels) -> None:
+        self.height, self.width, _ = photo.shape
+        self._halvings = [Image.fromarray(photo)]
+
+    def visible(self, boxes: Floats) -> Floats:
+        """Those of the boxes that have a pixel in the photo."""
+        left, top, right, bottom = self._clipped(boxes).T
+        return boxes[(left < right) & (top < bottom)]
+
+    def patches(self, boxes: Floats, side: int) -> Pixels:
+        """What is in each box, as far as it is in the photo, at ``side``×``side``: uint8 (N, side, side, 3)."""
+        patches = [self.patch(box, (side, side)) for box in self._clipped(boxes).tolist()]
+        return np.stack(patches) if patches else np.empty((0, side, side, 3), np.uint8)
+
+    def patch(self, box: Sequence[int], size: tuple[int, int]) -> Pixels:
+        """What is in a box, averaged to ``size`` (width, height): uint8 (height, width, 3)."""
+        left, top, right, bottom = box
+        spare = min((right - left) / size[0], (bottom - top) / size[1])
+        halvings = max(0, math.floor(math.log2(spare)) - 1)  # at least twice the size is left to average over
+        while len(self._halvings) <= halvings:
+            self._halvings.append(self._halvings[-1].reduce(2))
+        part = tuple(edge / 2**halvings for edge in box)
+        return np.asarray(self._halvings[halvings].resize(size, Image.Resampling.BOX, box=part))
+
+    def _clipped(self, boxes: Floats) -> npt.NDArray[np.int64]:
+        whole = np.floor(boxes).astype(np.int64)
+        return np.clip(whole, 0, [self.width, self.height, self.width, self.height])
+
+
+def _described(folder: Path) -> Description:
+    try:
+        return Description.model_validate_json((folder / DESCRIPTION).read_bytes())
+    except FileNotFoundError:
+        raise DetectorError(f"there is no face detector in {folder}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "the file"
+        raise DetectorError(f"{folder / DESCRIPTION} does not fit this version: {where}: {fault['msg']}") from None
+
+
+def _moved(boxes: Floats, offsets: Floats) -> Floats:
+    """Boxes (N, 4) with each edge moved by its share of the width or height."""
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return boxes + offsets * np.tile(sizes, 2)
+
+
+def _squared(boxes: Floats) -> Floats:
+    """The squares around the same middle that hold the boxes (N, 4)."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    halves = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0) / 2
+    return np.concatenate([middles - halves, middles + halves], axis=1)
+
+
+def _within(corners: Sequence[float], width: int, height: int) -> Box:
+    left, right = (min(max(x, 0.0), float(width)) for x in corners[::2])
+    top, bottom = (min(max(y, 0.0), float(height)) for y in corners[1::2])
+    return Box(left, top, right - left, bottom - top)

@@ -1,0 +1,182 @@
+"""Turn the MTCNN that facenet-pytorch ships into ``models/mtcnn``: three ONNX files, ``detector.json`` and a card."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import click
+import facenet_pytorch
+import numpy as np
+import onnxruntime
+import torch
+from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
+from torch import nn
+
+from eyestate.bundle import models_dir
+from eyestate.errors import DetectorError
+from eyestate.images import Pixels
+from eyestate.mtcnn import DESCRIPTION, FOLDER, Description, FaceDetector, Network
+
+VERSION: Final = "1.0.0"
+MAX_PARITY: Final = 1e-4
+_ARCHITECTURES: Final[dict[Network, type[nn.Module]]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
+_SIDES: Final[dict[Network, int]] = {"pnet": 61, "rnet": 24, "onet": 48}  # of an example; P-Net takes any
+_OUTPUTS: Final[dict[Network, list[str]]] = {
+    "pnet": ["confidence", "offsets"],
+    "rnet": ["confidence", "offsets"],
+    "onet": ["confidence", "offsets", "landmarks"],
+}
+_OPSET: Final = 17
+
+_CARD: Final = """\
+# mtcnn {version}
+
+Finds faces and their eyes in a photo, for `POST /v1/faces` and `eyestate faces`.
+
+| | |
+|---|---|
+| Networks | MTCNN's P-Net, R-Net and O-Net: `pnet.onnx`, `rnet.onnx`, `onet.onnx`, fp32 |
+| Weights | {source} |
+| Licence | {licence} |
+| Input | uint8 RGB, NHWC; scaling to floats is part of the graphs. P-Net takes any size from 12 px, R-Net 24×24, O-Net 48×48 |
+| Output | confidence that it is a face, offsets of the box's edges as shares of its size, O-Net's five landmarks |
+| ONNX Runtime against PyTorch | largest difference of an output {parity:.1e}, on noise |
+| Made | {created:%Y-%m-%d} by `python -m training export-detector` |
+
+`detector.json` has the SHA-256 of each file and of the weights it was made from. What puts the networks together is
+`eyestate/mtcnn.py`; [docs/faces.md](../../docs/faces.md) tells what was measured.
+
+## Intended use
+
+Finding the eyes of people who look more or less towards the camera. It tells no one apart. Faces that are turned away,
+upside down, covered, or smaller than 32 px or a 48th of the photo's longest side are not found, and now and then
+something else is taken for a face.
+
+## Training data
+
+By its authors MTCNN was trained on WIDER FACE and CelebA, photographs collected for research; what facenet-pytorch ships
+was converted from the weights they published. None of the images is part of this folder.
+
+## Licence of the weights
+
+{text}"""
+
+
+class _Detecting(nn.Module):
+    """What is exported: uint8 patches (N, height, width, 3) to the confidence, the offsets and the landmarks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scaled = (patches.permute(0, 3, 1, 2).float() - 127.5) / 128
+        *others, classes = self.network(scaled)
+        return classes[:, 1], *others
+
+
+def to_onnx(network: Network) -> bytes:
+    """One of the three as an ONNX graph, with a dynamic batch, and for P-Net a dynamic height and width too."""
+    side = _SIDES[network]
+    sizes = {0: "batch", 1: "height", 2: "width"} if network == "pnet" else {0: "batch"}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the newer exporter would hold P-Net to even or odd sizes, for its pooling
+        torch.onnx.export(
+            _Detecting(_ARCHITECTURES[network]()).eval(),
+            (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
+            file,
+            input_names=["patches"],
+            output_names=_OUTPUTS[network],
+            dynamic_axes={name: sizes for name in ("patches", *_OUTPUTS[network])},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+def parity(network: Network, model: bytes) -> float:
+    """The largest difference of an output between ONNX Runtime and PyTorch, on noise of sizes even and odd.
+
+    Raises:
+        DetectorError: it is more than ``MAX_PARITY``.
+    """
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    reference = _Detecting(_ARCHITECTURES[network]()).eval()
+    worst = 0.0
+    for patches in _examples(network):
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(patches))
+        for ours, theirs in zip(session.run(None, {"patches": patches}), expected, strict=True):
+            worst = max(worst, float(np.abs(ours - theirs.numpy()).max()))
+    if worst > MAX_PARITY:
+        raise DetectorError(f"ONNX Runtime and PyTorch differ by {worst:.1e} in {network}; {MAX_PARITY} is allowed")
+    return worst
+
+
+def export_detector(models: Path) -> FaceDetector:
+    """Write ``models/mtcnn/``, replacing what is there once the new one is complete and verified.
+
+    Raises:
+        DetectorError: the networks cannot be exported to the same outputs.
+    """
+    networks = {network: to_onnx(network) for network in _ARCHITECTURES}
+    package = Path(facenet_pytorch.__file__).parent
+    description = Description(
+        name=FOLDER,
+        version=VERSION,
+        created=datetime.now(UTC).replace(microsecond=0),
+        source=f"facenet-pytorch {version('facenet-pytorch')}, which ships them in its wheel",
+        licence="MIT",
+        networks={network: hashlib.sha256(model).hexdigest() for network, model in networks.items()},
+        weights={name: hashlib.sha256((package / "data" / f"{name}.pt").read_bytes()).hexdigest() for name in networks},
+        parity=max(parity(network, model) for network, model in networks.items()),
+    )
+    return _written(models, description, networks)
+
+
+@click.command("export-detector")
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+def export_detector_command(models: Path) -> None:
+    """Write models/mtcnn, the face detector, from the weights that facenet-pytorch ships."""
+    detector = export_detector(models)
+    click.echo(f"wrote {models / FOLDER}; ONNX Runtime and PyTorch differ by {detector.description.parity:.1e}")
+
+
+def _written(models: Path, description: Description, networks: Mapping[Network, bytes]) -> FaceDetector:
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=f".{FOLDER}-") as scratch:
+        draft = Path(scratch) / FOLDER
+        draft.mkdir()
+        for network, model in networks.items():
+            (draft / f"{network}.onnx").write_bytes(model)
+        (draft / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
+        (draft / "README.md").write_text(_CARD.format(text=_licence(), **description.model_dump()))
+        detector = FaceDetector(draft)
+        path = models / FOLDER
+        if path.exists():
+            path.rename(Path(scratch) / "previous")
+        draft.rename(path)
+    return detector
+
+
+def _licence() -> str:
+    """The text that must go with the weights, from the wheel."""
+    folder = Path(facenet_pytorch.__file__).parents[1]
+    (path,) = folder.glob("facenet_pytorch-*.dist-info/LICENSE*")
+    return path.read_text()
+
+
+def _examples(network: Network) -> list[Pixels]:
+    noise = np.random.default_rng(0)
+    side = _SIDES[network]
+    sizes = [(side, side), (12, 13), (46, 59), (64, 48)] if network == "pnet" else [(side, side)]
+    return [noise.integers(0, 256, (3, *size, 3), np.uint8) for size in sizes]
