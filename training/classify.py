@@ -56,7 +56,50 @@ class Settings:
     seed: int = 0
 
 
-class EyeClassifier(pl.LightningModule):
+class Judged(pl.LightningModule):
+    """A network whose loss and EER are followed by epoch; the curves travel in its checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_eer = EqualErrorRate()
+        self.val_eer = EqualErrorRate()
+        self.history: list[dict[str, float]] = []
+
+    def judge(
+        self, part: Literal["train", "val"], loss: torch.Tensor, scores: torch.Tensor, targets: torch.Tensor
+    ) -> None:
+        """Log the loss of a batch and its scores (N,), P(open), against its targets (N,), in [0, 1]."""
+        eer = self.train_eer if part == "train" else self.val_eer
+        eer.update(scores, targets.round().long())
+        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
+        self.log(f"{part}_eer", eer, on_step=False, on_epoch=True, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        self.history.append({"epoch": self.current_epoch, **{name: float(metrics[name]) for name in CURVES}})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+    def one_cycle(self, learning_rate: float, weight_decay: float) -> pl.utilities.types.OptimizerLRScheduler:
+        """AdamW under the one-cycle schedule (Smith and Topin 2018) with its peak at ``learning_rate``."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=learning_rate,
+            total_steps=steps,
+            pct_start=0.1
+            if steps > 20
+            else 0.3,  # a rise of a single step, 0.1 of 10, would be divided by its length 0
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class EyeClassifier(Judged):
     """InceptionResnetV1 (Szegedy et al. 2016, FaceNet weights) with two logits: closed, open.
 
     The forward pass takes uint8 grey crops (N, side, side), values 0 to 255, and returns float logits (N, 2); scaling
@@ -70,9 +113,6 @@ class EyeClassifier(pl.LightningModule):
         self.network = InceptionResnetV1(classify=True, num_classes=2, dropout_prob=self.settings.dropout)
         self.network.to(memory_format=torch.channels_last)
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=self.settings.label_smoothing)
-        self.train_eer = EqualErrorRate()
-        self.val_eer = EqualErrorRate()
-        self.history: list[dict[str, float]] = []
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         scaled = (crops.unsqueeze(1).float() - 127.5) / 128
@@ -80,46 +120,20 @@ class EyeClassifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        return self._step(batch, "train", self.train_eer)
+        return self._step(batch, "train")
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        self._step(batch, "val", self.val_eer)
+        self._step(batch, "val")
 
-    def _step(
-        self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"], eer: EqualErrorRate
-    ) -> torch.Tensor:
+    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"]) -> torch.Tensor:
         crops, targets = batch
         logits = self(crops).float()
         loss: torch.Tensor = self.loss(logits, torch.stack((1 - targets, targets), dim=1))
-        eer.update(p_open(logits), targets.round().long())
-        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
-        self.log(f"{part}_eer", eer, on_step=False, on_epoch=True, prog_bar=True)
+        self.judge(part, loss, p_open(logits), targets)
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        metrics = self.trainer.callback_metrics
-        self.history.append({"epoch": self.current_epoch, **{name: float(metrics[name]) for name in CURVES}})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = checkpoint["history"]
-
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.settings.learning_rate,
-            total_steps=steps,
-            pct_start=0.1
-            if steps > 20
-            else 0.3,  # a rise of a single step, 0.1 of 10, would be divided by its length 0
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay)
 
 
 def p_open(logits: torch.Tensor) -> torch.Tensor:
@@ -230,23 +244,60 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     else:
         model.load_state_dict(torch.load(outcome(start), map_location="cpu", weights_only=True)["state_dict"])
 
+    return fit(
+        model,
+        _train_loader(split.train, settings),
+        evaluation_loader(split.val, settings.input_side),
+        output,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        average_decay=settings.average_decay,
+        precision="bf16-mixed",
+    )
+
+
+def fit(
+    model: Judged,
+    lessons: DataLoader[Any],
+    exam: DataLoader[Any],
+    output: Path,
+    *,
+    epochs: int,
+    patience: int,
+    average_decay: float,
+    precision: Literal["bf16-mixed", "32-true"],
+) -> Path:
+    """Train a network; a run found in ``output`` continues after its last whole epoch.
+
+    Args:
+        model: what to train.
+        lessons, exam: batches to train on and to be judged by after each epoch.
+        output: the run's folder.
+        epochs: to train for.
+        patience: epochs without a better validation EER before stopping; 0 trains to the end and keeps that.
+        average_decay: of the moving average of the weights, per step; it is what is judged and kept.
+        precision: of the computation.
+
+    Returns:
+        The checkpoint that the run ends with.
+    """
     # ModelCheckpoint's own save_last writes only when the best improves: a kill would cost the epochs since then.
     kept: list[pl.Callback] = [
         ModelCheckpoint(
             output / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
     ]
-    if settings.patience:
+    if patience:
         kept += [
             ModelCheckpoint(output / "checkpoints", filename="best", monitor="val_eer", enable_version_counter=False),
-            EarlyStopping("val_eer", patience=settings.patience),
+            EarlyStopping("val_eer", patience=patience),
         ]
     trainer = pl.Trainer(
-        max_epochs=settings.epochs,
-        precision="bf16-mixed",
+        max_epochs=epochs,
+        precision=precision,
         callbacks=[
             *kept,
-            EMAWeightAveraging(decay=settings.average_decay),
+            EMAWeightAveraging(decay=average_decay),
             LearningRateMonitor("epoch"),
             TQDMProgressBar(refresh_rate=8),
         ],
@@ -258,13 +309,7 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     last = output / "checkpoints" / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # that is how to resume
-        trainer.fit(
-            model,
-            _train_loader(split.train, settings),
-            evaluation_loader(split.val, settings.input_side),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
+        trainer.fit(model, lessons, exam, ckpt_path=last if last.exists() else None, weights_only=True)
     return outcome(output)
 
 
