@@ -9,6 +9,9 @@ TARGET ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Where it is set, every process compiles all modules that it imports: seconds for each server that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -27,8 +30,8 @@ lint: $(VENV)/.dev ## Check style and formatting
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev ## Run the tests
-	$(BIN)/pytest
+unit: $(VENV)/.dev ## Run the tests, two files at a time: many wait for servers
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30

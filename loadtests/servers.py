@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ START_SECONDS: Final = 120
 STOP_SECONDS: Final = 30
 ORPHAN_SECONDS: Final = 5  # for its children to follow it
 MIB: Final = 2**20
+_SERVER_PORTS: Final = range(20_000, 32_768)
 
 
 class ServerError(click.ClickException):
@@ -185,10 +187,19 @@ def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A TCP port of the loopback interface that nobody listens on.
+
+    It is below 32768, where Linux begins to take the ports of connections that go out: until a server listens on it, no
+    client of another one gets it.
+
+    Raises:
+        ServerError: there is none.
+    """
+    for port in random.sample(_SERVER_PORTS, len(_SERVER_PORTS)):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise ServerError("no port is free")
 
 
 def tail(log: Path, lines: int = 20) -> str:

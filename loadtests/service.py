@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from eyestate.bundle import Bundle
 from eyestate.settings import Device
 from loadtests.servers import SCRATCH, Probe, Server, running
+
+_COMMAND: Final = (sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", "{port}")
 
 
 @contextmanager
@@ -28,14 +32,15 @@ def served(
     Raises:
         ServerError: it did not start or did not go away.
     """
-    command = (sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", "{port}")
-    environment = {
-        "EYESTATE_MODEL": str(bundle.path.absolute()),
-        "EYESTATE_DEVICE": device,
-        "EYESTATE_WORKERS": str(workers),
-        "BENTOML_HOME": str(SCRATCH / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        **settings,
-    }
-    with running(command, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log", port) as server:
-        yield server
+    # A home of its own: BentoML empties the folder of the metrics there when it starts, also that of a service beside.
+    with tempfile.TemporaryDirectory() as home:
+        environment = {
+            "EYESTATE_MODEL": str(bundle.path.absolute()),
+            "EYESTATE_DEVICE": device,
+            "EYESTATE_WORKERS": str(workers),
+            "BENTOML_HOME": home,
+            "BENTOML_DO_NOT_TRACK": "True",
+            **settings,
+        }
+        with running(_COMMAND, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log", port) as server:
+            yield server

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -78,7 +79,7 @@ def write_small_bundle(models: Path) -> Path:
     path = models / NAME
     path.mkdir(parents=True, exist_ok=True)
     model = small_network().SerializeToString()
-    (path / "model.onnx").write_bytes(model)
+    _write(path / "model.onnx", model)
     manifest = Manifest(
         name=NAME,
         version="0.0.0",
@@ -97,5 +98,12 @@ def write_small_bundle(models: Path) -> Path:
         metrics=[],
         parity=0,
     )
-    (path / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    _write(path / "manifest.json", manifest.model_dump_json(indent=2).encode() + b"\n")
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file in one step: another run may be about to load the bundle."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)

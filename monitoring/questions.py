@@ -77,17 +77,17 @@ def of_rules() -> Iterator[Question]:
             yield from (Question(asker, series) for series in compared(rule["expr"]))
 
 
-def ask(prometheus: str, question: Question) -> Answer:
-    """Put a question to the Prometheus at a URL."""
-    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": question.query}, timeout=30).json()
+def ask(prometheus: httpx.Client, question: Question) -> Answer:
+    """Put a question to the Prometheus that is the client's base URL."""
+    answer = prometheus.get("/api/v1/query", params={"query": question.query}).json()
     if answer["status"] != "success":
         return Answer(question, [], answer["error"])
     return Answer(question, [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]])
 
 
-def unhealthy_rules(prometheus: str) -> dict[str, str]:
+def unhealthy_rules(prometheus: httpx.Client) -> dict[str, str]:
     """What Prometheus says of the rules that it could not evaluate, or has not yet."""
-    groups: list[dict[str, Any]] = httpx.get(f"{prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"]
+    groups: list[dict[str, Any]] = prometheus.get("/api/v1/rules").json()["data"]["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     return {rule["name"]: rule.get("lastError", rule["health"]) for rule in found if rule["health"] != "ok"}
 

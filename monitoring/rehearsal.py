@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 import yaml
 
 from eyestate.bundle import Bundle
@@ -70,12 +71,13 @@ def rehearse(bundle: Bundle, folder: Path) -> Outcome:
     """
     settings = {"EYESTATE_QUEUE": str(_QUEUE), "EYESTATE_LOG_LEVEL": "error"}
     with (
-        served(bundle, "auto", _WORKERS, "monitoring", **settings) as service,
+        served(bundle, "auto", _WORKERS, "rehearsal", **settings) as service,
         prometheus(f"127.0.0.1:{service.port}", folder, _INTERVAL) as server,
         load(service.port, bundle.manifest.name),
+        httpx.Client(base_url=server.url, timeout=30) as client,
     ):
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while (outcome := _outcome(server.url)).faults and time.monotonic() < deadline:
+        while (outcome := _outcome(client)).faults and time.monotonic() < deadline:
             time.sleep(1)
         return outcome
 
@@ -110,7 +112,7 @@ def load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
         thread.join()
 
 
-def _outcome(prometheus: str) -> Outcome:
+def _outcome(prometheus: httpx.Client) -> Outcome:
     scrape = yaml.safe_load(SCRAPE.read_text())["scrape_configs"][0]
     samples = ask(prometheus, Question("scrape", "max(scrape_samples_scraped)")).series
     return Outcome(

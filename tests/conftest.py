@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from training.data import data_dir
+
+settings.register_profile("tests", deadline=None)  # what else the machine has to do is no fault of an example
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,3 +16,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(skip)
+    # Begun last, the longest would keep one process at work when all others have nothing left to do.
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)

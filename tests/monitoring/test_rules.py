@@ -16,6 +16,9 @@ from monitoring.artefacts import FOLDER, compared, rules
 ALERTS = [rule for rule in rules() if "alert" in rule]
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 CASES = sorted((Path(__file__).parent / "rules").glob("*_test.yml"))
+MOMENTS = [
+    moment for file in CASES for case in yaml.safe_load(file.read_text())["tests"] for moment in case["alert_rule_test"]
+]
 RUNBOOK = (FOLDER.parents[1] / "docs" / "operations.md").read_text().partition("\n## Runbook\n")[2]
 
 needs_promtool = pytest.mark.skipif(
@@ -46,13 +49,7 @@ def test_alerts_fire_when_they_should(cases: Path) -> None:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name)
 def test_an_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
-    moments = [
-        moment
-        for file in CASES
-        for case in yaml.safe_load(file.read_text())["tests"]
-        for moment in case["alert_rule_test"]
-        if moment["alertname"] == rule["alert"]
-    ]
+    moments = [moment for moment in MOMENTS if moment["alertname"] == rule["alert"]]
     windows = rule["labels"].get("windows")
     fires = [
         any(alert["exp_labels"].get("windows") == windows for alert in moment.get("exp_alerts", []))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import httpx
 import psutil
 import pytest
 
+from loadtests.servers import free_port
+
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 120
 
@@ -26,9 +27,7 @@ def started_service(
     home: Path, log: Path, *flags: str, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """``bentoml serve`` on a free port: the process, and the base URL it will answer on once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", str(port), *flags]
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", **environment}
     with (

@@ -20,7 +20,7 @@ from tests.service.conftest import started_service, wait_until_ready
 
 ROWS = 6_000
 PART_ROWS = 100
-KILLS = 10
+KILLS = 6
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eyestate.cli import Commands
-from tests.training.label.desks import commanded, drawn, free_port, made_task, write_task
+from loadtests.servers import free_port
+from tests.training.label.desks import commanded, drawn, made_task, write_task
 from training.data import CLOSED, OPEN
 from training.label.command import label
 from training.label.store import Store
