@@ -56,7 +56,7 @@ def becomes(expected: int, container: Container, key: str) -> bool:
     while score(container, key) != expected:
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.5)
+        time.sleep(0.1)
     return True
 
 

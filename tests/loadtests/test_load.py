@@ -95,7 +95,7 @@ class TestClosedLoop:
     def test_counts_what_the_server_counts(self, ok_server: TinyServer) -> None:
         generator = Generator(ok_server.port, [REQUEST, http_request("/other", b"x")])
         run(closed_loop(generator, 4, 0.3))
-        assert generator.sent == len(generator.outcomes) == len(ok_server.requests) > 20
+        assert generator.sent == len(generator.outcomes) == len(ok_server.requests) > 4
         assert statuses(generator.outcomes) == {"200": generator.sent}
         assert losses(generator.outcomes) == {}
         assert ok_server.connections == 4
@@ -134,16 +134,17 @@ class TestOpenLoop:
     def test_keeps_its_rate(self, ok_server: TinyServer) -> None:
         generator = Generator(ok_server.port, [REQUEST])
         run(open_loop(generator, 200, 0.5))
-        assert generator.sent == len(generator.outcomes) == len(ok_server.requests)
-        assert 80 <= generator.sent <= 101
+        assert generator.sent == len(generator.outcomes) == len(ok_server.requests) > 1
+        due = sorted(outcome.sent - outcome.late for outcome in generator.outcomes)
+        assert [time - due[0] for time in due] == pytest.approx([n / 200 for n in range(len(due))], abs=1e-6)
         assert generator.held_back == 0
 
     def test_does_not_wait_for_slow_answers(self, ok_server: TinyServer) -> None:
         ok_server.delay = 0.3
         generator = Generator(ok_server.port, [REQUEST])
         run(open_loop(generator, 100, 0.3))
-        assert generator.sent >= 25
-        assert ok_server.connections >= 25
+        assert generator.sent > 1
+        assert ok_server.connections > generator.sent / 2
         assert statuses(generator.outcomes) == {"200": generator.sent}
 
 
@@ -165,9 +166,9 @@ class TestArrivals:
 
     def test_what_leaves_late_says_so(self, ok_server: TinyServer) -> None:
         async def hindered(generator: Generator) -> None:
-            load = asyncio.create_task(arrivals(generator, [0.0, 0.01, 0.5]))
+            load = asyncio.create_task(arrivals(generator, [0.0, 0.3, 1.0]))
             await asyncio.sleep(0.005)
-            time.sleep(0.2)
+            time.sleep(0.5)
             await load
 
         generator = Generator(ok_server.port, [REQUEST])
