@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from loadtests.scenarios.plan import SCENARIOS, Stage, scaled, users_at
@@ -25,6 +28,11 @@ def test_every_kind_of_caller_takes_part(name: str) -> None:
     scenario = SCENARIOS[name]
     fewest = min(stage.users for stage in scenario.stages)
     assert fewest >= (10 if "single" in scenario.kinds and len(scenario.kinds) > 1 else len(scenario.kinds))
+
+
+def test_the_readme_tells_of_every_scenario() -> None:
+    readme = (Path(__file__).parents[3] / "loadtests" / "README.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == list(SCENARIOS)
 
 
 def test_spike_comes_and_goes() -> None:
