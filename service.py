@@ -12,13 +12,13 @@ from bentoml import Service
 from starlette.types import ASGIApp
 
 from eyestate import connections, logs, routes
-from eyestate.bundle import load_bundle
+from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
 from eyestate.settings import settings
 
 try:
     SETTINGS = settings()
-    load_bundle()  # before workers come up, which would be started again and again
+    load_model()  # before workers come up, which would be started again and again
 except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 

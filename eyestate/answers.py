@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 
 import numpy as np
 from starlette.responses import Response
 
 from eyestate import packed
-from eyestate.bundle import Manifest, State
+from eyestate.bundle import Card, State
 from eyestate.errors import EyestateError, ImageError
-from eyestate.schema import ErrorAnswer, ErrorDetail, ModelInfo, Quality
+from eyestate.faces import Found
+from eyestate.mtcnn import Box
+from eyestate.schema import (
+    ErrorAnswer,
+    ErrorDetail,
+    Eye,
+    EyePair,
+    FacesAnswer,
+    FaceVerdict,
+    ModelInfo,
+    PhotoBox,
+    PhotoSize,
+    Quality,
+)
 from eyestate.scorer import Scores
 
 _DECIMALS = 6
+_CONFIDENCE_DECIMALS = 4
+_PIXEL_DECIMALS = 1
 
 
 class Answers:
     """Writes the answers of one model. The JSON is that of ``eyestate.schema``, written in a fraction of the time."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._model = ModelInfo(name=manifest.name, version=manifest.version).model_dump_json()
+    def __init__(self, manifest: Card) -> None:
+        self._served = ModelInfo(name=manifest.name, version=manifest.version)
+        self._model = self._served.model_dump_json()
         self._metadata = {
             "model_name": manifest.name,
             "model_version": manifest.version,
@@ -71,6 +87,32 @@ class Answers:
             results[place] = error_answer(error).model_dump_json()
         return _json(f'{{"results":[{",".join(results)}],"model":{self._model}}}')
 
+    def faces(
+        self, found: Found, scores: Scores, states: Sequence[State], qualities: Sequence[Quality] | None
+    ) -> Response:
+        """The answer of ``POST /v1/faces``, a ``FacesAnswer``.
+
+        Args:
+            found: in the photo.
+            scores: float32 of its crops.
+            states, qualities: of the same crops; no qualities where nobody asked.
+        """
+        verdicts = zip(scores.tolist(), states, qualities or repeat(None), strict=False)
+        answer = FacesAnswer(
+            faces=[
+                FaceVerdict(
+                    box=_photo_box(face.box),
+                    confidence=round(face.confidence, _CONFIDENCE_DECIMALS),
+                    eyes=EyePair(right=_eye(eyes.right, verdicts), left=_eye(eyes.left, verdicts)),
+                )
+                for face, eyes in zip(found.faces, found.eyes, strict=True)
+            ],
+            image=PhotoSize(width=found.width, height=found.height),
+            model=self._served,
+        )
+        unasked = None if qualities else {"faces": {"__all__": {"eyes": {"left": {"quality"}, "right": {"quality"}}}}}
+        return _json(answer.model_dump_json(exclude=unasked))
+
 
 def refusal(error: EyestateError) -> Response:
     """An error as the answer of a request."""
@@ -85,6 +127,18 @@ def error_answer(error: EyestateError) -> ErrorAnswer:
 def _verdict(score: float, state: State, quality: Quality | None) -> str:
     rest = f',"quality":{quality.model_dump_json()}' if quality else ""
     return f'{{"score":{score!r},"state":"{state}"{rest}}}'
+
+
+def _eye(box: Box | None, verdicts: Iterator[tuple[float, State, Quality | None]]) -> Eye | None:
+    """The next verdict, where the eye is in the photo."""
+    if box is None:
+        return None
+    score, state, quality = next(verdicts)
+    return Eye(box=_photo_box(box), score=round(score, _DECIMALS), state=state, quality=quality)
+
+
+def _photo_box(box: Box) -> PhotoBox:
+    return PhotoBox(**{side: round(pixels, _PIXEL_DECIMALS) for side, pixels in box._asdict().items()})
 
 
 def _placed(scores: Scores, scored: Sequence[int], total: int) -> Scores:

@@ -1,4 +1,7 @@
-"""A model bundle: ``models/<name>/`` with ``model.onnx``, ``manifest.json`` and the model card ``README.md``."""
+"""Model bundles: ``models/<name>/`` with ``manifest.json``, the card ``README.md`` and, of a network, ``model.onnx``.
+
+A bundle holds one network, or names two others that answer together as a cascade.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from eyestate.errors import BundleError
 
@@ -80,11 +83,19 @@ class DataSource(_Part):
     fingerprint: Sha256
 
 
+class Member(_Part):
+    """A network in a bundle of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    sha256: Sha256
+
+
 class Training(_Part):
     """How the weights came about."""
 
     architecture: str
     backbone: str
+    teacher: Annotated[Member | None, Field(description="the network it was distilled from")] = None
     settings: dict[str, str | int | float]
     data: list[DataSource]
     git_revision: str
@@ -127,27 +138,68 @@ class Reference(_Part):
     features: dict[Feature, Distribution]
 
 
-class Manifest(_Part):
-    """``manifest.json``: everything a caller must know of ``model.onnx``."""
+class Calibration(_Part):
+    """Whether the logits were made to fit, so that a score may be read as a probability.
+
+    They are divided by ``temperature`` within ``model.onnx`` (Guo et al. 2017); 1 leaves them as they were trained.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    rule: str
+
+
+class Card(_Part):
+    """What a caller must know of any model."""
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: str
     created: datetime
     sha256: Sha256
-    input: InputContract
-    output: OutputContract
     classes: tuple[Literal["closed"], Literal["open"]] = ("closed", "open")
     thresholds: Thresholds
-    training: Training
     metrics: list[Metric]
     reference: Reference | None = None
+
+
+class Manifest(Card):
+    """``manifest.json`` of a network: everything a caller must know of ``model.onnx``, whose SHA-256 it names."""
+
+    input: InputContract
+    output: OutputContract
+    training: Training
+    calibration: Calibration | None = None
     parity: Annotated[float, Field(description="largest score difference of ONNX Runtime and PyTorch, on real crops")]
+
+
+class Unsure(_Part):
+    """The quick network's scores between which the thorough one is asked, both included."""
+
+    low: Score
+    high: Score
+    rule: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("the lower bound must not be above the upper one")
+        return self
+
+
+class CascadeManifest(Card):
+    """``manifest.json`` of a cascade, whose networks lie in bundles beside its own.
+
+    Its SHA-256 is that of its networks' in hexadecimal, one after the other.
+    """
+
+    quick: Member
+    thorough: Member
+    unsure: Unsure
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle."""
+    """A verified network."""
 
     path: Path
     manifest: Manifest
@@ -157,13 +209,36 @@ class Bundle:
         return self.path / "model.onnx"
 
 
+@dataclass(frozen=True, slots=True)
+class CascadeBundle:
+    """A verified cascade and its networks."""
+
+    path: Path
+    manifest: CascadeManifest
+    quick: Bundle
+    thorough: Bundle
+
+
+_MANIFEST: Final[TypeAdapter[Manifest | CascadeManifest]] = TypeAdapter(
+    Annotated[
+        Annotated[Manifest, Tag("network")] | Annotated[CascadeManifest, Tag("cascade")],
+        Discriminator(lambda found: "cascade" if isinstance(found, dict) and "unsure" in found else "network"),
+    ]
+)
+
+
+def cascade_sha256(quick: Member, thorough: Member) -> str:
+    """The SHA-256 that stands for a cascade of two networks."""
+    return hashlib.sha256(f"{quick.sha256}{thorough.sha256}".encode()).hexdigest()
+
+
 def models_dir() -> Path:
     """The folder of the bundles: ``$EYESTATE_MODELS``, else ``models/`` beside this package."""
     configured = os.environ.get("EYESTATE_MODELS")
     return Path(configured) if configured else Path(__file__).parents[1] / "models"
 
 
-def load_bundle(model: str | Path | None = None) -> Bundle:
+def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
     """Find a bundle and verify that its parts belong together.
 
     Args:
@@ -171,20 +246,59 @@ def load_bundle(model: str | Path | None = None) -> Bundle:
             the shipped default, where it is None.
 
     Raises:
-        BundleError: there is no such bundle, its manifest is not one this version reads, or ``model.onnx`` is not
-            the file the manifest was written for.
+        BundleError: there is no such bundle, its manifest is not one this version reads, or a network is not the file
+            that its manifest, or that of the cascade, was written for.
     """
     path = _find(model or os.environ.get("EYESTATE_MODEL") or DEFAULT_MODEL)
+    manifest = _read_manifest(path)
+    if isinstance(manifest, Manifest):
+        return _verified(path, manifest)
+    quick, thorough = (_member(path, manifest.name, member) for member in (manifest.quick, manifest.thorough))
+    if manifest.sha256 != cascade_sha256(manifest.quick, manifest.thorough):
+        raise BundleError(f"{path / 'manifest.json'} is damaged: its SHA-256 is not that of its networks")
+    return CascadeBundle(path, manifest, quick, thorough)
+
+
+def load_bundle(model: str | Path | None = None) -> Bundle:
+    """``load_model`` where a single network is needed.
+
+    Raises:
+        BundleError: as ``load_model``, or it is a cascade.
+    """
+    bundle = load_model(model)
+    if isinstance(bundle, CascadeBundle):
+        names = f"{bundle.manifest.quick.name} or {bundle.manifest.thorough.name}"
+        raise BundleError(f"{bundle.manifest.name} is a cascade; a single network is needed here, such as {names}")
+    return bundle
+
+
+def _member(cascade: Path, name: str, member: Member) -> Bundle:
+    bundle = load_bundle(cascade.parent / member.name)
+    if bundle.manifest.sha256 != member.sha256:
+        raise BundleError(
+            f"the cascade {name} was made for another {member.name}: its SHA-256 is {bundle.manifest.sha256[:12]}…, "
+            f"not {member.sha256[:12]}…; `python -m training cascade` makes it anew"
+        )
+    return bundle
+
+
+def _read_manifest(path: Path) -> Manifest | CascadeManifest:
     try:
-        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
-        with (path / "model.onnx").open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return _MANIFEST.validate_json((path / "manifest.json").read_bytes())
     except FileNotFoundError as error:
         raise BundleError(f"the bundle {path} is incomplete: {Path(error.filename).name} is missing") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "the file"
+        where = ".".join(map(str, fault["loc"][1:])) or "the file"  # its first part is the kind of the bundle
         raise BundleError(f"{path / 'manifest.json'} does not fit this version: {where}: {fault['msg']}") from None
+
+
+def _verified(path: Path, manifest: Manifest) -> Bundle:
+    try:
+        with (path / "model.onnx").open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise BundleError(f"the bundle {path} is incomplete: {Path(error.filename).name} is missing") from None
     if sha256 != manifest.sha256:
         raise BundleError(
             f"{path / 'model.onnx'} is damaged or not the model of this manifest: its SHA-256 is {sha256[:12]}…, "

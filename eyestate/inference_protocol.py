@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from eyestate import __version__, uploads
-from eyestate.bundle import Manifest
+from eyestate.bundle import Card
 from eyestate.errors import EyestateError, MethodNotAllowedError, NotFoundError
 from eyestate.inference_schema import (
     ModelMetadata,
@@ -141,7 +141,7 @@ ROUTES: Final = [
 ]
 
 
-def _manifest(request: Request) -> Manifest:
+def _manifest(request: Request) -> Card:
     """The manifest of the model that the path names.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from eyestate.bundle import Manifest, State
+from eyestate.bundle import Card, State
 from eyestate.errors import BodyTooLargeError, InferenceRequestError, UnsupportedMediaTypeError
 from eyestate.images import Pixels, check_size
 from eyestate.inference_schema import (
@@ -183,7 +183,7 @@ def _elements(binary: memoryview) -> list[bytes]:
     return elements
 
 
-def write(asked: InferenceRequest, manifest: Manifest, scores: Scores, states: list[State]) -> tuple[bytes, bytes]:
+def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[State]) -> tuple[bytes, bytes]:
     """The answer: its JSON, and the binary data behind it.
 
     Args:

@@ -1,7 +1,8 @@
-"""Pixels to scores: an ONNX Runtime session around a bundle."""
+"""Pixels to scores: an ONNX Runtime session around a bundle, or two that answer together."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eyestate.bundle import Bundle, State, load_bundle
+from eyestate.bundle import Bundle, Card, CascadeBundle, CascadeManifest, Manifest, State, load_model
 from eyestate.errors import BundleError, ImageError
 from eyestate.execution import open_session
 from eyestate.images import Pixels, check_size, decode, luma, read, to_input, to_inputs
@@ -21,32 +22,27 @@ Scores = npt.NDArray[np.float32]
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
 
-class Scorer:
-    """Scores eye crops with one bundle. Safe to call from several threads at a time."""
+class Scorer(ABC):
+    """Scores eye crops with one model. Safe to call from several threads at a time.
 
-    def __init__(self, bundle: Bundle, device: Device | None = None, threads: int | None = None) -> None:
-        """Load the bundle's network.
+    Attributes:
+        manifest: of the model.
+        device: what computes, with its precision.
+        escalated: crops so far that a cascade asked its thorough network about.
+    """
 
-        Args:
-            bundle: what to load.
-            device: what computes; ``$EYESTATE_DEVICE``, else the best there is, where it is None.
-            threads: CPU threads of one inference; as many as there are cores where it is None.
-
-        Raises:
-            BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
-        """
-        self.bundle = bundle
-        self.manifest = bundle.manifest
-        try:
-            self._session, self.device = open_session(bundle.onnx, device or settings().device, threads)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-            raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
-        self._check_contract()
+    manifest: Card
+    device: str
+    escalated: int = 0
 
     @property
+    @abstractmethod
     def side(self) -> int:
-        """Width and height of the network's input in pixels."""
-        return self.manifest.input.side
+        """Width and height in pixels of what ``run`` takes."""
+
+    @abstractmethod
+    def run(self, batch: Pixels) -> Scores:
+        """P(open) of one batch, uint8 (N, side, side), in one inference: float32 (N,)."""
 
     def score(self, crops: Sequence[Pixels | bytes | str | Path] | npt.NDArray[np.uint8]) -> Scores:
         """P(open) of each crop.
@@ -91,15 +87,6 @@ class Scorer:
         inputs = [to_inputs(part, self.side) for part in parts]
         return self.run(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
-    def run(self, batch: Pixels) -> Scores:
-        """P(open) of one batch, uint8 (N, side, side), in one inference: float32 (N,)."""
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(self.manifest.input.name, np.ascontiguousarray(batch))
-        binding.bind_output(self.manifest.output.name)
-        self._session.run_with_iobinding(binding)
-        (scores,) = binding.copy_outputs_to_cpu()
-        return np.asarray(scores, np.float32)
-
     def states(self, scores: Scores) -> list[State]:
         """The state of each score, float32 (N,)."""
         thresholds = self.manifest.thresholds
@@ -120,6 +107,43 @@ class Scorer:
         except ImageError as error:
             return error
 
+
+class Network(Scorer):
+    """One network."""
+
+    manifest: Manifest
+
+    def __init__(self, bundle: Bundle, device: Device | None = None, threads: int | None = None) -> None:
+        """Load the bundle's network.
+
+        Args:
+            bundle: what to load.
+            device: what computes; ``$EYESTATE_DEVICE``, else the best there is, where it is None.
+            threads: CPU threads of one inference; as many as there are cores where it is None.
+
+        Raises:
+            BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
+        """
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        try:
+            self._session, self.device = open_session(bundle.onnx, device or settings().device, threads)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+            raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
+        self._check_contract()
+
+    @property
+    def side(self) -> int:
+        return self.manifest.input.side
+
+    def run(self, batch: Pixels) -> Scores:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self.manifest.input.name, np.ascontiguousarray(batch))
+        binding.bind_output(self.manifest.output.name)
+        self._session.run_with_iobinding(binding)
+        (scores,) = binding.copy_outputs_to_cpu()
+        return np.asarray(scores, np.float32)
+
     def _check_contract(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = [(node.name, node.type, [s for s in node.shape if isinstance(s, int)]) for node in (*inputs, *outputs)]
@@ -129,6 +153,56 @@ class Scorer:
         ]
         if found != declared:
             raise BundleError(f"{self.bundle.onnx} has {found}, its manifest declares {declared}")
+
+
+class Cascade(Scorer):
+    """A quick network that answers, and a thorough one that is asked where the quick one is unsure."""
+
+    manifest: CascadeManifest
+
+    def __init__(self, bundle: CascadeBundle, device: Device | None = None, threads: int | None = None) -> None:
+        """Load both networks.
+
+        Args, Raises:
+            As ``Network``.
+        """
+        self.manifest = bundle.manifest
+        self._quick = Network(bundle.quick, device, threads)
+        self._thorough = Network(bundle.thorough, device, threads)
+        self.device = self._thorough.device
+
+    @property
+    def side(self) -> int:
+        return self._thorough.side
+
+    def run(self, batch: Pixels) -> Scores:
+        return self.score_parts([batch])
+
+    def score_parts(self, parts: Sequence[Pixels]) -> Scores:
+        """P(open) of all crops of all parts, uint8 (n, height, width) each: float32 (sum of n,)."""
+        scores = self._quick.score_parts(parts)
+        unsure = (scores >= self.manifest.unsure.low) & (scores <= self.manifest.unsure.high)
+        doubtful = int(unsure.sum())
+        if doubtful:
+            ends = np.cumsum([len(part) for part in parts])
+            asked = [part[chosen] for part, chosen in zip(parts, np.split(unsure, ends[:-1]), strict=True)]
+            scores[unsure] = self._thorough.score_parts([part for part in asked if len(part)])
+            self.escalated += doubtful
+        return scores
+
+
+def open_scorer(bundle: Bundle | CascadeBundle, device: Device | None = None, threads: int | None = None) -> Scorer:
+    """A scorer of a bundle.
+
+    Args:
+        bundle: what to load.
+        device: what computes; ``$EYESTATE_DEVICE``, else the best there is, where it is None.
+        threads: CPU threads of one inference; as many as there are cores where it is None.
+
+    Raises:
+        BundleError: ONNX Runtime cannot read a network, or its input or output is not what its manifest says.
+    """
+    return Network(bundle, device, threads) if isinstance(bundle, Bundle) else Cascade(bundle, device, threads)
 
 
 def load(model: str | Path | None = None, device: Device | None = None) -> Scorer:
@@ -141,7 +215,7 @@ def load(model: str | Path | None = None, device: Device | None = None) -> Score
     Raises:
         BundleError: the bundle is missing, damaged or does not fit this version.
     """
-    return Scorer(load_bundle(model), device)
+    return open_scorer(load_model(model), device)
 
 
 def _pixels(crop: Pixels | bytes | str | Path) -> Pixels:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from eyestate.execution import cores
 from eyestate.images import Pixels
-from eyestate.scorer import Scorer, Scores
+from eyestate.scorer import Network, Scores
 from eyestate.settings import Device
 from loadtests import crops
 from loadtests.bare import Bare
@@ -120,7 +120,7 @@ def main(
     threads = max(1, cores() // workers)
     bare = Bare(bundle, device, sessions=workers, threads=threads)
     batch = bare.best_batch(seconds / 4)
-    scorer = Scorer(bundle, device)
+    scorer = Network(bundle, device)
     settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
     about = circumstances(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
     points = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eyestate.bundle import DataSource, Manifest, Metric
+from eyestate.bundle import DataSource, Manifest, Metric, Training
 from training.results import Slice
 
 LICENCES = """\
@@ -12,10 +12,11 @@ The MRL Eye Dataset and the unlabelled eye crops are research data without a lic
 images is part of this bundle. The starting weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs
 collected for research. Check all three before you use this model commercially. The code that made the bundle is under
 Apache-2.0."""
-UNLABELLED = (
+BELIEVED = (
     ", trained towards what networks believed of them that had not been trained on them, and what people answered "
     "about the most doubtful (at most 250)"
 )
+TAUGHT = ", in changed views, towards what the teacher says of each view"
 
 
 def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
@@ -26,7 +27,7 @@ def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
         slices: the EER by slice on the test subjects.
     """
     training, thresholds = manifest.training, manifest.thresholds
-    sources = "\n".join(map(_source, training.data))
+    sources = "\n".join(_source(source, BELIEVED if training.teacher is None else TAUGHT) for source in training.data)
     people = sum(len(source.subjects) for source in training.data)
     return f"""\
 # {manifest.name} {manifest.version}
@@ -35,7 +36,7 @@ Tells whether the eye in a crop is open. The score is P(open), 0 to 1.
 
 | | |
 |---|---|
-| Network | {training.architecture}; starting weights `{training.backbone}` |
+| Network | {training.architecture}; {_origin(training)} |
 | Input | one eye per crop, any size from 8 px a side, resized to {manifest.input.side}×{manifest.input.side} grey |
 | States | closed up to {thresholds.closed:.3f}, open from {thresholds.open:.3f}, uncertain in between |
 | Thresholds | {thresholds.rule} |
@@ -81,6 +82,12 @@ the variance of the Laplacian at 24 px):
 """
 
 
+def _origin(training: Training) -> str:
+    if training.teacher is None:
+        return f"starting weights `{training.backbone}`"
+    return f"distilled from `{training.teacher.name}`, SHA-256 `{training.teacher.sha256[:16]}…`"
+
+
 def _reference(manifest: Manifest) -> str:
     reference = manifest.reference
     if reference is None:
@@ -102,6 +109,6 @@ def _slices(slices: Iterable[Slice]) -> str:
     return "\n".join(["| Attribute | Value | Crops | Share open | EER |", "|---|---|--:|--:|--:|", *rows])
 
 
-def _source(source: DataSource) -> str:
-    people = f" of {len(source.subjects)} subjects ({', '.join(source.subjects)})" if source.subjects else UNLABELLED
+def _source(source: DataSource, unlabelled: str) -> str:
+    people = f" of {len(source.subjects)} subjects ({', '.join(source.subjects)})" if source.subjects else unlabelled
     return f"- {source.name}: {source.crops:,} crops{people}; fingerprint `{source.fingerprint[:16]}`"

@@ -56,14 +56,28 @@ class Settings:
     seed: int = 0
 
 
-class Judged(pl.LightningModule):
-    """A network whose loss and EER are followed by epoch; the curves travel in its checkpoints."""
+class Learner(pl.LightningModule):
+    """A network whose loss and EER are followed by epoch; the curves travel in its checkpoints.
+
+    Attributes:
+        side: width and height in pixels of the crops it takes.
+    """
+
+    side: int
 
     def __init__(self) -> None:
         super().__init__()
         self.train_eer = EqualErrorRate()
         self.val_eer = EqualErrorRate()
         self.history: list[dict[str, float]] = []
+
+    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
+        """uint8 grey crops (N, side, side) to P(open) (N,), float32 in [0, 1]."""
+        raise NotImplementedError
+
+    def cool(self, temperature: float) -> None:
+        """Divide the logits by a temperature for good, by way of the last layer's weights."""
+        raise NotImplementedError
 
     def judge(
         self, part: Literal["train", "val"], loss: torch.Tensor, scores: torch.Tensor, targets: torch.Tensor
@@ -99,7 +113,7 @@ class Judged(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class EyeClassifier(Judged):
+class EyeClassifier(Learner):
     """InceptionResnetV1 (Szegedy et al. 2016, FaceNet weights) with two logits: closed, open.
 
     The forward pass takes uint8 grey crops (N, side, side), values 0 to 255, and returns float logits (N, 2); scaling
@@ -112,7 +126,14 @@ class EyeClassifier(Judged):
         self.settings = Settings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
         self.network = InceptionResnetV1(classify=True, num_classes=2, dropout_prob=self.settings.dropout)
         self.network.to(memory_format=torch.channels_last)
+        self.side = self.settings.input_side
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=self.settings.label_smoothing)
+
+    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
+        return p_open(self(crops))
+
+    def cool(self, temperature: float) -> None:
+        divide(self.network.logits, temperature)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         scaled = (crops.unsqueeze(1).float() - 127.5) / 128
@@ -134,6 +155,13 @@ class EyeClassifier(Judged):
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay)
+
+
+def divide(layer: torch.nn.Linear, divisor: float) -> None:
+    """Divide what a layer answers, in place."""
+    with torch.no_grad():
+        layer.weight.div_(divisor)
+        layer.bias.div_(divisor)
 
 
 def p_open(logits: torch.Tensor) -> torch.Tensor:
@@ -257,7 +285,7 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
 
 
 def fit(
-    model: Judged,
+    model: Learner,
     lessons: DataLoader[Any],
     exam: DataLoader[Any],
     output: Path,
@@ -320,10 +348,10 @@ def load_classifier(checkpoint: Path) -> EyeClassifier:
 
 
 @torch.inference_mode()
-def predict(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
+def predict(model: Learner, crops: Sequence[Crop]) -> Scores:
     """P(open) of each crop (N,), float64 in [0, 1], computed in float32."""
-    batches = evaluation_loader(crops, model.settings.input_side)
-    return np.concatenate([p_open(model(batch)).double().numpy() for batch, _ in batches])
+    batches = evaluation_loader(crops, model.side)
+    return np.concatenate([model.p_open(batch).double().numpy() for batch, _ in batches])
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ trained, one convolution each when it ships, which is the shape that CPUs comput
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from training.classify import Judged, evaluation_loader, fit
+from training.classify import Learner, divide, evaluation_loader, fit
 from training.cluster import open_studies
 from training.data import Crop, DataError, fingerprint, sources
 from training.files import write_json
@@ -136,14 +137,22 @@ class Network(nn.Module):
         return slim.eval()
 
 
-class Student(Judged):
+class Student(Learner):
     """A network that learns from a lesson; batches are crops, and P(open) to learn (NaN where unknown)."""
 
     def __init__(self, settings: Mapping[str, int | float]) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.settings = StudentSettings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
+        self.side = SIDE
         self.network = Network(self.settings.width, self.settings.depth)
+
+    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
+        p: torch.Tensor = self(crops).sigmoid()
+        return p
+
+    def cool(self, temperature: float) -> None:
+        divide(self.network.decide, temperature)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(crops)
@@ -223,6 +232,7 @@ def distil(lesson: Path, taught: Sequence[Crop], exam: Sequence[Crop], settings:
         {
             "settings": dataclasses.asdict(settings),
             "lesson": sha256(lesson / RECIPE),
+            "teacher": json.loads((lesson / RECIPE).read_text())["teacher"],
             "views": len(views.crops),
             "data": {"train": fingerprint(taught), "val": fingerprint(exam)},
             "sources": [dataclasses.asdict(source) for source in sources(taught)],
@@ -242,8 +252,10 @@ def distil(lesson: Path, taught: Sequence[Crop], exam: Sequence[Crop], settings:
 
 
 def load_student(checkpoint: Path) -> Student:
-    """A trained student in evaluation mode, loaded without pickle execution."""
-    return Student.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    """A trained student as it ships, one convolution a block, loaded without pickle execution."""
+    student = Student.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    student.network = student.network.fused()
+    return student
 
 
 def suggest(trial: optuna.trial.BaseTrial) -> dict[str, float]:

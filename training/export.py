@@ -7,10 +7,10 @@ import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from eyestate.bundle import (
     Bundle,
+    Calibration,
     DataSource,
     InputContract,
     Manifest,
@@ -34,10 +35,12 @@ from eyestate.drift import reference
 from eyestate.errors import BundleError
 from eyestate.images import decode
 from eyestate.quality import measure, shrink
-from eyestate.scorer import Scorer
+from eyestate.scorer import Network
+from training.calibrate import choose_temperature
 from training.card import model_card
-from training.classify import EyeClassifier, evaluation_loader, load_classifier, p_open, predict
+from training.classify import Learner, evaluation_loader, load_classifier, predict
 from training.data import FAR_SIDE, Crop, DataError, Split, shrunk
+from training.distill import load_student
 from training.evaluate import Scores
 from training.results import Judged, eer_metrics, slices, uncertain_band
 from training.runs import outcome, read_recipe
@@ -54,21 +57,21 @@ MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
 class _Scoring(torch.nn.Module):
     """What is exported: uint8 crops (N, side, side) to P(open) (N,)."""
 
-    def __init__(self, classifier: EyeClassifier) -> None:
+    def __init__(self, classifier: Learner) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        return p_open(self.classifier(crops))
+        return self.classifier.p_open(crops)
 
 
-def to_onnx(classifier: EyeClassifier) -> onnx.ModelProto:
+def to_onnx(classifier: Learner) -> onnx.ModelProto:
     """The classifier as an ONNX graph with a dynamic batch; weights stored as fp16 and computed with as fp32.
 
     The input ``crops`` is uint8 (batch, side, side) grey, the output ``p_open`` float32 (batch,). Batch norms are
     folded into the convolutions. ONNX Runtime widens the weights once, when it loads the model.
     """
-    side = classifier.settings.input_side
+    side = classifier.side
     example = torch.zeros((2, side, side), dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
@@ -111,13 +114,13 @@ def onnx_scores(model: bytes, crops: Sequence[Crop], side: int) -> Scores:
     return np.concatenate([session.run([OUTPUT], {INPUT: batch.numpy()})[0] for batch, _ in batches]).astype(float)
 
 
-def parity(model: bytes, classifier: EyeClassifier, crops: Sequence[Crop]) -> float:
+def parity(model: bytes, classifier: Learner, crops: Sequence[Crop]) -> float:
     """The largest difference between the scores of ONNX Runtime with fp16 weights and of PyTorch in fp32.
 
     Raises:
         BundleError: it is more than ``MAX_PARITY``.
     """
-    difference = np.abs(onnx_scores(model, crops, classifier.settings.input_side) - predict(classifier, crops)).max()
+    difference = np.abs(onnx_scores(model, crops, classifier.side) - predict(classifier, crops)).max()
     if difference > MAX_PARITY:
         raise BundleError(f"ONNX Runtime and PyTorch differ by {difference:.4f}; at most {MAX_PARITY} is allowed")
     return float(difference)
@@ -154,7 +157,7 @@ def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> B
         (draft / "model.onnx").write_bytes(model)
         (draft / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
         (draft / "README.md").write_text(card)
-        Scorer(load_bundle(draft))
+        Network(load_bundle(draft))
         path = models / manifest.name
         if path.exists():
             path.rename(Path(scratch) / "previous")
@@ -194,14 +197,19 @@ def export_run(
     judges = {crop.subject for crop in (*split.val, *split.test)}
     if not judges.isdisjoint(subject for source in taught for subject in source.subjects):
         raise DataError(f"{run} was trained on subjects that it is to be judged by; give the data it was trained on")
-    classifier = load_classifier(outcome(run))
-    side = classifier.settings.input_side
+    classifier, how = _trained(run, recipe)
+    side = classifier.side
+    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    temperature = choose_temperature(
+        predict(classifier, exam), np.array([crop.label for crop in exam]), [str(crop.subject) for crop in exam]
+    )
+    classifier.cool(temperature)
     model = to_onnx(classifier).SerializeToString()
 
     def judged(crops: Sequence[Crop]) -> Judged:
         return Judged(crops, onnx_scores(model, crops, side))
 
-    val = judged([*split.val, *map(shrunk, split.val[::FAR_SAMPLE])])
+    val = judged(exam)
     test = judged(split.test)
     metrics = [
         *eer_metrics("EER, MRL validation subjects", val.where(np.arange(len(val.crops)) < len(split.val))),
@@ -224,15 +232,33 @@ def export_run(
         input=InputContract(name=INPUT, shape=("batch", side, side)),
         output=OutputContract(name=OUTPUT),
         thresholds=thresholds,
-        training=Training(
-            architecture="InceptionResnetV1, two logits, softmax",
-            backbone=Path(classifier.settings.backbone).name,
-            settings={k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
-            data=taught,
-            git_revision=recipe["git_revision"],
+        training=Training(**how, data=taught, git_revision=recipe["git_revision"]),
+        calibration=Calibration(
+            temperature=temperature,
+            rule="the temperature with the lowest log-loss on MRL's validation subjects, or 1 where that does not help "
+            "on subjects left out of the fit",
         ),
         metrics=metrics,
         reference=reference_of(usual, onnx_scores(model, usual, side), thresholds) if usual else None,
         parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
     )
     return write_bundle(models, manifest, model, model_card(manifest, slices(test)))
+
+
+def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, Any]]:
+    """The network of a run, and what its manifest says of how it was made."""
+    if "lesson" in recipe:
+        student = load_student(outcome(run))
+        weights = sum(parameter.numel() for parameter in student.network.parameters())
+        return student, {
+            "architecture": f"convolutions 5×5 and 3×3 after RepVGG, {weights:,} weights, sigmoid",
+            "backbone": "none",
+            "teacher": recipe["teacher"],
+            "settings": dataclasses.asdict(student.settings),
+        }
+    classifier = load_classifier(outcome(run))
+    return classifier, {
+        "architecture": "InceptionResnetV1, two logits, softmax",
+        "backbone": Path(classifier.settings.backbone).name,
+        "settings": {k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
+    }

@@ -86,7 +86,7 @@ def write_lesson(
     claim(
         output,
         {
-            "teacher": teacher.manifest.sha256,
+            "teacher": {"name": teacher.manifest.name, "sha256": teacher.manifest.sha256},
             "data": fingerprint(crops),
             "side": side,
             "own_share": own_share,

@@ -11,7 +11,7 @@ from typing import Final, get_args
 import click
 
 from eyestate.execution import cores
-from eyestate.scorer import Scorer
+from eyestate.scorer import Network
 from eyestate.settings import Device
 from loadtests import crops
 from loadtests.peers.environments import programs
@@ -85,7 +85,7 @@ def main(
         workers=workers,
         threads=threads,
     )
-    expected = float(Scorer(bundle, device).score([crops.jpeg(crops.eye())])[0])
+    expected = float(Network(bundle, device).score([crops.jpeg(crops.eye())])[0])
     points: list[Point] = []
     failed: dict[str, str] = {}
     for turn in range(rounds):

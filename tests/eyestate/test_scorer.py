@@ -13,7 +13,7 @@ import eyestate
 from eyestate.bundle import load_bundle
 from eyestate.errors import BundleError, CorruptImageError, ImageTooSmallError, UnreadableFileError
 from eyestate.images import Pixels
-from eyestate.scorer import BATCH, Scorer
+from eyestate.scorer import BATCH, Network, Scorer
 from tests.bundles import brightness_network, write_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -102,10 +102,10 @@ def test_network_that_contradicts_its_manifest(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path))
     bundle.onnx.write_bytes(brightness_network(side=17))
     with pytest.raises(BundleError, match="its manifest declares"):
-        Scorer(bundle)
+        Network(bundle)
     bundle.onnx.write_bytes(b"no network")
     with pytest.raises(BundleError, match="cannot load"):
-        Scorer(bundle)
+        Network(bundle)
 
 
 class TestShippedModel:

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from eyestate.bundle import load_bundle
-from eyestate.scorer import Scorer
+from eyestate.scorer import Network
 from loadtests.crops import eye
 from loadtests.small_bundle import SIDE, mflop, write_small_bundle
 
 
 def test_scores_crops_like_any_bundle(tmp_path: Path) -> None:
-    scorer = Scorer(load_bundle(write_small_bundle(tmp_path)), "cpu")
+    scorer = Network(load_bundle(write_small_bundle(tmp_path)), "cpu")
     crops = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE)).astype(np.uint8)
     scores = scorer.score([*crops, eye()])
     assert scores.shape == (6,)

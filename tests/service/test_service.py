@@ -18,6 +18,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import eyestate
+from eyestate.bundle import load_bundle
 from eyestate.images import MAX_BYTES
 from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
 from tests.service.conftest import PROJECT, started_service
@@ -274,7 +275,7 @@ class TestOperations:
         bundle = tmp_path / "models" / "broken"
         bundle.mkdir(parents=True)
         (bundle / "model.onnx").write_bytes(b"damaged")
-        (bundle / "manifest.json").write_text((eyestate.load().bundle.path / "manifest.json").read_text())
+        (bundle / "manifest.json").write_text((load_bundle().path / "manifest.json").read_text())
         log = tmp_path / "log"
         with started_service(tmp_path / "home", log, EYESTATE_MODEL=str(bundle)) as (process, _):
             assert process.wait(60) != 0

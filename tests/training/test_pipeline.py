@@ -18,6 +18,7 @@ from dvc.repo import Repo
 from PIL import Image
 
 import eyestate
+from eyestate.bundle import Manifest
 from tests.training.conftest import jpeg
 from training.__main__ import main
 from training.classify import MIN_INPUT
@@ -138,6 +139,7 @@ def run_through(project: Path, backbone: Path) -> None:
     assert all(attempt["eer"] for attempt in comparison["attempts"])
     scorer = eyestate.load("final_best")
     assert scorer.manifest.name == "final_best"
+    assert isinstance(scorer.manifest, Manifest)
     assert {source.name for source in scorer.manifest.training.data} == {"MRL Eye Dataset", "eye crops without labels"}
     scores = scorer.score([jpeg(pixels) for pixels, _ in labelled(4, seed=7)])
     assert ((scores >= 0) & (scores <= 1)).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eyestate.bundle import load_bundle
-from eyestate.scorer import Scorer
+from eyestate.scorer import Network
 from eyestate.settings import settings
 from loadtests.crops import eye, jpeg
 from loadtests.peers.model import Model
@@ -22,7 +22,7 @@ def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     finally:
         settings.cache_clear()
     image = jpeg(eye())
-    scorer = Scorer(load_bundle(path), "cpu")
+    scorer = Network(load_bundle(path), "cpu")
     score = scorer.score([image]).item()
     (answer,) = model.answers([model.preprocess(image)])
     assert answer == {
