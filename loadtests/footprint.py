@@ -131,7 +131,8 @@ def batch_client(server: Server, tmp: Path) -> Row:
         for number in range(_BATCH):
             files.writestr(f"{number}.jpg", image)
     log = SCRATCH / "logs" / "footprint-batch.log"
-    command = [Path(sys.executable).with_name("eyestate"), "batch", archive, "--endpoint", server.url]
+    eyestate = Path(sys.executable).with_name("eyestate")
+    command: list[str | Path] = [eyestate, "batch", archive, "--endpoint", server.url]
     with (
         log.open("wb") as output,
         subprocess.Popen([*command, "--output", tmp / "scores"], stdout=output, stderr=subprocess.STDOUT) as process,  # noqa: S603

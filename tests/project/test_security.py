@@ -17,7 +17,7 @@ DOCUMENTS = ("SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/image.md
 MIB = 2**20
 DEFAULTS = Settings()
 
-STATED = {
+STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
     "Path and headers of a request": (f"{connections.MAX_HEAD_BYTES // 2**10} KiB", [errors.HeadTooLargeError]),
     "Seconds a connection may be idle, a head or a body be on its way, an answer be left unread": (
         f"{DEFAULTS.timeout:g} (`EYESTATE_TIMEOUT`)",
