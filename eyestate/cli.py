@@ -6,7 +6,7 @@ import csv
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -27,7 +27,25 @@ from eyestate.images import SUFFIXES
 if TYPE_CHECKING:
     from eyestate.scorer import Scorer
 
+Layout = Literal["table", "csv", "jsonl"]
+
 _READ_FILES: Final = 32  # images held at a time
+
+paths_argument = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+model_option = click.option(
+    "--model",
+    metavar="NAME",
+    help="Name of a bundle under models/, or the path of a bundle's folder.  [default: $EYESTATE_MODEL or the "
+    "shipped model]",
+)
+layout_option = click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How to print the scores on stdout.",
+)
 
 
 class Commands(click.Group):
@@ -62,41 +80,71 @@ Examples:
   eyestate score crops/ --format jsonl | jq 'select(.state == "uncertain")'
 """
 )
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Name of a bundle under models/, or the path of a bundle's folder.  [default: $EYESTATE_MODEL or the "
-    "shipped model]",
-)
-@click.option(
-    "--format",
-    "layout",
-    type=click.Choice(["table", "csv", "jsonl"]),
-    default="table",
-    show_default=True,
-    help="How to print the scores on stdout.",
-)
-def score(paths: tuple[Path, ...], model: str | None, layout: Literal["table", "csv", "jsonl"]) -> None:
+@paths_argument
+@model_option
+@layout_option
+def score(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
     """Score eye crops: image files, and folders, which are searched recursively in sorted order.
 
     Reads JPEG, PNG, WebP and BMP. Files that cannot be read are named on stderr and skipped; the exit code is then 1.
     """
     scorer = eyestate.load(model)
-    files = list(_files(paths))
-    if not files:
-        raise click.ClickException(f"no image files ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, paths))}")
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are any bytes
+    files = _files(paths)
     refused = 0
-    with _progress() as progress, _writer(layout) as write:
+    with _progress() as progress, _writer(layout, Row) as write:
         for path, outcome in progress.track(_outcomes(scorer, files), len(files), description="scoring"):
             if isinstance(outcome, ImageError):
                 refused += 1
-                progress.console.print(f"{path}: {outcome.message}", markup=False, highlight=False, soft_wrap=True)
+                _tell(progress, path, outcome.message)
             else:
                 write(Row(str(path), outcome, scorer.state(outcome)))
     if refused:
         raise click.ClickException(f"{refused} of {len(files)} files could not be scored")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  eyestate faces group.jpg
+  eyestate faces holiday/ --format csv > eyes.csv
+"""
+)
+@paths_argument
+@model_option
+@layout_option
+def faces(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
+    """Find the faces in photos and score their eyes: image files, and folders, which are searched recursively.
+
+    Prints a row for each eye: the number of its face in the photo, the largest being 1, whether it is the person's own
+    left or right eye, the square that was scored in pixels, its score and state. Photos without a face, and files that
+    cannot be read, are named on stderr; the latter make the exit code 1.
+    """
+    from eyestate.faces import find  # noqa: PLC0415  # ONNX Runtime, as in `eyestate.load`
+    from eyestate.images import read  # noqa: PLC0415
+    from eyestate.mtcnn import FaceDetector  # noqa: PLC0415
+
+    scorer, detector = eyestate.load(model), FaceDetector()
+    files = _files(paths)
+    refused = 0
+    with _progress() as progress, _writer(layout, EyeRow) as write:
+        for path in progress.track(files, description="looking"):
+            try:
+                found = find(detector, read(path))
+            except ImageError as error:
+                refused += 1
+                _tell(progress, path, error.message)
+                continue
+            if not found.faces:
+                _tell(progress, path, "no face")
+            scores = iter(scorer.score(found.crops).tolist())
+            for number, eyes in enumerate(found.eyes, 1):
+                for eye, box in (("right", eyes.right), ("left", eyes.left)):
+                    if box is not None:
+                        score = next(scores)
+                        left, top, width, height = map(int, box)  # they are whole pixels
+                        write(EyeRow(str(path), number, eye, left, top, width, height, score, scorer.state(score)))
+    if refused:
+        raise click.ClickException(f"{refused} of {len(files)} files could not be read")
 
 
 def _shard(value: str) -> tuple[int, int]:
@@ -231,12 +279,26 @@ def batch(
         raise SystemExit(3)
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The image files that are meant.
+
+    Raises:
+        ClickException: there are none.
+    """
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         else:
-            yield path
+            files.append(path)
+    if not files:
+        raise click.ClickException(f"no image files ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, paths))}")
+    return files
+
+
+def _tell(progress: Progress, path: Path, what: str) -> None:
+    """Say on stderr what is the matter with a file."""
+    progress.console.print(f"{path}: {what}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _outcomes(scorer: Scorer, files: Sequence[Path]) -> Iterator[tuple[Path, float | ImageError]]:
@@ -265,18 +327,35 @@ class Row(NamedTuple):
     state: State
 
 
+class EyeRow(NamedTuple):
+    """One eye of a face in a photo, in the order of the columns."""
+
+    path: str
+    face: int
+    eye: str
+    left: int
+    top: int
+    width: int
+    height: int
+    score: float
+    state: State
+
+
 @contextmanager
-def _writer(layout: Literal["table", "csv", "jsonl"]) -> Iterator[Callable[[Row], object]]:
+def _writer(layout: Layout, kind: type[Row | EyeRow]) -> Iterator[Callable[[Row | EyeRow], object]]:
     """A function that prints one row on stdout in the layout asked for."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are any bytes
     if layout == "csv":
         rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(Row._fields)
-        yield lambda row: rows.writerow((row.path, _plain(row.score), row.state))
+        rows.writerow(kind._fields)
+        yield lambda row: rows.writerow(_plain(cell) if isinstance(cell, float) else cell for cell in row)
     elif layout == "jsonl":
         yield lambda row: print(json.dumps(row._asdict()))
     else:
-        table = Table(*Row._fields)
-        yield lambda row: table.add_row(escape(row.path), f"{row.score:.4f}", row.state)
+        table = Table(*kind._fields)
+        yield lambda row: table.add_row(
+            *(f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell)) for cell in row)
+        )
         Console().print(table)
 
 

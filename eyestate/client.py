@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from eyestate import __version__
 from eyestate.errors import ServiceError, UnreachableError
 from eyestate.extras import extra
-from eyestate.schema import ErrorAnswer, ErrorDetail, LoadedModel, Readiness, ScoreAnswer, Verdict
+from eyestate.schema import ErrorAnswer, ErrorDetail, FacesAnswer, LoadedModel, Readiness, ScoreAnswer, Verdict
 
 with extra("client"):
     import httpx
@@ -97,6 +97,10 @@ class Client:
     def score(self, image: bytes) -> ScoreAnswer:
         """Score one encoded image (JPEG, PNG, WebP or BMP): a verdict with the model that gave it."""
         return _score_answer(self._send(_score_request(self._http, image)))
+
+    def find_faces(self, photo: bytes) -> FacesAnswer:
+        """Find the faces in an encoded photo and score their eyes: largest first, with boxes in pixels."""
+        return _faces_answer(self._send(_faces_request(self._http, photo)))
 
     def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """Score many images in one request; see ``score_table`` for what they may be.
@@ -181,6 +185,10 @@ class AsyncClient:
     async def score(self, image: bytes) -> ScoreAnswer:
         """As ``Client.score``."""
         return _score_answer(await self._send(_score_request(self._http, image)))
+
+    async def find_faces(self, photo: bytes) -> FacesAnswer:
+        """As ``Client.find_faces``."""
+        return _faces_answer(await self._send(_faces_request(self._http, photo)))
 
     async def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """As ``Client.score_batch``."""
@@ -375,8 +383,16 @@ def _request(http: httpx.Client | httpx.AsyncClient, method: str, path: str, **o
 
 
 def _score_request(http: httpx.Client | httpx.AsyncClient, image: bytes) -> httpx.Request:
+    return _image_request(http, "v1/score", image)
+
+
+def _faces_request(http: httpx.Client | httpx.AsyncClient, photo: bytes) -> httpx.Request:
+    return _image_request(http, "v1/faces", photo)
+
+
+def _image_request(http: httpx.Client | httpx.AsyncClient, path: str, image: bytes) -> httpx.Request:
     headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
-    return _request(http, "POST", "v1/score", content=image, headers=headers)
+    return _request(http, "POST", path, content=image, headers=headers)
 
 
 def _batch_request(http: httpx.Client | httpx.AsyncClient, images: Images) -> httpx.Request:
@@ -406,6 +422,13 @@ def _score_answer(response: httpx.Response) -> ScoreAnswer:
         return ScoreAnswer.model_validate_json(response.content)
     except ValidationError:
         raise _bad_answer("its answer is no score") from None
+
+
+def _faces_answer(response: httpx.Response) -> FacesAnswer:
+    try:
+        return FacesAnswer.model_validate_json(response.content)
+    except ValidationError:
+        raise _bad_answer("its answer tells no faces") from None
 
 
 def _ready_model(response: httpx.Response) -> LoadedModel:

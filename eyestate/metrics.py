@@ -30,7 +30,7 @@ from prometheus_client.registry import REGISTRY
 from prometheus_client.utils import floatToGoString
 
 from eyestate import quality
-from eyestate.bundle import Feature, Manifest, Thresholds
+from eyestate.bundle import Card, Feature, Thresholds
 from eyestate.drift import EDGES, Drift
 from eyestate.images import Pixels
 from eyestate.scorer import Scores
@@ -81,7 +81,7 @@ REQUEST_SECONDS = BulkHistogram(
 )
 PHASE_SECONDS = BulkHistogram(
     "eyestate_phase_duration_seconds",
-    "Time per request of decoding and of waiting in the queue, and time per batch of inference.",
+    "Time per request of decoding, of looking for faces and of waiting in the queue, and time per batch of inference.",
     ["phase"],
     buckets=_LATENCIES,
 )
@@ -91,7 +91,10 @@ BATCH_SIZE = BulkHistogram(
 QUEUE = Gauge("eyestate_queue_crops", "Crops waiting to be scored.", multiprocess_mode="livesum")
 REJECTED = Counter("eyestate_rejected_total", "Requests refused, by the code of the error.", ["reason"])
 CROPS = Counter("eyestate_crops_total", "Crops scored, by the state they were found in.", ["state"])
+ESCALATED = Counter("eyestate_crops_escalated_total", "Crops that a cascade asked its thorough network about.")
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
+FACES = Counter("eyestate_faces_total", "Faces found in photos.")
+FACELESS = Counter("eyestate_photos_without_face_total", "Photos in which no face was found.")
 SCORE = BulkHistogram("eyestate_crop_score", "Scores, P(open).", buckets=EDGES["score"])
 WIDTH = BulkHistogram("eyestate_crop_width_pixels", "Width of the crops as they were sent.", buckets=EDGES["width"])
 BRIGHTNESS = BulkHistogram(
@@ -136,7 +139,9 @@ MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multi
 _requests: dict[tuple[str, int], Counter] = {}
 _failed: dict[str, Counter] = {}
 _request_seconds: dict[str, BulkHistogram] = {}
-_DECODE, _QUEUE, _INFERENCE = (PHASE_SECONDS.labels(phase) for phase in ("decode", "queue", "inference"))
+_DECODE, _DETECT, _QUEUE, _INFERENCE = (
+    PHASE_SECONDS.labels(phase) for phase in ("decode", "detect", "queue", "inference")
+)
 _CLOSED, _OPEN, _UNCERTAIN = (CROPS.labels(state) for state in ("closed", "open", "uncertain"))
 _FEATURES: Final[dict[Feature, BulkHistogram]] = {
     "score": SCORE,
@@ -152,22 +157,26 @@ class _Served:
     thresholds: Thresholds
     drift: Drift | None
     queue_depth: Callable[[], int]
+    escalated: Callable[[], int]
 
 
 _served: _Served
+_escalated = 0  # crops, as far as they are published
 
 
-def set_model(manifest: Manifest, device: str, queue_depth: Callable[[], int]) -> None:
+def set_model(manifest: Card, device: str, queue_depth: Callable[[], int], escalated: Callable[[], int]) -> None:
     """Publish that this worker is ready, and what it serves.
 
     Args:
         manifest: of the model.
         device: what it runs on.
         queue_depth: tells how many crops wait to be scored.
+        escalated: tells how many crops a cascade has asked its thorough network about.
     """
     global _served  # noqa: PLW0603  # one model per process
     reference = manifest.reference
-    _served = _Served(manifest.thresholds, Drift(reference, manifest.thresholds) if reference else None, queue_depth)
+    drift = Drift(reference, manifest.thresholds) if reference else None
+    _served = _Served(manifest.thresholds, drift, queue_depth, escalated)
     if reference:
         UNCERTAIN.labels("reference").set(reference.uncertain)
         for feature, distribution in reference.features.items():
@@ -205,6 +214,14 @@ def decoded(seconds: float, crops: Sequence[Pixels] | Pixels) -> None:
         _sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
 
 
+def detected(seconds: float, faces: int) -> None:
+    """Note how long a decoded photo was searched for faces, and how many there are."""
+    _DETECT.note((seconds,))
+    FACES.inc(faces)
+    if not faces:
+        FACELESS.inc()
+
+
 def batch(size: int, waits: Iterable[float], seconds: float) -> None:
     """Note an inference: its crops, how long each of its requests waited for it, and how long it took (seconds)."""
     BATCH_SIZE.note((size,))
@@ -231,13 +248,14 @@ def rejected(reason: str) -> None:
 
 def publish() -> None:
     """Put what was noted since the last time into Prometheus."""
-    for histogram in (*_request_seconds.values(), _DECODE, _QUEUE, _INFERENCE, BATCH_SIZE):
+    for histogram in (*_request_seconds.values(), _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
         histogram.publish()
     _measure_sample()
     newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}
     _count_states(newest["score"])
     if _served.drift:
         _publish_drift(_served.drift, newest)
+    _count_escalated()
     QUEUE.set(_served.queue_depth())
     MEMORY.set(_resident_bytes())
 
@@ -255,6 +273,13 @@ def _count_states(scores: npt.NDArray[np.float64]) -> None:
     _CLOSED.inc(int(closed))
     _OPEN.inc(int(open_))
     _UNCERTAIN.inc(int(len(scores) - closed - open_))
+
+
+def _count_escalated() -> None:
+    global _escalated  # noqa: PLW0603
+    total = _served.escalated()
+    ESCALATED.inc(total - _escalated)
+    _escalated = total
 
 
 def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:

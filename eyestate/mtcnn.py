@@ -151,9 +151,9 @@ class FaceDetector:
             confidence, offsets = self._run("pnet", level[np.newaxis])
             rows, columns = np.nonzero(confidence[0] >= _P_NET_CONFIDENCE)
             found = confidence[0, rows, columns]
-            corners = np.stack([columns, rows], axis=1).astype(np.float32) * _STRIDE
-            cells = np.concatenate([corners, corners + _CELL], axis=1) / np.float32(scale)
-            moved = cells + offsets[0][:, rows, columns].T * np.float32(_CELL / scale)
+            corners = np.stack([columns, rows], axis=1) * _STRIDE
+            cells = (np.concatenate([corners, corners + _CELL], axis=1) / scale).astype(np.float32)
+            moved = _moved(cells, offsets[0][:, rows, columns].T)
             kept = suppress(cells, found, 0.5, at_most=_MAX_PER_LEVEL)
             boxes.append(moved[kept])
             scores.append(found[kept])
@@ -179,7 +179,7 @@ class FaceDetector:
         boxes = _moved(boxes, offsets)
         return [
             Face(
-                box=_within(boxes[face].tolist(), shrunk.width, shrunk.height),
+                box=clipped(boxes[face].tolist(), shrunk.width, shrunk.height),
                 confidence=float(confidence[face]),
                 right_eye=Point(float(xs[face, 0]), float(ys[face, 0])),
                 left_eye=Point(float(xs[face, 1]), float(ys[face, 1])),
@@ -233,16 +233,20 @@ def suppress(
         kept.append(best)
         corner = np.minimum(boxes[best, 2:], boxes[others, 2:])
         shared = np.prod(np.maximum(corner - np.maximum(boxes[best, :2], boxes[others, :2]), 0), axis=1)
-        if by_smaller:
-            whole = np.minimum(areas[best], areas[others])
-        else:
-            whole = areas[best] + areas[others] - shared
+        whole = np.minimum(areas[best], areas[others]) if by_smaller else areas[best] + areas[others] - shared
         left = others[shared <= overlap * whole]
     return np.array(kept, np.intp)
 
 
+def clipped(corners: Sequence[float], width: int, height: int) -> Box:
+    """What is of a box (left, top, right, bottom) in a photo of ``width``×``height`` pixels."""
+    left, right = (min(max(x, 0.0), float(width)) for x in corners[::2])
+    top, bottom = (min(max(y, 0.0), float(height)) for y in corners[1::2])
+    return Box(left, top, right - left, bottom - top)
+
+
 class _Shrunk:
-    """A photo at full size, half, a quarter and so on, made as they are needed: what is small is cut from a small one."""
+    """A photo at full size, half, a quarter and so on, made as they are needed, so that no patch costs much."""
 
     def __init__(self, photo: Pixels) -> None:
         self.height, self.width, _ = photo.shape
@@ -251,7 +255,8 @@ class _Shrunk:
     def visible(self, boxes: Floats) -> Floats:
         """Those of the boxes that have a pixel in the photo."""
         left, top, right, bottom = self._clipped(boxes).T
-        return boxes[(left < right) & (top < bottom)]
+        seen: Floats = boxes[(left < right) & (top < bottom)]
+        return seen
 
     def patches(self, boxes: Floats, side: int) -> Pixels:
         """What is in each box, as far as it is in the photo, at ``side``×``side``: uint8 (N, side, side, 3)."""
@@ -287,7 +292,8 @@ def _described(folder: Path) -> Description:
 def _moved(boxes: Floats, offsets: Floats) -> Floats:
     """Boxes (N, 4) with each edge moved by its share of the width or height."""
     sizes = boxes[:, 2:] - boxes[:, :2]
-    return boxes + offsets * np.tile(sizes, 2)
+    moved: Floats = boxes + offsets * np.tile(sizes, 2)
+    return moved
 
 
 def _squared(boxes: Floats) -> Floats:
@@ -295,9 +301,3 @@ def _squared(boxes: Floats) -> Floats:
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     halves = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0) / 2
     return np.concatenate([middles - halves, middles + halves], axis=1)
-
-
-def _within(corners: Sequence[float], width: int, height: int) -> Box:
-    left, right = (min(max(x, 0.0), float(width)) for x in corners[::2])
-    top, bottom = (min(max(y, 0.0), float(height)) for y in corners[1::2])
-    return Box(left, top, right - left, bottom - top)

@@ -22,13 +22,15 @@ from eyestate.inference_schema import (
     ServerReady,
 )
 from eyestate.inference_tensors import JSON_LENGTH, MAX_JSON_BYTES
+from eyestate.mtcnn import FACES_ALONG, MAX_FACES, MIN_FACE
 from eyestate.packed import MAX_CROPS
-from eyestate.schema import BatchAnswer, ErrorAnswer, Readiness, ScoreAnswer
+from eyestate.schema import BatchAnswer, ErrorAnswer, FacesAnswer, Readiness, ScoreAnswer
 from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
 
 _ANSWERS: Final = (
     ScoreAnswer,
     BatchAnswer,
+    FacesAnswer,
     ErrorAnswer,
     Readiness,
     InferenceAnswer,
@@ -52,6 +54,7 @@ _REQUEST_ERRORS: Final = (
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
+_FACES_ERRORS: Final = (*_REQUEST_ERRORS, errors.DetectorError)
 _MODEL_ERRORS: Final = (errors.UnauthorizedError, errors.NotFoundError, errors.DrainingError)
 _INFER_ERRORS: Final = (*_REQUEST_ERRORS, errors.NotFoundError, errors.InferenceRequestError)
 _QUALITY: Final = {
@@ -104,11 +107,7 @@ def document() -> bytes:
                     "description": _IMAGE_LIMITS,
                     "requestBody": {
                         "required": True,
-                        "content": {
-                            "multipart/form-data": {"schema": _form("image", _BINARY)},
-                            "image/*": {"schema": _BINARY},
-                            "application/octet-stream": {"schema": _BINARY},
-                        },
+                        "content": _one_image(),
                     },
                     "parameters": [_QUALITY],
                     "responses": _responses("ScoreAnswer", "Score and state of the crop"),
@@ -134,6 +133,19 @@ def document() -> bytes:
                         },
                     },
                     "responses": _batch_responses(),
+                }
+            },
+            "/v1/faces": {
+                "post": {
+                    "operationId": "faces",
+                    "tags": ["scoring"],
+                    "summary": "Find the faces in a photo and score their eyes",
+                    "description": f"{_IMAGE_LIMITS} Of faces from {MIN_FACE} pixels and a {FACES_ALONG}th of the "
+                    f"longest side on, the {MAX_FACES} largest are answered, largest first. Left and right are the "
+                    "person's own. Boxes are in pixels of the photo as EXIF turns it upright.",
+                    "parameters": [_QUALITY],
+                    "requestBody": {"required": True, "content": _one_image()},
+                    "responses": _responses("FacesAnswer", "Faces and eyes, with scores and states", _FACES_ERRORS),
                 }
             },
             "/livez": {"get": _probe("The process runs")},
@@ -197,6 +209,14 @@ def _inference(
         "tags": ["Open Inference Protocol"],
         "summary": summary,
         "responses": _responses(answer, summary, refused, "ProtocolError"),
+    }
+
+
+def _one_image() -> dict[str, Any]:
+    return {
+        "multipart/form-data": {"schema": _form("image", _BINARY)},
+        "image/*": {"schema": _BINARY},
+        "application/octet-stream": {"schema": _BINARY},
     }
 
 

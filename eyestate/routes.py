@@ -19,14 +19,16 @@ from eyestate import inference_protocol, metrics, openapi, tracing, try_page, up
 from eyestate.access import ApiKeys
 from eyestate.answers import Answers, refusal
 from eyestate.batching import Batcher
-from eyestate.bundle import load_bundle
+from eyestate.bundle import load_model
 from eyestate.edge import Edge, Endpoint, Target
-from eyestate.errors import MethodNotAllowedError, NotFoundError, RequestError
+from eyestate.errors import DetectorError, MethodNotAllowedError, NotFoundError, RequestError
 from eyestate.execution import cores
+from eyestate.faces import Finder
 from eyestate.lifecycle import drained_on_sigterm
+from eyestate.mtcnn import FaceDetector
 from eyestate.runtime import Runtime
 from eyestate.schema import LoadedModel, Readiness
-from eyestate.scorer import Scorer
+from eyestate.scorer import open_scorer
 from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate")
@@ -56,6 +58,15 @@ async def score_batch(request: Request) -> Response:
         decoded.qualities,
         decoded.failures,
     )
+
+
+async def faces(request: Request) -> Response:
+    """``POST /v1/faces``: one photo; the eyes of the faces in it."""
+    runtime: Runtime = request.app.state.runtime
+    photo = await uploads.single_image(request, "send each photo in a request of its own")
+    found, crops = await runtime.find(request.scope, photo, _wants_quality(request))
+    scores = await runtime.score(request.scope, crops)
+    return runtime.answers.faces(found, scores, runtime.scorer.states(scores), crops.qualities)
 
 
 async def readiness(request: Request) -> Response:
@@ -90,6 +101,7 @@ async def unknown(request: Request) -> Response:
 _ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
     "/v1/score": ("POST", score),
     "/v1/score/batch": ("POST", score_batch),
+    "/v1/faces": ("POST", faces),
     "/readyz": ("GET", readiness),
     "/metrics": ("GET", prometheus),
     "/openapi.json": ("GET", openapi_document),
@@ -114,12 +126,13 @@ def serving(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
-        scorer = Scorer(load_bundle(), settings.device, max(1, cores() // settings.workers))
+        scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
         batcher = Batcher(
             scorer.score_parts, side=scorer.side, capacity=settings.queue, patience=settings.timeout * _PATIENCE
         )
-        app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest))
-        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting)
+        finder = _finder(settings)
+        app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest), finder)
+        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.escalated)
         edge.tracing = tracing.configured()
         log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
         chores = [asyncio.create_task(edge.sweep()), asyncio.create_task(metrics.publish_regularly())]
@@ -131,6 +144,8 @@ def serving(settings: Settings) -> Starlette:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         batcher.close()
+        if isinstance(finder, Finder):
+            finder.close()
         if edge.tracing:
             edge.tracing.close()
 
@@ -159,6 +174,17 @@ def edge(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
     app.state.edge = Edge(find, otherwise, timeout=settings.timeout, keys=keys)
     result: Edge = app.state.edge
     return result
+
+
+def _finder(settings: Settings) -> Finder | DetectorError:
+    """What finds faces, or why there is nothing that does: a service that is sent crops goes without."""
+    try:
+        detector = FaceDetector()
+    except DetectorError as error:
+        log.warning("no faces will be found: %s", error.message)
+        return error
+    threads = max(1, cores() // settings.workers)
+    return Finder(detector, threads=threads, patience=settings.timeout * _PATIENCE)
 
 
 def _protocol_target(scope: Scope) -> Target | None:

@@ -1,4 +1,4 @@
-"""What every scoring route does: images to crops, crops to scores."""
+"""What every scoring route does: images or photos to crops, crops to scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,8 @@ from starlette.types import Scope
 from eyestate import metrics, quality, tracing
 from eyestate.answers import Answers
 from eyestate.batching import Batcher
-from eyestate.errors import ImageError
+from eyestate.errors import DetectorError, ImageError
+from eyestate.faces import Finder, Found, find
 from eyestate.images import MAX_SIDE, Pixels, decode, luma, to_input, to_inputs
 from eyestate.schema import Quality
 from eyestate.scorer import Scorer, Scores
@@ -45,6 +47,7 @@ class Runtime:
     scorer: Scorer
     batcher: Batcher
     answers: Answers
+    finder: Finder | DetectorError  # the error is why no faces can be found
 
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
@@ -69,6 +72,23 @@ class Runtime:
             metrics.failed(failure.code)
         return decoded
 
+    async def find(self, scope: Scope, photo: bytes, with_quality: bool = False) -> tuple[Found, Decoded]:
+        """Find the faces in an encoded photo, and prepare the crops of their eyes.
+
+        Raises:
+            DetectorError: this service finds no faces.
+            ImageError: the photo cannot be decoded.
+            OverloadedError: too many photos wait already.
+        """
+        if isinstance(self.finder, DetectorError):
+            raise self.finder
+        look = partial(_find, self.finder, photo, self.scorer.side, with_quality)
+        with tracing.phase(scope, "find"):
+            found, decoded = await self.finder.run(look)
+        metrics.decoded(found.decoding, found.crops)
+        metrics.detected(found.detecting, len(found.faces))
+        return found, decoded
+
     async def score(self, scope: Scope, decoded: Decoded) -> Scores:
         """P(open) of the decoded crops, float32 (N,).
 
@@ -79,6 +99,12 @@ class Runtime:
             scores = await self.batcher.submit(decoded.crops)
         metrics.scored(scores)
         return scores
+
+
+def _find(finder: Finder, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
+    found = find(finder.detector, photo)
+    qualities = quality.assess(found.crops) if with_quality else None
+    return found, Decoded(_of_one_size(found.crops, side), {}, qualities)
 
 
 def _decode(

@@ -63,6 +63,54 @@ class ScoreAnswer(Verdict):
     model: ModelInfo
 
 
+class PhotoBox(_Answer):
+    """A rectangle within a photo, in pixels of the upright photo, from its left upper corner."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class PhotoSize(_Answer):
+    """Width and height of an upright photo in pixels."""
+
+    width: int
+    height: int
+
+
+class Eye(_Answer):
+    """An eye of a face: where it is, and the verdict on it."""
+
+    box: Annotated[PhotoBox, Field(description="the square that was scored, as far as it is in the photo")]
+    score: Score
+    state: State
+    quality: Quality | None = None
+
+
+class EyePair(_Answer):
+    """The person's own left and right eye, null where it is beyond the edge of the photo."""
+
+    left: Eye | None
+    right: Eye | None
+
+
+class FaceVerdict(_Answer):
+    """A face in a photo and its eyes."""
+
+    box: PhotoBox
+    confidence: Annotated[float, Field(ge=0, le=1, description="of the detector that this is a face")]
+    eyes: EyePair
+
+
+class FacesAnswer(_Answer):
+    """Answer of ``POST /v1/faces``: the faces, largest first; none is no error."""
+
+    faces: list[FaceVerdict]
+    image: PhotoSize
+    model: ModelInfo
+
+
 class ErrorDetail(_Answer):
     """What is wrong: ``code`` for programs, ``message`` for people."""
 

@@ -52,8 +52,12 @@ class Bodies:
 BODIES: Final = Bodies(8 * MAX_BODY_BYTES)
 
 
-async def single_image(request: Request) -> bytes:
+async def single_image(request: Request, several: str = "send them to /v1/score/batch") -> bytes:
     """The image of a request whose body is the image, or multipart with one part named ``image``.
+
+    Args:
+        request: whose body it is.
+        several: what to do with several images, for the error.
 
     Raises:
         RequestError: the body has no such image or is over the limits; its subclasses say which.
@@ -62,7 +66,7 @@ async def single_image(request: Request) -> bytes:
     if media_type == "multipart/form-data":
         images = await _parts(request, "image", MAX_BYTES + _ENVELOPE_BYTES)
         if len(images) > 1:
-            raise RequestError(f"there are {len(images)} images; send them to /v1/score/batch")
+            raise RequestError(f"there are {len(images)} images; {several}")
         return images[0]
     if media_type.startswith("image/") or media_type in ("application/octet-stream", ""):
         return await body(request, MAX_BYTES)

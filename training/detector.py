@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ Finds faces and their eyes in a photo, for `POST /v1/faces` and `eyestate faces`
 | Networks | MTCNN's P-Net, R-Net and O-Net: `pnet.onnx`, `rnet.onnx`, `onet.onnx`, fp32 |
 | Weights | {source} |
 | Licence | {licence} |
-| Input | uint8 RGB, NHWC; scaling to floats is part of the graphs. P-Net takes any size from 12 px, R-Net 24×24, O-Net 48×48 |
+| Input | uint8 RGB, NHWC, scaled within the graphs; P-Net takes any size from 12 px, R-Net 24×24, O-Net 48×48 |
 | Output | confidence that it is a face, offsets of the box's edges as shares of its size, O-Net's five landmarks |
 | ONNX Runtime against PyTorch | largest difference of an output {parity:.1e}, on noise |
 | Made | {created:%Y-%m-%d} by `python -m training export-detector` |
@@ -62,8 +61,8 @@ something else is taken for a face.
 
 ## Training data
 
-By its authors MTCNN was trained on WIDER FACE and CelebA, photographs collected for research; what facenet-pytorch ships
-was converted from the weights they published. None of the images is part of this folder.
+MTCNN's authors trained on WIDER FACE and CelebA, photographs collected for research; facenet-pytorch does not tell
+where its weights come from beyond that. None of the images is part of this folder.
 
 ## Licence of the weights
 
@@ -87,20 +86,19 @@ def to_onnx(network: Network) -> bytes:
     """One of the three as an ONNX graph, with a dynamic batch, and for P-Net a dynamic height and width too."""
     side = _SIDES[network]
     sizes = {0: "batch", 1: "height", 2: "width"} if network == "pnet" else {0: "batch"}
-    file = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the newer exporter would hold P-Net to even or odd sizes, for its pooling
         torch.onnx.export(
             _Detecting(_ARCHITECTURES[network]()).eval(),
             (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
-            file,
+            file.name,
             input_names=["patches"],
             output_names=_OUTPUTS[network],
-            dynamic_axes={name: sizes for name in ("patches", *_OUTPUTS[network])},
+            dynamic_axes=dict.fromkeys(("patches", *_OUTPUTS[network]), sizes),
             opset_version=_OPSET,
             dynamo=False,
         )
-    return file.getvalue()
+        return file.read()
 
 
 def parity(network: Network, model: bytes) -> float:
