@@ -5,7 +5,7 @@ A way to calibrate is judged on people that it was not fitted on, each left out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -119,3 +119,26 @@ _METHODS: Final[dict[str, Callable[[Scores, Labels], Map]]] = {
     TEMPERATURE: _temperature,
     ISOTONIC: _isotonic,
 }
+
+
+def section(fits: Sequence[Fit], errors: Mapping[str, float]) -> str:
+    """What a model card says of calibration, in Markdown.
+
+    Args:
+        fits: of ``compare``.
+        errors: the expected calibration error of the model as it ships, by kind of crops.
+    """
+    rows = [f"| {fit.method} | {fit.loss:.4f} | {fit.error:.4f} |" for fit in fits]
+    shipped = ", ".join(f"{value:.4f} on {name}" for name, value in errors.items())
+    return "\n".join(
+        [
+            f"Expected calibration error (ECE, ten bins of equal size) of what ships: {shipped}.",
+            "",
+            "Fits of a temperature and of isotonic regression, judged on each of MRL's validation subjects by a fit on",
+            "all others, beside the scores as they are:",
+            "",
+            "| Scores | Log-loss | ECE |",
+            "|---|--:|--:|",
+            *rows,
+        ]
+    )

@@ -7,7 +7,7 @@ import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from eyestate.bundle import (
     Bundle,
     Calibration,
+    Card,
     DataSource,
     InputContract,
     Manifest,
@@ -150,19 +151,50 @@ def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> B
     """
     if len(model) > MAX_BYTES:
         raise BundleError(f"the model has {len(model):,} bytes; at most {MAX_BYTES:,} ship")
+    files = {"model.onnx": model, "manifest.json": to_json(manifest), "README.md": card.encode()}
+    return load_bundle(place(models, manifest.name, files, check=lambda draft: Network(load_bundle(draft))))
+
+
+def place(models: Path, name: str, files: Mapping[str, bytes], check: Callable[[Path], object]) -> Path:
+    """Write the files of ``models/<name>/``, in place of a bundle of that name once ``check`` has not refused them.
+
+    Args:
+        models: the folder of the bundles.
+        name: of the bundle.
+        files: their content, by name.
+        check: raises where the draft it is given is no good.
+
+    Returns:
+        The folder of the bundle.
+    """
     models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models, prefix=f".{manifest.name}-") as scratch:
-        draft = Path(scratch) / manifest.name
+    with tempfile.TemporaryDirectory(dir=models, prefix=f".{name}-") as scratch:
+        draft = Path(scratch) / name
         draft.mkdir()
-        (draft / "model.onnx").write_bytes(model)
-        (draft / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-        (draft / "README.md").write_text(card)
-        Network(load_bundle(draft))
-        path = models / manifest.name
+        for file, content in files.items():
+            (draft / file).write_bytes(content)
+        check(draft)
+        path = models / name
         if path.exists():
             path.rename(Path(scratch) / "previous")
         draft.rename(path)
-    return load_bundle(path)
+    return path
+
+
+def to_json(manifest: Card) -> bytes:
+    """A manifest as ``manifest.json`` has it."""
+    return f"{manifest.model_dump_json(indent=2)}\n".encode()
+
+
+def thresholds_of(judged: Judged) -> Thresholds:
+    """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar."""
+    band = uncertain_band(judged, MAX_WRONG)
+    return Thresholds(
+        closed=math.floor(band.closed * 1000) / 1000,
+        open=math.ceil(band.open * 1000) / 1000,
+        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops called "
+        "open, and of those called closed, are not; both states counted as equally frequent",
+    )
 
 
 def export_run(
@@ -217,13 +249,7 @@ def export_run(
         *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", judged([*map(shrunk, split.test)])),
         *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
     ]
-    band = uncertain_band(val, MAX_WRONG)
-    thresholds = Thresholds(
-        closed=math.floor(band.closed * 1000) / 1000,
-        open=math.ceil(band.open * 1000) / 1000,
-        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops called "
-        "open, and of those called closed, are not; both states counted as equally frequent",
-    )
+    thresholds = thresholds_of(val)
     manifest = Manifest(
         name=name,
         version=version,

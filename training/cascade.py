@@ -1,0 +1,158 @@
+"""Put a quick and a thorough network together: where the quick one is unsure, the thorough one is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from eyestate.bundle import Bundle, CascadeManifest, Member, Metric, Unsure, cascade_sha256
+from eyestate.scorer import Network, Scorer
+from training.card import cascade_card
+from training.data import FAR_SIDE, Crop, Split, fingerprint, shrunk
+from training.evaluate import Labels, Scores, equal_error_rate, error_rates
+from training.export import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
+from training.files import read_arrays, write_arrays
+from training.label_quality import wilson
+from training.lesson import log_odds
+from training.results import Judged, eer_metrics, slices
+
+MARGIN: Final = 0.0005  # by which the cascade's EER may exceed the thorough network's where the band is chosen
+WIDTHS: Final = 200  # half-widths that are tried
+_CHUNK: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The scores (N,) of both networks on the same crops."""
+
+    quick: Scores
+    thorough: Scores
+
+    def unsure(self, band: Unsure) -> npt.NDArray[np.bool_]:
+        """The crops (N,) that the thorough network is asked about."""
+        return (self.quick >= band.low) & (self.quick <= band.high)
+
+    def together(self, band: Unsure) -> Scores:
+        """The cascade's scores (N,)."""
+        return np.where(self.unsure(band), self.thorough, self.quick)
+
+
+def choose_band(pair: Pair, labels: Labels) -> Unsure:
+    """The narrowest band within which asking the thorough network makes the cascade as good as that.
+
+    Bands lie around the quick network's threshold of equal error, as far below as above it in log-odds. A band is good
+    enough where its EER and that of every wider one are at most ``MARGIN`` above the thorough network's own.
+
+    Args:
+        pair: the scores (N,).
+        labels: (N,), 0 closed and 1 open; both must occur.
+    """
+    rates = error_rates(pair.quick, labels)
+    at = float(rates.thresholds[int(np.argmax(rates.far >= rates.frr))])
+    middle = float(log_odds(np.array([at]))[0])
+    distances = np.abs(log_odds(pair.quick).astype(np.float64) - middle)
+    wanted = equal_error_rate(pair.thorough, labels) + MARGIN
+    best = distances.max()
+    for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)):
+        scores = np.where(distances <= width, pair.thorough, pair.quick)
+        if equal_error_rate(scores, labels) > wanted:
+            break
+        best = width
+    low, high = (float(1 / (1 + np.exp(-(middle + sign * best)))) for sign in (-1, 1))
+    return Unsure(
+        low=low,
+        high=high,
+        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, the narrowest band around the quick network's "
+        f"threshold of equal error that brings the EER within {MARGIN} of the thorough network's",
+    )
+
+
+def cached_scores(scorer: Scorer, crops: Sequence[Crop], folder: Path) -> Scores:
+    """P(open) of each crop (N,), float64; kept in ``folder`` by model and crops, so nothing is computed twice."""
+    path = folder / f"{scorer.manifest.name}-{scorer.manifest.sha256[:12]}-{fingerprint(crops)[:12]}.npz"
+    if not path.exists():
+        parts = [
+            scorer.score([crop.data for crop in crops[start : start + _CHUNK]])
+            for start in tqdm(range(0, len(crops), _CHUNK), desc=f"scoring with {scorer.manifest.name}")
+        ]
+        write_arrays(path, scores=np.concatenate(parts))
+    return read_arrays(path, "cascade")["scores"].astype(np.float64)
+
+
+def make_cascade(
+    quick: Bundle,
+    thorough: Bundle,
+    split: Split,
+    models: Path,
+    *,
+    name: str,
+    version: str,
+    held_out: Sequence[Crop],
+    usual: Sequence[Crop],
+    cache: Path,
+) -> Path:
+    """Choose the band on MRL's validation subjects, judge the cascade, write its bundle.
+
+    Args:
+        quick, thorough: the networks, of bundles in ``models``.
+        split: MRL.
+        models: the folder of the bundles.
+        name, version: of the cascade.
+        held_out: labelled crops of the unlabelled set that no network learnt from.
+        usual: the other crops of that set; the service measures drift from them.
+        cache: folder for scores.
+
+    Returns:
+        The folder of the bundle.
+    """
+    networks = [Network(bundle, "cpu") for bundle in (quick, thorough)]
+
+    def ask(crops: Sequence[Crop]) -> Pair:
+        return Pair(*(cached_scores(network, crops, cache) for network in networks))
+
+    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    asked = ask(exam)
+    band = choose_band(asked, np.array([crop.label for crop in exam]))
+    thresholds = thresholds_of(Judged(exam, asked.together(band)))
+    metrics: list[Metric] = []
+    tests = {
+        "MRL test subjects": split.test,
+        f"MRL test subjects shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
+        "held-out crops of the unlabelled set": held_out,
+    }
+    for kind, crops in tests.items():
+        if crops:
+            pair = ask(crops)
+            metrics += eer_metrics(f"EER, {kind}", Judged(crops, pair.together(band)))
+            metrics.append(_share(f"Share asked twice, {kind}", pair.unsure(band)))
+    members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (quick, thorough)]
+    at_home = ask(usual) if usual else None
+    manifest = CascadeManifest(
+        name=name,
+        version=version,
+        created=datetime.now(UTC).replace(microsecond=0),
+        sha256=cascade_sha256(*members),
+        quick=members[0],
+        thorough=members[1],
+        unsure=band,
+        thresholds=thresholds,
+        metrics=metrics,
+        reference=None if at_home is None else reference_of(usual, at_home.together(band), thresholds),
+    )
+    card = cascade_card(manifest, slices(Judged(split.test, ask(split.test).together(band))))
+    return place(
+        models, name, {"manifest.json": to_json(manifest), "README.md": card.encode()}, check=lambda draft: draft
+    )
+
+
+def _share(name: str, chosen: npt.NDArray[np.bool_]) -> Metric:
+    found = wilson(int(chosen.sum()), chosen.size)
+    assert found is not None  # there is a crop
+    return Metric(name=name, value=found.value, low=found.low, high=found.high, n=chosen.size, interval="Wilson, 95 %")
