@@ -14,12 +14,13 @@ from rich.console import Console
 from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from eyestate.scorer import load
-from training import input_size
+from training import behaviour, input_size
 from training.classify import MIN_INPUT, Settings, train
 from training.data import load_mrl, split_by_subject
 from training.describe import describe
 from training.export import export_run
 from training.label.command import label
+from training.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
 from training.options import backbone_option, crops_option, human_labels_option, mrl_option
 from training.plots import plot_history
 from training.quality_limits import SCORED, quality_limits, table
@@ -39,6 +40,7 @@ from training.synthetic import generate
 from training.unlabelled import cluster_command, consensus_command, features_command
 
 RUNS = Path("runs")
+DRAWN, SAMPLED = 100, 500  # crops of each kind that a behavioural test takes at most
 SIDE = click.IntRange(min=MIN_INPUT)
 
 
@@ -165,6 +167,30 @@ def measure_quality_limits(mrl: Path, model: str) -> None:
     click.echo(table(quality_limits(load(model), crops)))
 
 
+@main.command("behaviour")
+@mrl_option
+@crops_option
+@human_labels_option
+@click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON.  [default: reports/MODEL/behaviour.json]")
+def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str, output: Path | None) -> None:
+    """Test what must not change a bundle's mind, and what must: on generated crops, and on real ones that are there.
+
+    Takes minutes for a large network.
+    """
+    real = []
+    if mrl.exists():
+        real.append(behaviour.sample("MRL test subjects", split_by_subject(load_mrl(mrl).crops).test, SAMPLED))
+    if crops.exists() and human_labels.exists():
+        real.append(behaviour.sample("held-out", judged_by_people(crops, human_labels), SAMPLED))
+    results = behaviour.behaviour(load(model), behaviour.generated(DRAWN), real)
+    path = output or Path("reports") / results.model / "behaviour.json"
+    behaviour.write(results, path)
+    click.echo(behaviour.table(results))
+    click.echo("\n".join(results.failures) or "everything passed")
+    click.echo(f"wrote {path}")
+
+
 for command in (
     generate,
     features_command,
@@ -178,6 +204,11 @@ for command in (
     mix,
     compare_command,
     report,
+    lesson_command,
+    search_student,
+    distil_command,
+    cascade_command,
+    calibration_command,
 ):
     main.add_command(command)
 
