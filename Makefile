@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types unit k8s-check monitoring loadtest image image-test sbom audit train lock clean
+.PHONY: help serve test lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -35,6 +35,9 @@ unit: $(VENV)/.dev ## Run the tests, two files at a time: many wait for servers
 
 loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
+
+benchmark: $(VENV)/.dev ## Judge and time all models beside the public ones, and write docs/benchmarks.md (ten minutes on two cores)
+	$(BIN)/python -m benchmarks
 
 monitoring: $(VENV)/.dev ## Start the service and Prometheus, with Grafana where it is installed
 	@$(BIN)/python -m monitoring up --port $(PORT)

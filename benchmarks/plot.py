@@ -1,0 +1,59 @@
+"""Accuracy against cost as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.accuracy import HELD_OUT, MRL_TEST
+from benchmarks.contestants import PEERS
+from benchmarks.report import Report, Row
+from benchmarks.speed import ONNX_RUNTIME, Speed
+
+SHOWN: Final = (HELD_OUT, MRL_TEST)
+BATCH: Final = 64
+_OURS, _THEIRS = "tab:blue", "tab:orange"
+
+
+def draw(report: Report, path: Path) -> bool:
+    """EER against crops/s, a column for each test, into an SVG; False, and no file, where either was not measured."""
+    points = [(row, speed) for row in report.rows if (speed := at_batch(report, row.name))]
+    tests = [test for test in report.tests if test.name in SHOWN and any(test.name in row.eer for row, _ in points)]
+    if not tests:
+        return False
+    with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(5.2 * len(tests), 4.2), layout="constrained")
+        for axes, test in zip(figure.subplots(1, len(tests), squeeze=False)[0], tests, strict=True):
+            for row, speed in points:
+                if test.name in row.eer:
+                    _point(axes, row, speed, test.name)
+            axes.set(
+                title="\n".join((test.what[:60], test.what[60:])).strip(),
+                xscale="log",
+                xlabel=f"crops/s, {ONNX_RUNTIME}, batch {BATCH}",
+                ylabel="EER with its 95 % interval",
+                ylim=(0, None),
+            )
+            axes.margins(x=0.25)
+            axes.grid(visible=True, which="major", alpha=0.3)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+    return True
+
+
+def at_batch(report: Report, name: str) -> Speed | None:
+    """The speed that is shown: of a cascade that on the mix, for what it costs depends on the crops."""
+    network = report.by_batch(name, ONNX_RUNTIME).get(BATCH)
+    return network or report.by_batch(name, ONNX_RUNTIME, mix=True).get(BATCH)
+
+
+def _point(axes: Axes, row: Row, speed: Speed, test: str) -> None:
+    eer = row.eer[test]
+    colour = _THEIRS if row.name in PEERS else _OURS
+    errors = [[eer.value - eer.low], [eer.high - eer.value]]
+    axes.errorbar(speed.median, eer.value, yerr=errors, fmt="o", color=colour, capsize=2, elinewidth=0.8)
+    axes.annotate(row.name, (speed.median, eer.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
