@@ -9,7 +9,18 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from eyestate.bundle import InputContract, Manifest, OutputContract, Thresholds, Training
+from eyestate.bundle import (
+    CascadeManifest,
+    InputContract,
+    Manifest,
+    Member,
+    OutputContract,
+    Thresholds,
+    Training,
+    Unsure,
+    cascade_sha256,
+    load_bundle,
+)
 
 SIDE = 16
 
@@ -36,23 +47,49 @@ def brightness_network(side: int = SIDE) -> bytes:
     return serialized
 
 
-def write_bundle(folder: Path, name: str = "brightness") -> Path:
+def write_bundle(folder: Path, name: str = "brightness", side: int = SIDE) -> Path:
     """Write ``folder/name/`` with model and manifest, and return it."""
     path = folder / name
     path.mkdir(parents=True)
-    model = brightness_network()
+    model = brightness_network(side)
     (path / "model.onnx").write_bytes(model)
     manifest = Manifest(
         name=name,
         version="1.2.3",
         created=datetime(2026, 1, 1, tzinfo=UTC),
         sha256=hashlib.sha256(model).hexdigest(),
-        input=InputContract(name="crops", shape=("batch", SIDE, SIDE)),
+        input=InputContract(name="crops", shape=("batch", side, side)),
         output=OutputContract(name="p_open"),
         thresholds=Thresholds(closed=0.25, open=0.75, rule="made for a test"),
         training=Training(architecture="mean brightness", backbone="", settings={}, data=[], git_revision=""),
         metrics=[],
         parity=0,
     )
+    (path / "manifest.json").write_text(manifest.model_dump_json())
+    return path
+
+
+def write_cascade(folder: Path, low: float = 0.3, high: float = 0.7) -> Path:
+    """Write ``folder/both/``, a cascade, and its networks ``quick`` and ``thorough``; return it.
+
+    Both score by mean brightness, the thorough one at twice the side.
+    """
+    quick, thorough = (
+        Member(name=name, sha256=load_bundle(write_bundle(folder, name, side)).manifest.sha256)
+        for name, side in (("quick", SIDE), ("thorough", 2 * SIDE))
+    )
+    manifest = CascadeManifest(
+        name="both",
+        version="1.2.3",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        sha256=cascade_sha256(quick, thorough),
+        quick=quick,
+        thorough=thorough,
+        unsure=Unsure(low=low, high=high, rule="made for a test"),
+        thresholds=Thresholds(closed=0.25, open=0.75, rule="made for a test"),
+        metrics=[],
+    )
+    path = folder / "both"
+    path.mkdir()
     (path / "manifest.json").write_text(manifest.model_dump_json())
     return path

@@ -79,7 +79,7 @@ def write_lesson(
         teacher: answers.
         output: the folder of the files; an older lesson made of something else is moved aside.
         side: width and height of the student's input in pixels.
-        views: how many to draw, rounded up to whole files.
+        views: how many to draw.
         own_share: share of the draws that are crops without a subject.
         seed: of the draws.
     """
@@ -89,6 +89,7 @@ def write_lesson(
             "teacher": {"name": teacher.manifest.name, "sha256": teacher.manifest.sha256},
             "data": fingerprint(crops),
             "side": side,
+            "views": views,
             "own_share": own_share,
             "seed": seed,
         },
@@ -96,14 +97,15 @@ def write_lesson(
     weights = balanced_weights(crops, own_share).tolist()
     dataset = _Views(crops, (teacher.side, side))
     parts = [output / f"{number:04d}.npz" for number in range(math.ceil(views / PART))]
-    with tqdm(total=len(parts) * PART, desc="asking the teacher", unit="view") as progress:
+    with tqdm(total=views, desc="asking the teacher", unit="view") as progress:
         for number, path in enumerate(parts):
+            n = min(PART, views - number * PART)
             if path.exists():
-                progress.update(PART)
+                progress.update(n)
                 continue
             draws = torch.Generator().manual_seed(seed * 1_000_003 + number)
             kept: list[tuple[Pixels, Floats, Floats]] = []
-            for shown, crop, labels in _batches(dataset, weights, draws):
+            for shown, crop, labels in _batches(dataset, weights, n, draws):
                 kept.append((crop, log_odds(teacher.run(shown)), labels))
                 progress.update(len(crop))
             pixels, logits, known = (np.concatenate(each) for each in zip(*kept, strict=True))
@@ -130,12 +132,12 @@ def log_odds(scores: npt.NDArray[np.floating]) -> Floats:
 
 
 def _batches(
-    dataset: _Views, weights: Sequence[float], draws: torch.Generator
+    dataset: _Views, weights: Sequence[float], n: int, draws: torch.Generator
 ) -> Iterator[tuple[Pixels, Pixels, Floats]]:
     loader = DataLoader(
         dataset,
         batch_size=32,
-        sampler=WeightedRandomSampler(weights, PART, generator=draws),
+        sampler=WeightedRandomSampler(weights, n, generator=draws),
         num_workers=max(1, min(8, (os.cpu_count() or 1) - 1)),
         generator=draws,
     )

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eyestate.bundle import load_bundle
+from eyestate.bundle import CascadeBundle, load_bundle, load_model
 from eyestate.errors import BundleError
-from tests.bundles import write_bundle
+from tests.bundles import write_bundle, write_cascade
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -84,3 +85,41 @@ def test_manifest_that_is_no_json(tmp_path: Path) -> None:
     (path / "manifest.json").write_text("{")
     with pytest.raises(BundleError, match="does not fit this version"):
         load_bundle(path)
+
+
+class TestCascade:
+    def test_comes_with_its_networks(self, tmp_path: Path) -> None:
+        bundle = load_model(write_cascade(tmp_path))
+        assert isinstance(bundle, CascadeBundle)
+        assert (bundle.quick.manifest.name, bundle.thorough.manifest.name) == ("quick", "thorough")
+
+    def test_is_no_single_network(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match=r"both is a cascade.*such as quick or thorough"):
+            load_bundle(write_cascade(tmp_path))
+
+    def test_made_for_another_network(self, tmp_path: Path) -> None:
+        path = write_cascade(tmp_path)
+        shutil.rmtree(tmp_path / "thorough")
+        write_bundle(tmp_path, "thorough", side=17)
+        with pytest.raises(BundleError, match=r"made for another thorough.*python -m training cascade"):
+            load_model(path)
+
+    def test_network_that_is_missing(self, tmp_path: Path) -> None:
+        path = write_cascade(tmp_path)
+        shutil.rmtree(tmp_path / "quick")
+        with pytest.raises(BundleError, match=r"no model.*quick"):
+            load_model(path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"unsure": {"low": 0.7, "high": 0.3, "rule": ""}}, "does not fit this version: unsure: .*lower bound"),
+            ({"unsure": {"low": 0.7, "rule": ""}}, r"does not fit this version: unsure\.high"),
+            ({"sha256": "0" * 64}, "is damaged"),
+        ],
+    )
+    def test_manifest_of_another_kind(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+        path = write_cascade(tmp_path)
+        edit(path, **change)
+        with pytest.raises(BundleError, match=message):
+            load_model(path)

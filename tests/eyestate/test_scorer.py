@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import eyestate
 from eyestate.bundle import load_bundle
 from eyestate.errors import BundleError, CorruptImageError, ImageTooSmallError, UnreadableFileError
 from eyestate.images import Pixels
-from eyestate.scorer import BATCH, Network, Scorer
-from tests.bundles import brightness_network, write_bundle
+from eyestate.scorer import BATCH, Network, Scorer, Scores
+from tests.bundles import brightness_network, write_bundle, write_cascade
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -106,6 +108,46 @@ def test_network_that_contradicts_its_manifest(tmp_path: Path) -> None:
     bundle.onnx.write_bytes(b"no network")
     with pytest.raises(BundleError, match="cannot load"):
         Network(bundle)
+
+
+class TestCascade:
+    @pytest.fixture
+    def cascade(self, tmp_path: Path) -> Scorer:
+        return eyestate.load(write_cascade(tmp_path, low=0.3, high=0.7))
+
+    def test_asks_the_thorough_network_where_the_quick_one_is_unsure(
+        self, cascade: Scorer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Network.run
+
+        def marked(network: Network, batch: Pixels) -> Scores:
+            return run(network, batch) + (10 if network.manifest.name == "thorough" else 0)
+
+        monkeypatch.setattr(Network, "run", marked)
+        crops = [grey(value, 24, 24) for value in (0, 76, 77, 128, 178, 179, 255)]
+        scores = cascade.score(crops)
+        assert (scores > 5).tolist() == [False, False, True, True, True, False, False]
+        assert cascade.escalated == 3
+
+    @given(data=st.data())
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_parts_of_any_size_keep_their_order(self, cascade: Scorer, data: st.DataObject) -> None:
+        sizes = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(8, 40), st.integers(8, 40)), min_size=1))
+        shades = [data.draw(st.lists(st.integers(0, 255), min_size=n, max_size=n)) for n, _, _ in sizes]
+        parts = [
+            np.broadcast_to(np.array(values, np.uint8)[:, None, None], (n, height, width)).copy()
+            for values, (n, height, width) in zip(shades, sizes, strict=True)
+            if n
+        ]
+        if parts:
+            expected = [value / 255 for values in shades for value in values]
+            np.testing.assert_allclose(cascade.score_parts(parts), expected, atol=1e-6)
+
+    def test_is_a_model_like_any_other(self, cascade: Scorer) -> None:
+        assert cascade.manifest.name == "both"
+        assert cascade.side == 32
+        assert cascade.device == "cpu-fp32"
+        assert cascade.states(cascade.score([grey(0, 24, 24), grey(128, 24, 24)])) == ["closed", "uncertain"]
 
 
 class TestShippedModel:

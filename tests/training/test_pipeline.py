@@ -55,6 +55,16 @@ MINIATURE = {
         "average_decay": 0.5,
         "own_share": 0.5,
     },
+    "lite": {
+        "version": "0.0.1",
+        "views": 512,
+        "own_share": 0.5,
+        "search": {"views": 256, "trials": 1},
+        "epochs": 1,
+        "batch_size": 64,
+        "learning_rate": 9e-3,
+        "average_decay": 0.5,
+    },
     "final_long": {
         "epochs": 2,
         "crops_per_epoch": 64,
@@ -143,6 +153,10 @@ def run_through(project: Path, backbone: Path) -> None:
     assert {source.name for source in scorer.manifest.training.data} == {"MRL Eye Dataset", "eye crops without labels"}
     scores = scorer.score([jpeg(pixels) for pixels, _ in labelled(4, seed=7)])
     assert ((scores >= 0) & (scores <= 1)).all()
+    for name in ("final_best_lite", "cascade"):
+        made = eyestate.load(name)
+        assert made.manifest.name == name
+        assert (made.score([jpeg(pixels) for pixels, _ in labelled(4, seed=7)]) >= 0).all()
     assert "held-out crops" in (project / "models" / "final_best" / "README.md").read_text()
 
 
