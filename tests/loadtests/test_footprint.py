@@ -11,7 +11,7 @@ from loadtests.footprint import main
 
 
 def test_the_largest_bodies_take_most_memory(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["--model", "small", "--seconds", "1", "--output", str(tmp_path)])
+    result = CliRunner().invoke(main, ["--model", "small", "--seconds", "2", "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     rows = {
         row["load"].partition(",")[0]: row

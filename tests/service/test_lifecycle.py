@@ -79,7 +79,7 @@ class Load:
 
 def test_sigterm_says_so_first_then_refuses_and_loses_nothing(tmp_path: Path, model: str) -> None:
     log = tmp_path / "log"
-    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="2", EYESTATE_WORKERS="2") as (
+    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="4", EYESTATE_WORKERS="2") as (
         process,
         url,
     ):
@@ -90,7 +90,7 @@ def test_sigterm_says_so_first_then_refuses_and_loses_nothing(tmp_path: Path, mo
             process.send_signal(signal.SIGTERM)
             told = time.monotonic()
             while (readiness := httpx.get(f"{url}/readyz")).status_code == 200:
-                assert time.monotonic() < told + 2
+                assert time.monotonic() < told + 4
             assert (readiness.status_code, readiness.json()["status"]) == (503, "draining")
             assert httpx.get(f"{url}/livez").status_code == 200
             answer = httpx.post(f"{url}/v1/score", content=OPEN)

@@ -66,7 +66,7 @@ def answered(server: Server, route: str) -> int:
 
 def test_single_crops(service: Server, tmp_path: Path) -> None:
     before = answered(service, "/v1/score")
-    code, printed = run(tmp_path, "single", "--host", service.url, "--seconds", "2", "--p95-ms", "20000")
+    code, printed = run(tmp_path, "single", "--host", service.url, "--seconds", "4", "--p95-ms", "20000")
     assert code == 0, printed
     assert "NOT HELD" not in printed
     sent = rows(tmp_path, "single")["single"]
@@ -90,7 +90,7 @@ def test_batches_that_do_not_hold_their_p95(service: Server, tmp_path: Path) -> 
 
 
 def test_wrong_key_is_a_failure_and_workers_add_up(service: Server, tmp_path: Path) -> None:
-    options = ("--host", service.url, "--seconds", "2", "--processes", "2")
+    options = ("--host", service.url, "--seconds", "4", "--processes", "2")
     code, printed = run(tmp_path, "single", *options, EYESTATE_API_KEY="wrong")
     assert code == 1, printed
     assert "status 401" in printed
@@ -105,7 +105,7 @@ def test_master_and_worker(service: Server, tmp_path: Path) -> None:
     locust = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--master-port", port]
     master = [*locust, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
     master += ["--expect-workers", "1", "--expect-workers-max-wait", "60", "--host", service.url]
-    master += ["--scenario", "single", "--seconds", "2", "--p95-ms", "20000", "--api-key-file", str(keys)]
+    master += ["--scenario", "single", "--seconds", "4", "--p95-ms", "20000", "--api-key-file", str(keys)]
     with subprocess.Popen(
         [*locust, "--worker"], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as worker:
@@ -129,7 +129,7 @@ def test_crops_that_are_not_there(service: Server, tmp_path: Path) -> None:
 
 def test_overload_is_refused_and_refusals_are_no_failures(tmp_path: Path) -> None:
     # The service is started by the scenario; a queue of one crop is full at once.
-    options = ("--model", "small", "--factor", "0.2", "--seconds", "4", "--p95-ms", "60000")
+    options = ("--model", "small", "--factor", "0.2", "--seconds", "8", "--p95-ms", "60000")
     code, printed = run(tmp_path, "overload", *options, EYESTATE_QUEUE="1")
     found = rows(tmp_path, "overload")
     refused = [counts for name, counts in found.items() if name.endswith(" refused")]
