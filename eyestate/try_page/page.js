@@ -65,6 +65,8 @@ function refusal(response, error) {
       return new Refusal(NO_PICTURE);
     case 429:
       return new Refusal(`The service is busy. Try again ${later}.`, { again: true, wait });
+    case 501:
+      return new Refusal("This service finds no faces. Choose “One eye” and give it a crop.");
     case 502:
     case 503:
       return new Refusal(`The service is not ready. Try again ${later}.`, { again: true, wait });
@@ -78,7 +80,8 @@ function refusal(response, error) {
   }
 }
 
-/* What the service says of a picture, a photo and a crop in one form: groups of eyes with boxes, all in pixels. */
+/* What the service says of a picture, a photo and a crop in one form: groups of eyes with boxes, all in pixels. An eye
+   that is beyond the photo's edge has only a name. */
 async function judged({ blob, canvas }, signal) {
   const kind = document.querySelector("input[name=kind]:checked").value;
   const began = performance.now();
@@ -279,6 +282,7 @@ function icon(state) {
   return svg;
 }
 
+const seen = (eye) => eye.box !== undefined;
 const digits = (score) => score.toFixed(3);
 
 function clear() {
@@ -319,7 +323,7 @@ function marked(face, image, mirrored) {
   const frame = make("div", face.number ? "face framed" : "face whole");
   place(frame, face.box, { left: 0, top: 0, ...image }, mirrored);
   if (face.number) frame.append(make("span", "number", face.number));
-  for (const eye of face.eyes) {
+  for (const eye of face.eyes.filter(seen)) {
     const mark = make("div", "eye");
     mark.dataset.state = eye.state;
     place(mark, eye.box, face.box, mirrored);
@@ -369,16 +373,22 @@ function rows(face, image, canvas) {
   body.insertRow().append(title);
   for (const eye of face.eyes) {
     const row = body.insertRow();
-    row.dataset.state = eye.state;
     const name = make("th");
     name.scope = "row";
     const cut = make("div", "cut");
-    if (canvas) cut.append(thumbnail(canvas, eye.box, image));
+    if (canvas && seen(eye)) cut.append(thumbnail(canvas, eye.box, image));
     cut.append(make("span", "", eye.name));
     name.append(cut);
+    row.append(name);
+    if (!seen(eye)) {
+      const beyond = row.insertCell();
+      beyond.colSpan = 2;
+      beyond.textContent = "not in the picture";
+      continue;
+    }
+    row.dataset.state = eye.state;
     const state = make("div", "state");
     state.append(icon(eye.state), make("span", "", eye.state));
-    row.append(name);
     row.insertCell().append(state);
     row.insertCell().append(digits(eye.score));
   }
@@ -400,12 +410,12 @@ function thumbnail(canvas, box, image) {
 
 function summary({ groups, guessed }) {
   if (groups.length === 0) return "No face found.";
-  const eyes = groups.flatMap((face) => face.eyes);
+  const eyes = groups.flatMap((face) => face.eyes.filter(seen));
   if (!groups[0].number) return `${guessed ? "No face found. Taken as one eye, it is" : "The eye is"} ${eyes[0].state}.`;
   const counts = STATES.map((state) => [eyes.filter((eye) => eye.state === state).length, state])
     .filter(([count]) => count > 0)
     .map(([count, state], at) => `${count} ${at === 0 ? (count === 1 ? "eye " : "eyes ") : ""}${state}`);
-  return `${groups.length} ${groups.length === 1 ? "face" : "faces"}: ${counts.join(", ")}.`;
+  return `${groups.length} ${groups.length === 1 ? "face" : "faces"}: ${counts.join(", ") || "no eye in the picture"}.`;
 }
 
 function facts({ model, took }, canvas, from) {

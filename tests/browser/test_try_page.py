@@ -23,7 +23,7 @@ from tests.service.conftest import PROJECT, started_service, wait_until_ready
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 PATIENCE = 60_000  # milliseconds that a busy machine may take to react
-ASTRONAUT = Image.fromarray(skimage.data.astronaut())
+ASTRONAUT = Image.fromarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
 PHOTO = encoded(ASTRONAUT, "PNG")
 OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
 CLOSED = (PROJECT / "examples" / "closed.jpg").read_bytes()
