@@ -11,10 +11,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from eyestate.bundle import models_dir
+from eyestate.bundle import load_model, models_dir
 from eyestate.cli import Commands
 from eyestate.scorer import load
 from training import behaviour, input_size
+from training.card import write_section
 from training.classify import MIN_INPUT, Settings, train
 from training.data import load_mrl, split_by_subject
 from training.describe import describe
@@ -176,6 +177,8 @@ def measure_quality_limits(mrl: Path, model: str) -> None:
 def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str, output: Path | None) -> None:
     """Test what must not change a bundle's mind, and what must: on generated crops, and on real ones that are there.
 
+    The results go into a report and into the model card.
+
     Takes minutes for a large network.
     """
     real = []
@@ -186,6 +189,7 @@ def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str,
     results = behaviour.behaviour(load(model), behaviour.generated(DRAWN), real)
     path = output or Path("reports") / results.model / "behaviour.json"
     behaviour.write(results, path)
+    write_section(load_model(model).path / "README.md", "Behaviour", behaviour.table(results))
     click.echo(behaviour.table(results))
     click.echo("\n".join(results.failures) or "everything passed")
     click.echo(f"wrote {path}")

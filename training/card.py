@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from eyestate.bundle import Card, CascadeManifest, DataSource, Manifest, Metric, Thresholds, Training
 from training.results import Slice
@@ -78,6 +79,14 @@ def with_section(card: str, title: str, body: str) -> str:
     after = rest.partition("\n## ")[2] if found else ""
     section = f"{before.rstrip()}\n\n## {title}\n\n{body.strip()}\n"
     return f"{section}\n## {after}" if after else section
+
+
+def write_section(card: Path, title: str, body: str) -> None:
+    """``with_section`` on a card's file; where there is none, none is made."""
+    if card.exists():
+        draft = card.with_suffix(".draft")
+        draft.write_text(with_section(card.read_text(), title, body))
+        draft.replace(card)
 
 
 def cascade_card(manifest: CascadeManifest, slices: Iterable[Slice]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from eyestate.bundle import load_bundle, load_model, models_dir
 from eyestate.scorer import Network, load
 from training import calibrate
-from training.card import with_section
+from training.card import write_section
 from training.cascade import cached_scores, make_cascade
 from training.data import FAR_SIDE, Crop, load_mrl, shrunk, split_by_subject
 from training.distill import SIDE, StudentSettings, distil, tune
@@ -178,9 +178,7 @@ def calibration_command(
     )
     text = calibrate.section(fits, errors)
     click.echo(text)
-    card = load_model(model).path / "README.md"
-    if card.exists():
-        card.write_text(with_section(card.read_text(), "Calibration", text))
+    write_section(load_model(model).path / "README.md", "Calibration", text)
 
 
 def _taught(mrl: Path, crops: Path) -> list[Crop]:

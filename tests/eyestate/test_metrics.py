@@ -56,7 +56,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         without.thresholds,
     )
     manifest = without.model_copy(update={"reference": usual})
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17)
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
     return manifest
 
 
@@ -168,7 +168,7 @@ def test_the_queue_is_asked() -> None:
 
 
 def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17)
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
     scores = np.random.default_rng(1).random(LEAST, np.float32)
     metrics.scored(scores[1:])
     metrics.publish()
@@ -184,12 +184,12 @@ def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
 
 
 def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
-    metrics.set_model(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17)
+    metrics.set_model(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
     before = value("eyestate_drift_psi", feature="score")
     metrics.scored(np.zeros(LEAST, np.float32))
     metrics.publish()
     assert value("eyestate_drift_psi", feature="score") == before
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17)
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ class TestSeveralWorkers:
             "import os, numpy as np\n"
             "from eyestate import metrics\n"
             "from eyestate.bundle import load_bundle\n"
-            f"metrics.set_model(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5)\n"
+            f"metrics.set_model(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
         )
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
         command = [sys.executable, "-c", prologue + script]
