@@ -27,7 +27,7 @@ _WORKERS: Final = 2
 _QUEUE: Final = 100  # crops; so small that some batches are refused
 _CONNECTIONS: Final = 8
 _PER_CONNECTION: Final = 20  # requests, so that both workers get some
-_PATIENCE_SECONDS: Final = 60  # until everything has an answer
+_PATIENCE_SECONDS: Final = 180  # until everything has an answer
 
 
 @dataclass(frozen=True, slots=True)
