@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from eyestate.bundle import Bundle
+from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.settings import Device
 from loadtests.servers import SCRATCH, Probe, Server, running
 
@@ -17,7 +17,13 @@ _COMMAND: Final = (sys.executable, "-m", "bentoml", "serve", "service", "--host"
 
 @contextmanager
 def served(
-    bundle: Bundle, device: Device, workers: int, name: str, port: int | None = None, /, **settings: str
+    bundle: Bundle | CascadeBundle,
+    device: Device,
+    workers: int,
+    name: str,
+    port: int | None = None,
+    /,
+    **settings: str,
 ) -> Iterator[Server]:
     """``bentoml serve service`` with a model; it is gone when the block ends.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from eyestate.bundle import load_bundle
+from eyestate.bundle import load_model
 from eyestate.cli import Commands
 from eyestate.settings import settings
 from loadtests.servers import PROJECT, SCRATCH
@@ -56,7 +56,7 @@ def queries() -> None:
     with 1 where a query is in error or has no value.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outcome = rehearse(load_bundle(), Path(folder))
+        outcome = rehearse(load_model(), Path(folder))
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(written(outcome))
     click.echo(f"{len(outcome.dashboard)} queries of the dashboard, {len(outcome.rules)} of the rules")
@@ -81,7 +81,7 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
     folder = SCRATCH / "monitoring" / str(prometheus_port)
     with ExitStack() as started, suppress(KeyboardInterrupt):
         click.echo("Starting the service and Prometheus …")
-        chosen, bundle = settings(), load_bundle()
+        chosen, bundle = settings(), load_model()
         service = started.enter_context(served(bundle, chosen.device, chosen.workers, "monitoring", port))
         watcher = started.enter_context(prometheus(f"127.0.0.1:{port}", folder / "prometheus", port=prometheus_port))
         click.echo(f"Service     {service.url}\nPrometheus  {watcher.url}/graph, {watcher.url}/alerts")

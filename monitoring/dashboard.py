@@ -337,6 +337,16 @@ def _verdicts() -> list[AnyPanel]:
             unit="percentunit",
         ),
         graph(
+            "Crops asked about twice",
+            "Share of the crops about which a cascade asked its thorough network; 0 with any other model.",
+            Query(
+                f"sum(rate(eyestate_crops_escalated_total{{{_POD}}}{_RATE}))"
+                f" / sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
+                "asked twice",
+            ),
+            unit="percentunit",
+        ),
+        graph(
             "Crops that fail",
             "Crops a second that cannot be scored, by the code of the error. Alert: EyestateCropsFailing.",
             Query(f"sum by (code) (rate(eyestate_crops_failed_total{{{_POD}}}{_RATE}))", "{{code}}"),

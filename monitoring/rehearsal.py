@@ -14,7 +14,7 @@ from typing import Final
 import httpx
 import yaml
 
-from eyestate.bundle import Bundle
+from eyestate.bundle import Bundle, CascadeBundle
 from loadtests.load import Generator, run
 from loadtests.service import served
 from monitoring import traffic
@@ -59,7 +59,7 @@ class Outcome:
         ]
 
 
-def rehearse(bundle: Bundle, folder: Path) -> Outcome:
+def rehearse(bundle: Bundle | CascadeBundle, folder: Path) -> Outcome:
     """Start all, put it under load, and ask until everything has an answer or patience ends.
 
     Args:
