@@ -29,15 +29,15 @@ from eyestate.images import Pixels
 FOLDER: Final = "mtcnn"
 DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops
 MAX_FACES: Final = 64  # of a photo: the largest
-MIN_FACE: Final = 32  # pixels: in a smaller face an eye has too few of them to be told open or closed
+MIN_FACE: Final = 32  # pixels of the longer side: in a smaller one eyes have too few of them to be told open or closed
 FACES_ALONG: Final = (
     48  # of the smallest faces as many fit along the longest side, which bounds the work on a large photo
 )
 
-# As in facenet-pytorch.
+# As in facenet-pytorch, but for the last: what else was taken for a face had 0.74 to 0.95 (docs/faces.md).
 _P_NET_CONFIDENCE: Final = 0.6
 _R_NET_CONFIDENCE: Final = 0.7
-_O_NET_CONFIDENCE: Final = 0.7
+_O_NET_CONFIDENCE: Final = 0.95
 _SHRINKAGE: Final = 0.709  # from one level of the pyramid to the next: half the area
 _CELL: Final = 12  # pixels: what P-Net sees at a time
 _STRIDE: Final = 2  # pixels from one cell to the next
@@ -76,7 +76,7 @@ class Face:
 
     Attributes:
         box: from the forehead to the chin, within the photo.
-        confidence: of the detector that this is a face, 0.7 to 1.
+        confidence: of the detector that this is a face, 0.95 to 1.
         right_eye, left_eye: the middle of the person's own right and left eye; in a photo that is not mirrored the
             right eye is on the left.
     """
@@ -130,8 +130,8 @@ class FaceDetector:
     def detect(self, photo: Pixels) -> list[Face]:
         """The faces in a photo, largest first, at most ``MAX_FACES``.
 
-        Found are faces from ``smallest_face`` pixels on that look towards the camera or are turned up to a profile;
-        leaning to the side by more than some 30 degrees, or upside down, they may be missed.
+        Looked for are faces from ``smallest_face`` pixels on; smaller ones may be found, but none of less than
+        ``MIN_FACE``. A head that leans to the side by more than some 30 degrees, or is upside down, may be missed.
 
         Args:
             photo: upright RGB, uint8 (height, width, 3).
@@ -140,7 +140,8 @@ class FaceDetector:
         boxes = self._proposed(shrunk)
         boxes = self._refined(shrunk, boxes) if len(boxes) else boxes
         faces = self._decided(shrunk, boxes) if len(boxes) else []
-        return sorted(faces, key=lambda face: face.box.width * face.box.height, reverse=True)[:MAX_FACES]
+        large = [face for face in faces if max(face.box.width, face.box.height) >= MIN_FACE]
+        return sorted(large, key=lambda face: face.box.width * face.box.height, reverse=True)[:MAX_FACES]
 
     def _proposed(self, shrunk: _Shrunk) -> Floats:
         """P-Net's candidates: square boxes with a part in the photo, float32 (N, 4)."""
@@ -206,7 +207,7 @@ def scales(width: int, height: int) -> list[float]:
 
 
 def smallest_face(width: int, height: int) -> float:
-    """The width in pixels of the smallest faces that are looked for in a photo of ``width``×``height`` pixels."""
+    """The side in pixels of the smallest faces that are looked for in a photo of ``width``×``height`` pixels."""
     return max(MIN_FACE, max(width, height) / FACES_ALONG)
 
 

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from eyestate.bundle import Manifest
+from eyestate.mtcnn import DESCRIPTION, Description
 from image.engine import Config, ImageError
 
 _STATUS: Final = "var/lib/dpkg/status"
@@ -174,3 +175,17 @@ def _models(root: Path) -> Iterator[Component]:
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=content)],
             properties=[Property(name="eyestate:training-data", value=data.name) for data in manifest.training.data],
         )
+    for path in sorted((root / "models").glob(f"*/{DESCRIPTION}")):
+        detector = Description.model_validate_json(path.read_bytes())
+        for network in detector.networks:
+            with (path.parent / f"{network}.onnx").open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            yield Component(
+                type=ComponentType.MACHINE_LEARNING_MODEL,
+                name=f"{detector.name}-{network}",
+                version=detector.version,
+                bom_ref=f"model:{detector.name}-{network}",
+                description=f"face detector; {detector.source}",
+                licenses=_spdx([detector.licence]),
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=content)],
+            )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eyestate.mtcnn import FaceDetector
 from loadtests.servers import PROJECT, Probe, running
 from tests.bundles import write_bundle
 
@@ -37,6 +38,7 @@ def test_it_holds_what_serves_and_nothing_else(source: Path) -> None:
     assert top == {"bentofile.yaml", "eyestate", "models", "requirements", "service.py"}
     assert not list(source.rglob("__pycache__"))
     assert (source / "models" / "final_best" / "model.onnx").stat().st_size > 10**7
+    assert FaceDetector(source / "models" / "mtcnn").description.licence == "MIT"
 
 
 def test_it_serves_by_itself(tmp_path: Path, home: dict[str, str], bento: str, source: Path) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from image import sbom
-from image.engine import Config
+from image.engine import PROJECT, Config
 from tests.bundles import write_bundle
 
 STATUS = """\
@@ -47,6 +48,7 @@ def root(tmp_path: Path) -> Path:
     put(tmp_path, "var/lib/dpkg/status", STATUS)
     put(tmp_path, "usr/lib/os-release", 'ID=debian\nVERSION_ID="12"\n')
     write_bundle(tmp_path / "models")
+    shutil.copytree(PROJECT / "models" / "mtcnn", tmp_path / "models" / "mtcnn")
     return tmp_path
 
 
@@ -71,7 +73,9 @@ def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_pat
     assert (bill["metadata"]["component"]["type"], bill["metadata"]["component"]["version"]) == ("container", "1.0-cpu")
 
     components = {component["name"]: component for component in bill["components"]}
-    assert set(components) == {"web-server", "parser", "libssl3", "python", "brightness"}
+    detector = {"mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet"}
+    assert set(components) == {"web-server", "parser", "libssl3", "python", "brightness"} | detector
+    assert components["mtcnn-pnet"]["licenses"][0]["license"]["id"] == "MIT"
     assert components["web-server"]["purl"] == "pkg:pypi/web-server@2.0"
     assert components["web-server"]["licenses"][0]["license"]["id"] == "MIT"
     assert components["parser"]["licenses"][0]["license"]["name"] == "BSD License"

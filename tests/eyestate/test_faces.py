@@ -1,0 +1,227 @@
+"""From faces to eye crops, and photos of many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import eyestate
+from eyestate.errors import CorruptImageError, OverloadedError, UnsupportedImageError
+from eyestate.faces import CROP, Finder, crop_side, find
+from eyestate.images import MIN_SIDE, luma
+from eyestate.mtcnn import Box, Face, FaceDetector, Point
+from tests.images import encoded, orientation
+from tests.photos import LEFT_EYE, RIGHT_EYE, collage, portrait
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector()
+
+
+class Pretending(FaceDetector):
+    """Finds the faces it was given, in any photo."""
+
+    def __init__(self, *faces: Face) -> None:
+        self.faces = [*faces]
+
+    def detect(self, photo: object) -> list[Face]:
+        return self.faces
+
+
+def face(right: tuple[float, float], left: tuple[float, float], width: float = 50) -> Face:
+    return Face(Box(0, 0, width, width), 0.99, Point(*right), Point(*left))
+
+
+def png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+
+
+def test_crops_are_squares_around_the_eyes(detector: FaceDetector) -> None:
+    found = find(detector, encoded(portrait(), "PNG"))
+    (eyes,) = found.eyes
+    assert (found.width, found.height) == (512, 512)
+    for box, crop, eye in zip(eyes, found.crops, (RIGHT_EYE, LEFT_EYE), strict=True):
+        assert box is not None
+        assert crop.shape == (box.height, box.width)
+        assert box.width == pytest.approx(CROP * (LEFT_EYE[0] - RIGHT_EYE[0]), abs=2)
+        assert (box.left + box.width / 2, box.top + box.height / 2) == pytest.approx(eye, abs=4)
+        left, top = int(box.left), int(box.top)
+        pixels = np.asarray(portrait())[top : top + len(crop), left : left + len(crop)]
+        np.testing.assert_array_equal(crop, luma(np.ascontiguousarray(pixels)))
+
+
+def test_crops_are_what_the_model_knows(detector: FaceDetector) -> None:
+    found = find(detector, encoded(collage(), "JPEG", quality=92))
+    assert len(found.crops) == 8
+    assert eyestate.load().score(found.crops).min() > 0.9
+
+
+def test_a_shut_eye_is_told(detector: FaceDetector) -> None:
+    """The portrait with its right eye painted over by the skin below it, and a dark line where the lids meet."""
+    photo = np.array(portrait())
+    x, y = RIGHT_EYE
+    photo[y - 8 : y + 8, x - 14 : x + 14] = photo[y + 14 : y + 16, x - 14 : x + 14].mean((0, 1))
+    photo[y + 3 : y + 5, x - 12 : x + 12] = 60
+    found = find(detector, png(photo))
+    right, left = eyestate.load().score(found.crops).tolist()
+    assert right < 0.3
+    assert left > 0.9
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_photos_are_turned_upright(detector: FaceDetector, turn: int) -> None:
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = portrait().crop((100, 0, 400, 260))
+    stored = upright.transpose(undo[turn]) if turn in undo else upright
+    found = find(detector, encoded(stored, "PNG", exif=orientation(turn)))
+    assert (found.width, found.height) == (300, 260)
+    assert found.faces == find(detector, encoded(upright, "PNG")).faces
+
+
+def test_an_eye_beyond_the_edge_is_not_cut() -> None:
+    found = find(Pretending(face((-3, 40), (30, 40))), png(NOISE))
+    assert found.eyes[0].right is None
+    assert found.eyes[0].left is not None
+    assert len(found.crops) == 1
+
+
+def test_a_crop_over_the_edge_goes_on_with_the_outermost_pixels() -> None:
+    found = find(Pretending(face((2, 1), (42, 1))), png(NOISE))
+    side = round(CROP * 40)
+    crop, box = found.crops[0], found.eyes[0].right
+    assert crop.shape == (side, side)
+    assert box == (0, 0, 2 - side // 2 + side, 1 - side // 2 + side)
+    grey = luma(NOISE)
+    inside = crop[side // 2 - 1 :, side // 2 - 2 :]
+    np.testing.assert_array_equal(inside, grey[: inside.shape[0], : inside.shape[1]])
+    np.testing.assert_array_equal(crop[0, :5], [grey[0, 0]] * 5)
+
+
+def test_a_profile_keeps_the_size_of_its_crops() -> None:
+    frontal, profile = face((40, 40), (62, 40)), face((40, 40), (45, 40))
+    assert crop_side(frontal) == round(CROP * 22)
+    assert crop_side(profile) == round(CROP * 20)
+
+
+@settings(deadline=None)
+@given(
+    right=st.tuples(st.floats(-30, 150), st.floats(-30, 120)),
+    left=st.tuples(st.floats(-30, 150), st.floats(-30, 120)),
+    width=st.floats(0, 120),
+)
+def test_any_eyes_give_boxes_in_the_photo_and_square_crops(
+    right: tuple[float, float], left: tuple[float, float], width: float
+) -> None:
+    found = find(Pretending(face(right, left, width)), PHOTO)
+    boxes = [box for box in found.eyes[0] if box is not None]
+    assert len(boxes) == len(found.crops)
+    for box, crop in zip(boxes, found.crops, strict=True):
+        assert crop.shape[0] == crop.shape[1] >= MIN_SIDE
+        assert 0 <= box.left < box.left + box.width <= 120
+        assert 0 <= box.top < box.top + box.height <= 90
+        assert all(float(side).is_integer() for side in box)
+
+
+PHOTO = png(NOISE)
+
+
+def test_what_is_no_photo(detector: FaceDetector) -> None:
+    with pytest.raises(UnsupportedImageError):
+        find(detector, b"no photo")
+    with pytest.raises(CorruptImageError):
+        find(detector, encoded(portrait(), "JPEG")[:9_000])
+
+
+class TestFinder:
+    def test_as_many_at_a_time_as_there_are_threads(self) -> None:
+        together, most = 0, 0
+        lock, pair = threading.Lock(), threading.Barrier(2)
+
+        def look() -> int:
+            nonlocal together, most
+            with lock:
+                together += 1
+                most = max(most, together)
+            pair.wait(10)
+            with lock:
+                together -= 1
+            return threading.get_ident()
+
+        async def many() -> list[int]:
+            finder = Finder(Pretending(), threads=2, patience=10)
+            try:
+                return await asyncio.gather(*(finder.run(look) for _ in range(6)))
+            finally:
+                finder.close()
+
+        assert len(set(asyncio.run(many()))) == 2
+        assert most == 2
+
+    def test_too_many_are_refused(self) -> None:
+        go = threading.Event()
+
+        async def crowd() -> list[bool | BaseException]:
+            finder = Finder(Pretending(), threads=1, patience=0.35)  # of photos that are thought to take 0.1 s
+            tasks = [asyncio.ensure_future(finder.run(lambda: go.wait(10))) for _ in range(6)]
+            await asyncio.sleep(0)
+            go.set()
+            try:
+                return await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                finder.close()
+
+        results = asyncio.run(crowd())
+        refused = [result for result in results if isinstance(result, OverloadedError)]
+        assert results[:4] == [True] * 4
+        assert len(refused) == 2
+        assert refused[0].retry_after == 1
+
+    def test_who_gives_up_frees_the_place(self) -> None:
+        go, looked = threading.Event(), []
+
+        async def impatient() -> None:
+            finder = Finder(Pretending(), threads=1, patience=10)
+            first = asyncio.ensure_future(finder.run(lambda: go.wait(10)))
+            second = asyncio.ensure_future(finder.run(lambda: looked.append(2)))
+            await asyncio.sleep(0)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            go.set()
+            assert await first
+            await finder.run(lambda: looked.append(3))
+            finder.close()
+
+        asyncio.run(impatient())
+        assert looked == [3]
+
+    def test_errors_reach_who_asked(self) -> None:
+        def broken() -> None:
+            raise UnsupportedImageError("no photo")
+
+        async def one() -> None:
+            finder = Finder(Pretending(), threads=1, patience=10)
+            try:
+                await finder.run(broken)
+            finally:
+                finder.close()
+
+        with pytest.raises(UnsupportedImageError):
+            asyncio.run(one())
