@@ -212,6 +212,7 @@ async function startCamera() {
   shown.hidden = true;
   video.hidden = false;
   $("stage").hidden = false;
+  $("summary").textContent = "Looking …";
   $("result").hidden = false;
   watch(stream);
 }

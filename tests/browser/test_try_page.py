@@ -175,6 +175,16 @@ def test_several_faces(page: Page, service: str) -> None:
     expect(page.locator("#eyes tbody th[scope=rowgroup]")).to_have_text([re.compile(f"^Face {n}, ") for n in (1, 2, 3)])
 
 
+def test_an_eye_beyond_the_edge(page: Page, service: str) -> None:
+    half = encoded(ASTRONAUT.crop((205, 0, 512, 512)), "PNG")
+    (face,) = asked(service, "/v1/faces", half)["faces"]
+    assert face["eyes"]["right"] is None
+    choose(page, half)
+    expect(page.locator("#said")).to_have_text(f"1 face: 1 eye {face['eyes']['left']['state']}.")
+    expect(page.locator("#eyes tbody tr").nth(1)).to_have_text("Rightnot in the picture")
+    expect(page.locator(".eye")).to_have_count(1)
+
+
 @pytest.mark.parametrize(("crop", "state"), [(OPEN, "open"), (CLOSED, "closed")], ids=["open", "closed"])
 def test_a_small_picture_is_taken_for_one_eye(page: Page, service: str, crop: bytes, state: str) -> None:
     answer = asked(service, "/v1/score", crop)
