@@ -25,6 +25,7 @@ from eyestate.mtcnn import Box, Face, FaceDetector, Point, clipped
 
 CROP: Final = 0.65  # side of a crop, in distances of the eyes
 _LEAST_DISTANCE: Final = 0.4  # of the eyes, in widths of the face; 0.43 to 0.49 from the front, less in a profile
+_MOST_DISTANCE: Final = 0.45  # in heights; 0.31 to 0.39 from the front, more where an eye beyond the edge is a guess
 _SMOOTHING: Final = 0.1  # weight of the newest photo in the moving average of the time one takes
 _FIRST_GUESS: Final = 0.1  # seconds for a photo
 
@@ -92,8 +93,8 @@ def find(detector: FaceDetector, photo: bytes) -> Found:
 
 def crop_side(face: Face) -> int:
     """Width and height in pixels of the crops of a face's eyes."""
-    distance = math.dist(face.right_eye, face.left_eye)
-    return max(MIN_SIDE, round(CROP * max(distance, _LEAST_DISTANCE * face.box.width)))
+    distance = max(math.dist(face.right_eye, face.left_eye), _LEAST_DISTANCE * face.box.width)
+    return max(MIN_SIDE, round(CROP * min(distance, _MOST_DISTANCE * face.box.height)))
 
 
 def _cut(photo: Pixels, corner: Point, side: int) -> Pixels:

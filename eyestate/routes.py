@@ -144,7 +144,7 @@ def serving(settings: Settings) -> Starlette:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         batcher.close()
-        if isinstance(finder, Finder):
+        if finder:
             finder.close()
         if edge.tracing:
             edge.tracing.close()
@@ -176,13 +176,13 @@ def edge(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
     return result
 
 
-def _finder(settings: Settings) -> Finder | DetectorError:
-    """What finds faces, or why there is nothing that does: a service that is sent crops goes without."""
+def _finder(settings: Settings) -> Finder | None:
+    """What finds faces; None where its files are missing or damaged, for who sends crops can do without."""
     try:
         detector = FaceDetector()
     except DetectorError as error:
         log.warning("no faces will be found: %s", error.message)
-        return error
+        return None
     threads = max(1, cores() // settings.workers)
     return Finder(detector, threads=threads, patience=settings.timeout * _PATIENCE)
 

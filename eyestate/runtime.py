@@ -47,7 +47,7 @@ class Runtime:
     scorer: Scorer
     batcher: Batcher
     answers: Answers
-    finder: Finder | DetectorError  # the error is why no faces can be found
+    finder: Finder | None  # where there is no detector, no faces are found
 
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
@@ -80,8 +80,8 @@ class Runtime:
             ImageError: the photo cannot be decoded.
             OverloadedError: too many photos wait already.
         """
-        if isinstance(self.finder, DetectorError):
-            raise self.finder
+        if self.finder is None:
+            raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
         look = partial(_find, self.finder, photo, self.scorer.side, with_quality)
         with tracing.phase(scope, "find"):
             found, decoded = await self.finder.run(look)

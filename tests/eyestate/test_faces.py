@@ -104,7 +104,7 @@ def test_an_eye_beyond_the_edge_is_not_cut() -> None:
 
 
 def test_a_crop_over_the_edge_goes_on_with_the_outermost_pixels() -> None:
-    found = find(Pretending(face((2, 1), (42, 1))), png(NOISE))
+    found = find(Pretending(face((2, 1), (42, 1), width=90)), png(NOISE))
     side = round(CROP * 40)
     crop, box = found.crops[0], found.eyes[0].right
     assert crop.shape == (side, side)
@@ -119,6 +119,10 @@ def test_a_profile_keeps_the_size_of_its_crops() -> None:
     frontal, profile = face((40, 40), (62, 40)), face((40, 40), (45, 40))
     assert crop_side(frontal) == round(CROP * 22)
     assert crop_side(profile) == round(CROP * 20)
+
+
+def test_a_guess_beyond_the_edge_does_not_stretch_the_crops() -> None:
+    assert crop_side(face((-90, 40), (30, 40), width=60)) == round(CROP * 0.45 * 60)
 
 
 @settings(deadline=None)
