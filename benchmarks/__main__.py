@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 
 from benchmarks.measure import measure
 from benchmarks.page import page
@@ -58,6 +59,8 @@ def main(
     What is missing, a model, a peer or a data set ($EYESTATE_DATA), is left out and the page says so. Scores are kept
     in runs/benchmarks: a run that was stopped does not compute them anew.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("there is no CUDA here; leave out --device to measure on the CPU")
     if not page_only:
         report = measure(device, peers, every=every, batches=batches, seconds=seconds, rounds=rounds, scratch=SCRATCH)
         output.mkdir(parents=True, exist_ok=True)

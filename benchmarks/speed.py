@@ -113,7 +113,8 @@ def race(runners: Sequence[Runner], batches: Sequence[int], *, seconds: float, r
                 step()
                 progress.update()
             for turn in range(rounds):
-                for runner in (*runners[turn % len(runners) :], *runners[: turn % len(runners)]):
+                for number in range(len(runners)):
+                    runner = runners[(turn + number) % len(runners)]
                     found.setdefault((runner, batch), []).append(crops_per_second(steps[runner], seconds))
                     progress.update()
     return [

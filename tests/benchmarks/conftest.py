@@ -21,8 +21,8 @@ from tests.training.conftest import jpeg
 from training.data import FAR_SIDE, SPLIT_FOLDS
 from training.synthetic import labelled
 
-FRAMES = 36  # of each subject: the training subjects have more than int8 is calibrated on
-UNLABELLED = 200
+FRAMES = 28  # of each subject: the training subjects have more than int8 is calibrated on
+UNLABELLED = 180
 
 
 def peer_network(width: int, height: int, *, batch: int | str = "batch", classes: int = 0) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from benchmarks.__main__ import main
@@ -68,16 +69,21 @@ def test_everything(here: Path, peers: Path, bundles: Path, data: Path, monkeypa
 def test_nothing_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_MODELS", str(here / "models"))
     monkeypatch.setenv("EYESTATE_DATA", str(here / "data"))
-    result = benchmarks("--device", "cuda", *QUICK)
-    assert result.exit_code == 1
-    assert "no cpu.json" in result.stderr
     result = benchmarks(*QUICK)
     assert result.exit_code == 0, result.output
     page = (here / "docs" / "benchmarks.md").read_text()
     assert page.count("not here: ") == 6
     assert "the data sets are not here" in page
     assert "![" not in page
-    assert "Measured" in page.partition("## On a GPU")[2]
+    assert "not measured" in page.partition("## What was wanted")[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(here: Path) -> None:
+    result = benchmarks("--device", "cuda", *QUICK)
+    assert result.exit_code == 1
+    assert "there is no CUDA here" in result.stderr
+    assert list(here.iterdir()) == []
 
 
 def test_the_page_alone_needs_a_report(here: Path) -> None:

@@ -31,6 +31,10 @@ def test_all_take_turns() -> None:
     assert all(0 < speed.low <= speed.median <= speed.high for speed in speeds)
 
 
+def test_nobody_races() -> None:
+    assert race([], [1], seconds=0, rounds=1) == []
+
+
 def test_networks_run_on_every_engine(bundles: Path) -> None:
     network = Own("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
     runners = list(network_runners([network], "cpu"))
