@@ -311,8 +311,8 @@ def _moved(
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / zoom
     middle = (np.array(crop.shape) - 1) / 2
     start = middle - matrix @ (middle + (0 if offset is None else offset))
-    moved: npt.NDArray[np.float64] = affine_transform(crop.astype(float), matrix, start, order=3, mode="nearest")
-    return np.rint(moved.clip(0, 255)).astype(np.uint8)
+    moved = affine_transform(crop.astype(float), matrix, start, order=3, mode="nearest")
+    return np.asarray(np.rint(moved).clip(0, 255), np.uint8)
 
 
 # The limit of each behaviour, in words for the table, and the changes up to it.
