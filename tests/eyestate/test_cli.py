@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.bundles import write_bundle
 
+PROJECT = Path(__file__).parents[2]
+
 
 def eyestate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
@@ -68,6 +70,30 @@ def test_unreadable_files_are_named_and_do_not_stop_the_others(model: Path, crop
     assert len(result.stdout.splitlines()) == 1 + 3
     for name in ("aa.png", "notes.txt", "none.jpg", "3 of 6 files"):
         assert name in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_faces(model: Path, tmp_path: Path) -> None:
+    photo, other = PROJECT / "docs" / "images" / "face.jpg", tmp_path / "grey.png"
+    Image.fromarray(np.full((64, 64), 99, np.uint8)).save(other)
+    result = eyestate("faces", photo, other, "--model", model, "--format", "csv")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "path,face,eye,left,top,width,height,score,state"
+    right, left = csv.DictReader(io.StringIO(result.stdout))
+    assert (right["eye"], left["eye"]) == ("right", "left")
+    assert right["face"] == left["face"] == "1"
+    pixels = np.asarray(Image.open(photo).convert("L"))
+    for eye in (right, left):
+        x, y, side = (int(eye[name]) for name in ("left", "top", "width"))
+        assert pixels[y : y + side, x : x + side].mean() / 255 == pytest.approx(float(eye["score"]), abs=0.02)
+    assert "grey.png: no face" in result.stderr
+
+
+def test_faces_of_unreadable_photos(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no photo")
+    result = eyestate("faces", tmp_path / "a.jpg", "--model", model)
+    assert result.returncode == 1
+    assert "1 of 1 files could not be read" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -25,7 +25,7 @@ from eyestate.client import AsyncClient, Client, ordered, served_model
 from eyestate.errors import ServiceError, UnreachableError
 from eyestate.schema import ErrorDetail, Verdict
 from loadtests.servers import free_port
-from tests.faulty_service import FaultyService
+from tests.faulty_service import PROJECT, FaultyService
 
 
 def jpeg(brightness: int) -> bytes:
@@ -48,6 +48,19 @@ class TestScoring:
     def test_one_image(self, client: Client) -> None:
         answer = client.score(jpeg(255))
         assert (answer.score, answer.state, answer.model.name) == (1, "open", "brightness")
+
+    def test_faces(self, client: Client) -> None:
+        answer = client.find_faces((PROJECT / "docs" / "images" / "face.jpg").read_bytes())
+        (face,) = answer.faces
+        assert face.eyes.right
+        assert face.eyes.left
+        assert face.eyes.right.box.left < face.eyes.left.box.left
+        assert client.find_faces(jpeg(0)).faces == []
+
+    def test_faces_of_another_protocol(self, client: Client, service: FaultyService) -> None:
+        service.order({"page": True})
+        with pytest.raises(ServiceError, match="tells no faces"):
+            client.find_faces(jpeg(0))
 
     def test_encoded_images(self, client: Client) -> None:
         verdicts = client.score_batch([jpeg(0), b"no image", jpeg(255), b""])
@@ -205,6 +218,7 @@ class TestAsync:
                 assert await client.ready()
                 assert (await client.model()).name == "brightness"
                 assert (await client.score(jpeg(255))).state == "open"
+                assert (await client.find_faces(jpeg(255))).faces == []
                 (verdict, error) = await client.score_batch([jpeg(0), b""])
                 assert isinstance(verdict, Verdict)
                 assert isinstance(error, ErrorDetail)

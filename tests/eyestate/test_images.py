@@ -29,7 +29,19 @@ from eyestate.errors import (
     UnreadableFileError,
     UnsupportedImageError,
 )
-from eyestate.images import MAX_BYTES, MAX_SIDE, MIN_SIDE, Pixels, check_size, decode, luma, read, to_input, to_inputs
+from eyestate.images import (
+    MAX_BYTES,
+    MAX_SIDE,
+    MIN_SIDE,
+    Pixels,
+    check_size,
+    decode,
+    decode_rgb,
+    luma,
+    read,
+    to_input,
+    to_inputs,
+)
 from tests.images import (
     BROKEN_EXIF,
     HEIGHT,
@@ -64,6 +76,36 @@ def assert_close(pixels: Pixels, expected: npt.ArrayLike, tolerance: float) -> N
 
 
 # Formats and modes
+
+
+@pytest.mark.parametrize("data", VALID, ids=range(len(VALID)))
+def test_rgb_has_the_luma_of_grey(data: bytes) -> None:
+    """What is decoded to colour is upright, and as bright as what is decoded to grey."""
+    rgb, grey = decode_rgb(data), decode(data)
+    assert rgb.shape == (*grey.shape, 3)
+    assert_close(luma(rgb), grey, JPEG_TOLERANCE)
+
+
+def test_rgb_is_refused_as_grey_is() -> None:
+    def outcome(decoder: Callable[[bytes], Pixels], data: bytes) -> tuple[int, ...] | str:
+        try:
+            return decoder(data).shape[:2]
+        except ImageError as error:
+            return error.code
+
+    for data in (*NO_IMAGES.values(), with_sides("PNG", MAX_SIDE + 1, 8), with_sides("JPEG", 7, 8), *mutations(200)):
+        assert outcome(decode_rgb, data) == outcome(decode, data)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_colours_are_kept(kind: str) -> None:
+    assert_close(decode_rgb(encoded(Image.fromarray(colours()), kind, **LOSSLESS[kind])), colours(), 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0"}, {"keep_rgb": True}], ids=str)
+def test_colour_jpeg_is_decoded_as_by_pillow(options: dict[str, object]) -> None:
+    jpeg = encoded(Image.fromarray(colours()), "JPEG", quality=95, **options)
+    assert_close(decode_rgb(jpeg), np.asarray(Image.open(io.BytesIO(jpeg))), 1)
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
