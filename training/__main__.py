@@ -19,6 +19,7 @@ from training.card import write_section
 from training.classify import MIN_INPUT, Settings, train
 from training.data import load_mrl, split_by_subject
 from training.describe import describe
+from training.detector import export_detector_command
 from training.export import export_run
 from training.label.command import label
 from training.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
@@ -207,6 +208,7 @@ for command in (
     self_train_command,
     mix,
     compare_command,
+    export_detector_command,
     report,
     lesson_command,
     search_student,

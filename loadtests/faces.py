@@ -1,0 +1,114 @@
+"""``python -m loadtests.faces``: what finding the faces and eyes of a photo costs, by its size and by what is in it."""
+
+from __future__ import annotations
+
+import io
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+from PIL import Image
+
+from eyestate.faces import find
+from eyestate.images import MAX_SIDE
+from eyestate.mtcnn import FaceDetector
+from loadtests.report import REPORTS, circumstances, described, table, write
+from loadtests.servers import PROJECT
+
+PORTRAIT: Final = PROJECT / "docs" / "images" / "face.jpg"
+_SIDES: Final = (512, 1024, 2048, MAX_SIDE)
+_CROWD_SIDE: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one photo took: medians, in milliseconds of time that passed and of one core's time."""
+
+    photo: str
+    faces: int
+    milliseconds: float
+    core_milliseconds: float
+    of_it_decoding: float
+
+
+def photos() -> Iterator[tuple[str, bytes]]:
+    """JPEGs: a portrait of several sizes, a crowd, and noise, which has most candidates to look at."""
+    portrait = Image.open(PORTRAIT)
+    for side in _SIDES:
+        yield f"portrait, {side:,} × {side:,}", _jpeg(portrait.resize((side, side), Image.Resampling.BICUBIC))
+    crowd = Image.new("RGB", (_CROWD_SIDE, _CROWD_SIDE))
+    cell = _CROWD_SIDE // 8
+    for place in range(64):
+        crowd.paste(portrait.resize((cell, cell), Image.Resampling.BOX), (place % 8 * cell, place // 8 * cell))
+    yield f"64 portraits, {_CROWD_SIDE:,} × {_CROWD_SIDE:,}", _jpeg(crowd)
+    noise = np.random.default_rng(0).integers(0, 256, (MAX_SIDE, MAX_SIDE, 3), np.uint8)
+    yield f"noise, {MAX_SIDE:,} × {MAX_SIDE:,}", _jpeg(Image.fromarray(noise))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Times that each photo is read.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(rounds: int, output: Path) -> None:
+    """Measure how long one thread takes for a photo, and write faces.json and .md."""
+    about = circumstances(rounds=rounds)
+    files = [*photos()]
+    before = _peak()
+    started = time.thread_time()
+    detector = FaceDetector()
+    loading = 1000 * (time.thread_time() - started)
+    rows = [measured(detector, name, file, rounds) for name, file in files]
+    memory = _peak() - before
+    text = table(
+        ["Photo", "Faces", "ms", "ms of one core", "of it decoding"],
+        [
+            (
+                row.photo,
+                row.faces,
+                f"{row.milliseconds:.0f}",
+                f"{row.core_milliseconds:.0f}",
+                f"{row.of_it_decoding:.0f}",
+            )
+            for row in rows
+        ],
+    )
+    page = (
+        "# Faces in a photo\n\nMedians for one photo in one thread, from the JPEG to the crops of the eyes; the crops' "
+        f"scores come on top.\n\n{text}\nLoading the detector takes {loading:.0f} ms of one core. Photos and detector "
+        f"together raise the process's peak by {memory:,.0f} MiB.\n\n`python -m loadtests.faces`. {described(about)}\n"
+    )
+    result = {"about": about, "loading_ms": loading, "memory_mib": memory, "rows": [*map(asdict, rows)]}
+    write(output, "faces", result, page)
+    click.echo(page)
+
+
+def measured(detector: FaceDetector, name: str, photo: bytes, rounds: int) -> Row:
+    """Look at one photo again and again."""
+    passed, spent, decoding = [], [], []
+    for _ in range(rounds):
+        started, thread_started = time.perf_counter(), time.thread_time()
+        found = find(detector, photo)
+        spent.append(time.thread_time() - thread_started)
+        passed.append(time.perf_counter() - started)
+        decoding.append(found.decoding / passed[-1] * spent[-1])
+    milliseconds = (round(1000 * statistics.median(times), 1) for times in (passed, spent, decoding))
+    return Row(name, len(found.faces), *milliseconds)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
