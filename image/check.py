@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eyestate.schema import Verdict
+from eyestate.schema import FacesAnswer, Verdict
 from image.build import Target
 from image.engine import Config, Engine, ImageError
 from loadtests.chaos.drain import drain
@@ -27,6 +27,7 @@ STARTS: Final = 5
 LOAD_SECONDS: Final = 3.0
 _READY: Final = Probe("/readyz")
 _OPEN: Final = PROJECT / "examples" / "open.jpg"
+_FACE: Final = PROJECT / "docs" / "images" / "face.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ def _scores(container: Container, config: Config) -> Iterator[Claim]:
     server = container.server
     verdict = Verdict.model_validate_json(server.ask(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
     yield Claim("an open eye is open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
+    found = FacesAnswer.model_validate_json(server.ask(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
+    yield Claim("it finds the face in a photo", str(len(found.faces)), len(found.faces) == 1)
     counted = 'eyestate_requests_total{route="/v1/score",status="200"} 1.0'
     metrics = server.ask(Probe("/metrics")).decode()
     yield Claim("/metrics counts it", counted, counted in metrics)

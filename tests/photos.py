@@ -15,10 +15,16 @@ RIGHT_EYE, LEFT_EYE = (205, 102), (246, 103)
 BOX = (179, 62, 88, 110)
 
 
+def shipped(name: str) -> Pixels:
+    """One of the images that scikit-image ships."""
+    pixels: Pixels = getattr(skimage.data, name)()
+    return pixels
+
+
 @cache
 def portrait() -> Image.Image:
     """NASA's portrait of Eileen Collins, 512×512, RGB: one face, both eyes open."""
-    return Image.fromarray(skimage.data.astronaut())
+    return Image.fromarray(shipped("astronaut"))
 
 
 def shrunk(share: float) -> Image.Image:
@@ -42,11 +48,11 @@ def without_face() -> dict[str, Pixels]:
     """What others photograph, and what nobody does."""
     noise = np.random.default_rng(0)
     return {
-        "coffee": skimage.data.coffee(),
-        "cat": skimage.data.chelsea(),
-        "rocket": skimage.data.rocket(),
-        "brick": np.stack([skimage.data.brick()] * 3, axis=-1),
-        "page": np.stack([skimage.data.page()] * 3, axis=-1),
+        "coffee": shipped("coffee"),
+        "cat": shipped("chelsea"),
+        "rocket": shipped("rocket"),
+        "brick": np.stack([shipped("brick")] * 3, axis=-1),
+        "page": np.stack([shipped("page")] * 3, axis=-1),
         "noise": noise.integers(0, 256, (300, 400, 3), np.uint8),
         "black": np.zeros((300, 400, 3), np.uint8),
     }

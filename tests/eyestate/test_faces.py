@@ -98,8 +98,7 @@ def test_photos_are_turned_upright(detector: FaceDetector, turn: int) -> None:
 
 def test_an_eye_beyond_the_edge_is_not_cut() -> None:
     found = find(Pretending(face((-3, 40), (30, 40))), png(NOISE))
-    assert found.eyes[0].right is None
-    assert found.eyes[0].left is not None
+    assert [box is None for box in found.eyes[0]] == [True, False]
     assert len(found.crops) == 1
 
 
@@ -108,7 +107,7 @@ def test_a_crop_over_the_edge_goes_on_with_the_outermost_pixels() -> None:
     side = round(CROP * 40)
     crop, box = found.crops[0], found.eyes[0].right
     assert crop.shape == (side, side)
-    assert box == (0, 0, 2 - side // 2 + side, 1 - side // 2 + side)
+    assert box == Box(0, 0, 2 - side // 2 + side, 1 - side // 2 + side)
     grey = luma(NOISE)
     inside = crop[side // 2 - 1 :, side // 2 - 2 :]
     np.testing.assert_array_equal(inside, grey[: inside.shape[0], : inside.shape[1]])

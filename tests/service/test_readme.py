@@ -72,7 +72,7 @@ def test_python(service: str, code: str) -> None:
 
 
 def test_every_example_is_checked() -> None:
-    assert len(shown("curl")) == 4
+    assert len(shown("curl")) == 5
     assert len(shown(".venv/bin/eyestate")) == 2
 
 
