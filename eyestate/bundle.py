@@ -189,7 +189,7 @@ class Unsure(_Part):
 class CascadeManifest(Card):
     """``manifest.json`` of a cascade, whose networks lie in bundles beside its own.
 
-    Its SHA-256 is that of its networks' in hexadecimal, one after the other.
+    Its SHA-256 stands for its networks and for the band in which the thorough one is asked (``cascade_sha256``).
     """
 
     quick: Member
@@ -227,9 +227,9 @@ _MANIFEST: Final[TypeAdapter[Manifest | CascadeManifest]] = TypeAdapter(
 )
 
 
-def cascade_sha256(quick: Member, thorough: Member) -> str:
-    """The SHA-256 that stands for a cascade of two networks."""
-    return hashlib.sha256(f"{quick.sha256}{thorough.sha256}".encode()).hexdigest()
+def cascade_sha256(quick: Member, thorough: Member, unsure: Unsure) -> str:
+    """The SHA-256 that stands for a cascade: equal where the scores are."""
+    return hashlib.sha256(f"{quick.sha256} {thorough.sha256} {unsure.low!r} {unsure.high!r}".encode()).hexdigest()
 
 
 def models_dir() -> Path:
@@ -254,8 +254,10 @@ def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
     if isinstance(manifest, Manifest):
         return _verified(path, manifest)
     quick, thorough = (_member(path, manifest.name, member) for member in (manifest.quick, manifest.thorough))
-    if manifest.sha256 != cascade_sha256(manifest.quick, manifest.thorough):
-        raise BundleError(f"{path / 'manifest.json'} is damaged: its SHA-256 is not that of its networks")
+    if manifest.sha256 != cascade_sha256(manifest.quick, manifest.thorough, manifest.unsure):
+        raise BundleError(
+            f"{path / 'manifest.json'} is damaged: its SHA-256 is not that of its networks and their band"
+        )
     return CascadeBundle(path, manifest, quick, thorough)
 
 

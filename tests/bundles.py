@@ -78,14 +78,15 @@ def write_cascade(folder: Path, low: float = 0.3, high: float = 0.7) -> Path:
         Member(name=name, sha256=load_bundle(write_bundle(folder, name, side)).manifest.sha256)
         for name, side in (("quick", SIDE), ("thorough", 2 * SIDE))
     )
+    unsure = Unsure(low=low, high=high, rule="made for a test")
     manifest = CascadeManifest(
         name="both",
         version="1.2.3",
         created=datetime(2026, 1, 1, tzinfo=UTC),
-        sha256=cascade_sha256(quick, thorough),
+        sha256=cascade_sha256(quick, thorough, unsure),
         quick=quick,
         thorough=thorough,
-        unsure=Unsure(low=low, high=high, rule="made for a test"),
+        unsure=unsure,
         thresholds=Thresholds(closed=0.25, open=0.75, rule="made for a test"),
         metrics=[],
     )

@@ -23,7 +23,7 @@ from training.detector import export_detector_command
 from training.export import export_run
 from training.label.command import label
 from training.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
-from training.options import backbone_option, crops_option, human_labels_option, mrl_option
+from training.options import backbone_option, crops_option, human_labels_option, max_wrong_option, mrl_option
 from training.plots import plot_history
 from training.quality_limits import SCORED, quality_limits, table
 from training.report.command import report
@@ -145,7 +145,18 @@ def train_mrl(
 @click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
-def export(*, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, version: str, models: Path) -> None:
+@max_wrong_option
+def export(
+    *,
+    mrl: Path,
+    crops: Path,
+    human_labels: Path,
+    run: Path,
+    name: str,
+    version: str,
+    models: Path,
+    max_wrong: float,
+) -> None:
     """Judge a trained classifier on crops it never saw and write its bundle and model card.
 
     Where people's labels of the held-out crops are missing, MRL's test subjects alone judge. Where the unlabelled crops
@@ -154,7 +165,9 @@ def export(*, mrl: Path, crops: Path, human_labels: Path, run: Path, name: str, 
     split = split_by_subject(load_mrl(mrl).crops)
     held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
     usual = read_pool(crops) if crops.exists() else []
-    bundle = export_run(run, split, models, name=name, version=version, held_out=held_out, usual=usual)
+    bundle = export_run(
+        run, split, models, name=name, version=version, max_wrong=max_wrong, held_out=held_out, usual=usual
+    )
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
     click.echo(f"wrote {bundle.path}")

@@ -18,7 +18,7 @@ from training.calibration import expected_calibration_error, reliability
 from training.evaluate import Labels, Scores
 from training.lesson import log_odds
 
-AS_TRAINED: Final = "as trained"
+AS_TRAINED: Final = "as they ship"
 TEMPERATURE: Final = "temperature"
 ISOTONIC: Final = "isotonic"
 _STRICTEST: Final = 1e-4  # an isotonic fit says 0 and 1 where it saw one class alone, which no stranger should cost
@@ -121,24 +121,35 @@ _METHODS: Final[dict[str, Callable[[Scores, Labels], Map]]] = {
 }
 
 
-def section(fits: Sequence[Fit], errors: Mapping[str, float]) -> str:
+def errors(scores: Scores, labels: Labels, new: Scores, truth: Labels) -> dict[str, float]:
+    """The expected calibration error of each way to calibrate on new crops.
+
+    Args:
+        scores, labels: (N,) what it is fitted on.
+        new, truth: (M,) scores and labels of other crops.
+    """
+    return {method: error(fit(scores, labels)(new), truth) for method, fit in _METHODS.items()}
+
+
+def section(fits: Sequence[Fit], errors: Mapping[str, Mapping[str, float]]) -> str:
     """What a model card says of calibration, in Markdown.
 
     Args:
         fits: of ``compare``.
-        errors: the expected calibration error of the model as it ships, by kind of crops.
+        errors: of ``errors``, by kind of crops.
     """
-    rows = [f"| {fit.method} | {fit.loss:.4f} | {fit.error:.4f} |" for fit in fits]
-    shipped = ", ".join(f"{value:.4f} on {name}" for name, value in errors.items())
+    rows = [
+        [fit.method, f"{fit.loss:.4f}", f"{fit.error:.4f}", *(f"{found[fit.method]:.4f}" for found in errors.values())]
+        for fit in fits
+    ]
+    heads = ["Scores", "Log-loss, subjects left out", "ECE, subjects left out", *(f"ECE, {kind}" for kind in errors)]
     return "\n".join(
         [
-            f"Expected calibration error (ECE, ten bins of equal size) of what ships: {shipped}.",
+            "Expected calibration error (ECE, ten bins of equal size) of the scores as they ship, and of fits on MRL's",
+            "validation subjects: judged on each of those subjects by a fit on the others, and on other crops.",
             "",
-            "Fits of a temperature and of isotonic regression, judged on each of MRL's validation subjects by a fit on",
-            "all others, beside the scores as they are:",
-            "",
-            "| Scores | Log-loss | ECE |",
-            "|---|--:|--:|",
-            *rows,
+            f"| {' | '.join(heads)} |",
+            f"|---{'|--:' * (len(heads) - 1)}|",
+            *(f"| {' | '.join(row)} |" for row in rows),
         ]
     )

@@ -16,15 +16,15 @@ from eyestate.bundle import Bundle, CascadeManifest, Member, Metric, Unsure, cas
 from eyestate.scorer import Network, Scorer
 from training.card import cascade_card
 from training.data import FAR_SIDE, Crop, Split, fingerprint, shrunk
-from training.evaluate import Labels, Scores, equal_error_rate, error_rates
+from training.evaluate import Scores, equal_error_rate
 from training.export import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
 from training.files import read_arrays, write_arrays
 from training.label_quality import wilson
 from training.lesson import log_odds
 from training.results import Judged, eer_metrics, slices
 
-MARGIN: Final = 0.0005  # by which the cascade's EER may exceed the thorough network's where the band is chosen
-WIDTHS: Final = 200  # half-widths that are tried
+MAX_DIFFERENCE: Final = 0.002  # EER of the cascade, measured against what the thorough network says
+WIDTHS: Final = 400  # half-widths that are tried
 _CHUNK: Final = 256
 
 
@@ -44,33 +44,31 @@ class Pair:
         return np.where(self.unsure(band), self.thorough, self.quick)
 
 
-def choose_band(pair: Pair, labels: Labels) -> Unsure:
-    """The narrowest band within which asking the thorough network makes the cascade as good as that.
+def choose_band(pair: Pair) -> Unsure:
+    """The narrowest band within which asking the thorough network makes the cascade say what that says.
 
-    Bands lie around the quick network's threshold of equal error, as far below as above it in log-odds. A band is good
-    enough where its EER and that of every wider one are at most ``MARGIN`` above the thorough network's own.
+    Bands lie around a score of 0.5, as far below as above it in log-odds. What the thorough network says, open from 0.5
+    on, counts as the truth, so that no labels are needed; a band is good enough where the EER of the cascade's scores
+    against it, and that within every wider band, is at most ``MAX_DIFFERENCE``.
 
     Args:
-        pair: the scores (N,).
-        labels: (N,), 0 closed and 1 open; both must occur.
+        pair: the scores (N,) on crops of the kind that the model is for.
+
+    Raises:
+        ValueError: the thorough network takes all crops for open, or all for closed.
     """
-    rates = error_rates(pair.quick, labels)
-    at = float(rates.thresholds[int(np.argmax(rates.far >= rates.frr))])
-    middle = float(log_odds(np.array([at]))[0])
-    distances = np.abs(log_odds(pair.quick).astype(np.float64) - middle)
-    wanted = equal_error_rate(pair.thorough, labels) + MARGIN
+    truth = (pair.thorough >= 0.5).astype(np.int64)
+    distances = np.abs(log_odds(pair.quick).astype(np.float64))
     best = distances.max()
     for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)):
-        scores = np.where(distances <= width, pair.thorough, pair.quick)
-        if equal_error_rate(scores, labels) > wanted:
+        if equal_error_rate(np.where(distances <= width, pair.thorough, pair.quick), truth) > MAX_DIFFERENCE:
             break
         best = width
-    low, high = (float(1 / (1 + np.exp(-(middle + sign * best)))) for sign in (-1, 1))
     return Unsure(
-        low=low,
-        high=high,
-        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, the narrowest band around the quick network's "
-        f"threshold of equal error that brings the EER within {MARGIN} of the thorough network's",
+        low=float(1 / (1 + np.exp(best))),
+        high=float(1 / (1 + np.exp(-best))),
+        rule="on crops of the unlabelled set that are not held out, the narrowest band around 0.5 that brings the EER, "
+        f"measured against what the thorough network says, to {MAX_DIFFERENCE}",
     )
 
 
@@ -94,19 +92,21 @@ def make_cascade(
     *,
     name: str,
     version: str,
+    max_wrong: float,
     held_out: Sequence[Crop],
     usual: Sequence[Crop],
     cache: Path,
 ) -> Path:
-    """Choose the band on MRL's validation subjects, judge the cascade, write its bundle.
+    """Choose the band and the thresholds, judge the cascade, write its bundle.
 
     Args:
         quick, thorough: the networks, of bundles in ``models``.
         split: MRL.
         models: the folder of the bundles.
         name, version: of the cascade.
+        max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: labelled crops of the unlabelled set that no network learnt from.
-        usual: the other crops of that set; the service measures drift from them.
+        usual: the other crops of that set; they choose the band, and the service measures drift from them.
         cache: folder for scores.
 
     Returns:
@@ -117,11 +117,11 @@ def make_cascade(
     def ask(crops: Sequence[Crop]) -> Pair:
         return Pair(*(cached_scores(network, crops, cache) for network in networks))
 
+    at_home = ask(usual)
+    band = choose_band(at_home)
     exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    asked = ask(exam)
-    band = choose_band(asked, np.array([crop.label for crop in exam]))
-    thresholds = thresholds_of(Judged(exam, asked.together(band)))
-    metrics: list[Metric] = []
+    thresholds = thresholds_of(Judged(exam, ask(exam).together(band)), max_wrong)
+    metrics = [_share("Share asked twice, crops of the unlabelled set that are not held out", at_home.unsure(band))]
     tests = {
         "MRL test subjects": split.test,
         f"MRL test subjects shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
@@ -133,18 +133,17 @@ def make_cascade(
             metrics += eer_metrics(f"EER, {kind}", Judged(crops, pair.together(band)))
             metrics.append(_share(f"Share asked twice, {kind}", pair.unsure(band)))
     members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (quick, thorough)]
-    at_home = ask(usual) if usual else None
     manifest = CascadeManifest(
         name=name,
         version=version,
         created=datetime.now(UTC).replace(microsecond=0),
-        sha256=cascade_sha256(*members),
+        sha256=cascade_sha256(members[0], members[1], band),
         quick=members[0],
         thorough=members[1],
         unsure=band,
         thresholds=thresholds,
         metrics=metrics,
-        reference=None if at_home is None else reference_of(usual, at_home.together(band), thresholds),
+        reference=reference_of(usual, at_home.together(band), thresholds),
     )
     card = cascade_card(manifest, slices(Judged(split.test, ask(split.test).together(band))))
     return place(

@@ -186,13 +186,16 @@ def to_json(manifest: Card) -> bytes:
     return f"{manifest.model_dump_json(indent=2)}\n".encode()
 
 
-def thresholds_of(judged: Judged) -> Thresholds:
-    """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar."""
-    band = uncertain_band(judged, MAX_WRONG)
+def thresholds_of(judged: Judged, max_wrong: float) -> Thresholds:
+    """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar.
+
+    ``max_wrong`` is the share of the verdicts outside the uncertain band that may be wrong.
+    """
+    band = uncertain_band(judged, max_wrong)
     return Thresholds(
         closed=math.floor(band.closed * 1000) / 1000,
         open=math.ceil(band.open * 1000) / 1000,
-        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {MAX_WRONG:.1%} of the crops called "
+        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {max_wrong:.1%} of the crops called "
         "open, and of those called closed, are not; both states counted as equally frequent",
     )
 
@@ -204,6 +207,7 @@ def export_run(
     *,
     name: str,
     version: str,
+    max_wrong: float = MAX_WRONG,
     held_out: Sequence[Crop] = (),
     usual: Sequence[Crop] = (),
 ) -> Bundle:
@@ -214,6 +218,7 @@ def export_run(
         split: MRL; the thresholds are chosen on its validation subjects, the results are those on its test subjects.
         models: the folder of the bundles.
         name, version: of the bundle.
+        max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
         usual: the other crops of that set, the kind the model is for; the service measures drift from them.
 
@@ -249,7 +254,7 @@ def export_run(
         *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", judged([*map(shrunk, split.test)])),
         *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
     ]
-    thresholds = thresholds_of(val)
+    thresholds = thresholds_of(val, max_wrong)
     manifest = Manifest(
         name=name,
         version=version,

@@ -21,7 +21,7 @@ from training.evaluate import Labels
 from training.export import FAR_SAMPLE
 from training.files import write_json
 from training.lesson import write_lesson
-from training.options import Folder, crops_option, human_labels_option, mrl_option
+from training.options import Folder, crops_option, human_labels_option, max_wrong_option, mrl_option
 from training.plots import plot_history
 from training.runs import history, write_history
 from training.stages import judged_by_people, read_pool, watched
@@ -113,6 +113,7 @@ def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, **chos
 @click.option("--name", default="cascade", show_default=True)
 @click.option("--version", default="1.0.0", show_default=True)
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@max_wrong_option
 @click.option("--cache", type=Folder, default=SCORES, show_default=True, help="Where scores are kept.")
 def cascade_command(
     *,
@@ -124,6 +125,7 @@ def cascade_command(
     name: str,
     version: str,
     models: Path,
+    max_wrong: float,
     cache: Path,
 ) -> None:
     """Choose where the quick network is unsure, judge both together and write their bundle."""
@@ -134,8 +136,9 @@ def cascade_command(
         models,
         name=name,
         version=version,
+        max_wrong=max_wrong,
         held_out=judged_by_people(crops, human_labels) if human_labels.exists() else [],
-        usual=read_pool(crops) if crops.exists() else [],
+        usual=read_pool(crops),
         cache=cache,
     )
     for metric in load_model(path).manifest.metrics:
@@ -161,11 +164,15 @@ def calibration_command(
     scorer = load(model)
     split = split_by_subject(load_mrl(mrl).crops)
     exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    fits = calibrate.compare(cached_scores(scorer, exam, cache), _labels(exam), [str(crop.subject) for crop in exam])
+    seen, labels = cached_scores(scorer, exam, cache), _labels(exam)
+    fits = calibrate.compare(seen, labels, [str(crop.subject) for crop in exam])
     tests = {"MRL test subjects": split.test, f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)]}
     if human_labels.exists():
         tests["held-out crops of the unlabelled set"] = judged_by_people(crops, human_labels)
-    errors = {name: calibrate.error(cached_scores(scorer, test, cache), _labels(test)) for name, test in tests.items()}
+    errors = {
+        name: calibrate.errors(seen, labels, cached_scores(scorer, test, cache), _labels(test))
+        for name, test in tests.items()
+    }
     name = scorer.manifest.name
     write_json(
         output or Path("reports") / name / "calibration.json",

@@ -39,3 +39,10 @@ backbone_option = click.option(
     show_default="the file beside the data, else casia-webface",
     help=f"Pretrained FaceNet: {' or '.join(PRETRAINED)} (downloaded), or the path of a state_dict.",
 )
+max_wrong_option = click.option(
+    "--max-wrong",
+    type=click.FloatRange(min=0, max=0.5, min_open=True),
+    default=0.005,
+    show_default=True,
+    help="Share of the verdicts outside the uncertain band that may be wrong on MRL's validation subjects.",
+)

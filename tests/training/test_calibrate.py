@@ -12,6 +12,7 @@ from training.calibrate import (
     compare,
     cooled,
     error,
+    errors,
     fit_temperature,
     log_loss,
     section,
@@ -71,6 +72,8 @@ def test_one_person_tells_nothing_of_strangers(fair: tuple[Scores, Labels]) -> N
 
 
 def test_section_names_every_figure(fair: tuple[Scores, Labels]) -> None:
-    text = section(compare(*fair, PEOPLE), {"new people": 0.01234})
-    assert "0.0123 on new people" in text
+    found = errors(*fair, *fair)
+    text = section(compare(*fair, PEOPLE), {"new people": found})
+    assert "ECE, new people |" in text
+    assert f"{found[TEMPERATURE]:.4f} |" in text
     assert all(f"| {method} |" in text for method in (AS_TRAINED, TEMPERATURE, ISOTONIC))

@@ -57,6 +57,7 @@ MINIATURE = {
     },
     "lite": {
         "version": "0.0.1",
+        "max_wrong": 0.01,
         "views": 512,
         "own_share": 0.5,
         "search": {"views": 256, "trials": 1},
