@@ -73,7 +73,9 @@ ENTRYPOINT ["bentoml", "serve", "service"]
 
 
 FROM runtime AS cuda
+# On a GPU the cascade was not measured.
 ENV EYESTATE_DEVICE=cuda \
+    EYESTATE_MODEL=final_best \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=installed-cuda /opt/eyestate /opt/eyestate

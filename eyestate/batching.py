@@ -26,6 +26,7 @@ _INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on t
 _IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
 _SMOOTHING: Final = 0.1  # weight of the newest inference in the moving average of the speed
 
+Crops = Pixels | list[Pixels]  # of one size, uint8 (N, height, width), or each of its own, (height, width)
 Score = Callable[[Sequence[Pixels]], Scores]
 
 
@@ -33,7 +34,7 @@ Score = Callable[[Sequence[Pixels]], Scores]
 class _Request:
     """Crops that came together, and how far they are: ``taken`` into batches, ``scored``."""
 
-    crops: Pixels
+    crops: Crops
     scores: Scores
     answered: asyncio.Future[Scores]
     queued: float
@@ -59,7 +60,7 @@ class _Batch:
         slices = [request.crops[part] for request, part in self.parts]
         started = time.perf_counter()
         try:
-            scores = score(slices)
+            scores = score([part for crops in slices for part in _parts(crops)])
         except Exception as error:  # whatever broke, those whose crops these are must learn of it
             return [error] if len(slices) == 1 else [_attempt(score, crops) for crops in slices]
         self.seconds = time.perf_counter() - started
@@ -104,11 +105,11 @@ class Batcher:
         """Crops that wait for an inference."""
         return self._waiting
 
-    async def submit(self, crops: Pixels) -> Scores:
+    async def submit(self, crops: Crops) -> Scores:
         """P(open) of each crop, once they have been scored. A caller that is cancelled frees its place.
 
         Args:
-            crops: grey crops of one size, uint8 (N, height, width).
+            crops: N grey crops, uint8.
 
         Returns:
             float32 (N,).
@@ -150,9 +151,9 @@ class Batcher:
     def _is_inline(self, crops: int) -> bool:
         return crops * self._seconds_per_crop < _INLINE_SECONDS
 
-    def _score_now(self, crops: Pixels) -> Scores:
+    def _score_now(self, crops: Crops) -> Scores:
         started = time.perf_counter()
-        scores = self._score([crops])
+        scores = self._score(_parts(crops))
         metrics.batch(len(crops), (0.0,), time.perf_counter() - started)
         return scores
 
@@ -228,9 +229,13 @@ class Batcher:
                 request.answered.set_result(request.scores)
 
 
-def _attempt(score: Score, crops: Pixels) -> Scores | Exception:
+def _parts(crops: Crops) -> list[Pixels]:
+    return [crops] if isinstance(crops, np.ndarray) else [crop[np.newaxis] for crop in crops]
+
+
+def _attempt(score: Score, crops: Crops) -> Scores | Exception:
     try:
-        return score([crops])
+        return score(_parts(crops))
     except Exception as error:
         return error
 

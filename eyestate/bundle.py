@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from eyestate.errors import BundleError
 
-DEFAULT_MODEL: Final = "final_best"
+DEFAULT_MODEL: Final = "cascade"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]

@@ -111,6 +111,11 @@ def to_input(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
+def shrunk(pixels: Pixels, side: int) -> Pixels:
+    """Grey pixels (height, width) as they are, or as ``to_input`` where they are more than the model takes anyway."""
+    return pixels if pixels.size <= side * side else to_input(pixels, side)
+
+
 def to_inputs(crops: Pixels, side: int) -> Pixels:
     """``to_input`` of many grey crops of one size: (N, height, width) to (N, side, side), uint8, the same to the bit.
 

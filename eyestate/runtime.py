@@ -14,10 +14,10 @@ from starlette.types import Scope
 
 from eyestate import metrics, quality, tracing
 from eyestate.answers import Answers
-from eyestate.batching import Batcher
+from eyestate.batching import Batcher, Crops
 from eyestate.errors import DetectorError, ImageError
 from eyestate.faces import Finder, Found, find
-from eyestate.images import MAX_SIDE, Pixels, decode, luma, to_input, to_inputs
+from eyestate.images import MAX_SIDE, Pixels, decode, luma, shrunk, to_inputs
 from eyestate.schema import Quality
 from eyestate.scorer import Scorer, Scores
 
@@ -30,12 +30,12 @@ class Decoded:
     """The crops of a request.
 
     Attributes:
-        crops: those that could be read, grey and of one size, uint8 (N, height, width).
+        crops: those that could be read, grey, uint8.
         failures: what is wrong with the others, by their place in the request.
         qualities: of the crops as they were sent, None where nobody asked.
     """
 
-    crops: Pixels
+    crops: Crops
     failures: dict[int, ImageError]
     qualities: list[Quality] | None
 
@@ -104,7 +104,7 @@ class Runtime:
 def _find(finder: Finder, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
     found = find(finder.detector, photo)
     qualities = quality.assess(found.crops) if with_quality else None
-    return found, Decoded(_of_one_size(found.crops, side), {}, qualities)
+    return found, Decoded(_waiting(found.crops, side), {}, qualities)
 
 
 def _decode(
@@ -126,7 +126,7 @@ def _decode(
                 failures[place] = error
                 left -= error.pixels
     qualities = quality.assess(originals) if with_quality else None
-    return originals, Decoded(_of_one_size(originals, side), failures, qualities)
+    return originals, Decoded(_waiting(originals, side), failures, qualities)
 
 
 def _grey(crops: Pixels) -> Pixels:
@@ -136,11 +136,11 @@ def _grey(crops: Pixels) -> Pixels:
     return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
 
 
-def _of_one_size(crops: Pixels | list[Pixels], side: int) -> Pixels:
+def _waiting(crops: Pixels | list[Pixels], side: int) -> Crops:
+    """The crops as they wait to be scored: small, and together where they are of one size."""
     if isinstance(crops, np.ndarray):
         return crops if crops.shape[1] * crops.shape[2] <= side * side else to_inputs(crops, side)
-    if len(crops) == 1 and crops[0].size <= side * side:
+    crops = [shrunk(crop, side) for crop in crops]
+    if len(crops) == 1:
         return crops[0][np.newaxis]
-    if len({crop.shape for crop in crops}) > 1 or (crops and crops[0].size > side * side):
-        crops = [to_input(crop, side) for crop in crops]  # so that what waits is small
-    return np.stack(crops) if crops else np.empty((0, side, side), np.uint8)
+    return np.stack(crops) if len({crop.shape for crop in crops}) == 1 else crops

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from eyestate.bundle import Bundle, Card, CascadeBundle, CascadeManifest, Manifest, State, load_model
 from eyestate.errors import BundleError, ImageError
 from eyestate.execution import open_session
-from eyestate.images import Pixels, check_size, decode, luma, read, to_input, to_inputs
+from eyestate.images import Pixels, check_size, decode, luma, read, shrunk, to_inputs
 from eyestate.settings import Device, settings
 
 BATCH: Final = 32  # crops per inference: beyond it a CPU gains little and only memory grows
@@ -59,19 +59,13 @@ class Scorer(ABC):
             ImageError: a crop cannot be read; nothing is scored then.
             TypeError, ValueError: an array that holds no crop.
         """
-        inputs = [to_input(_pixels(crop), self.side) for crop in crops]
-        return self.score_inputs(inputs)
+        return self._score([shrunk(_pixels(crop), self.side) for crop in crops])
 
     def score_each(self, crops: Sequence[bytes | str | Path]) -> list[float | ImageError]:
         """As ``score``, but a crop that cannot be read gets its error in place of a score."""
-        inputs = [self._input_or_error(crop) for crop in crops]
-        scores = iter(self.score_inputs([i for i in inputs if not isinstance(i, ImageError)]).tolist())
-        return [i if isinstance(i, ImageError) else next(scores) for i in inputs]
-
-    def score_inputs(self, inputs: Sequence[Pixels] | Pixels) -> Scores:
-        """P(open) of crops that already are ``to_input`` of this bundle's side: float32 (N,)."""
-        batches = [self.run(np.asarray(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
-        return np.concatenate(batches) if batches else np.empty(0, np.float32)
+        read = [self._crop_or_error(crop) for crop in crops]
+        scores = iter(self._score([crop for crop in read if not isinstance(crop, ImageError)]).tolist())
+        return [crop if isinstance(crop, ImageError) else next(scores) for crop in read]
 
     def score_parts(self, parts: Sequence[Pixels]) -> Scores:
         """P(open) of all crops of all parts, in one inference.
@@ -101,11 +95,16 @@ class Scorer(ABC):
             return "closed"
         return "uncertain"
 
-    def _input_or_error(self, crop: bytes | str | Path) -> Pixels | ImageError:
+    def _crop_or_error(self, crop: bytes | str | Path) -> Pixels | ImageError:
         try:
-            return to_input(_pixels(crop), self.side)
+            return shrunk(_pixels(crop), self.side)
         except ImageError as error:
             return error
+
+    def _score(self, crops: Sequence[Pixels]) -> Scores:
+        starts = range(0, len(crops), BATCH)
+        batches = [self.score_parts([crop[np.newaxis] for crop in crops[i : i + BATCH]]) for i in starts]
+        return np.concatenate(batches) if batches else np.empty(0, np.float32)
 
 
 class Network(Scorer):

@@ -275,7 +275,7 @@ class TestOperations:
         bundle = tmp_path / "models" / "broken"
         bundle.mkdir(parents=True)
         (bundle / "model.onnx").write_bytes(b"damaged")
-        (bundle / "manifest.json").write_text((load_bundle().path / "manifest.json").read_text())
+        (bundle / "manifest.json").write_text((load_bundle("final_best").path / "manifest.json").read_text())
         log = tmp_path / "log"
         with started_service(tmp_path / "home", log, EYESTATE_MODEL=str(bundle)) as (process, _):
             assert process.wait(60) != 0
