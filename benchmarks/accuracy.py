@@ -46,9 +46,9 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A contestant's scores by test, of the part of a crop it is shown, and its EERs by part and test."""
+    """A contestant's scores by test, of the part of a crop it is shown there, and its EERs by part and test."""
 
-    box: str
+    shown: dict[str, str]
     boxes: dict[str, dict[str, float]]
     scores: dict[str, Scores]
 
@@ -88,9 +88,10 @@ def make_test(name: str, what: str, crops: Sequence[Crop]) -> Test:
 
 
 def judge_network(network: Network, tests: Mapping[str, Test], cache: Path) -> Judged:
-    """Score all tests with each part of a crop that the network may be shown, and choose one by the EER on ``CHOICE``.
+    """Score all tests with each part of a crop that the network may be shown, and choose one.
 
-    Where that test is missing it is the part that the network was made for.
+    For MRL it is the part with the lowest EER on ``CHOICE``. For crops of another kind, which are framed otherwise and
+    of which none are there to choose by, it is the part that the network was made for.
     """
     scores = {
         box: {name: network_scores(network, box, test, cache) for name, test in tests.items()} for box in network.boxes
@@ -99,13 +100,15 @@ def judge_network(network: Network, tests: Mapping[str, Test], cache: Path) -> J
         box: {name: equal_error_rate(found, tests[name].labels) for name, found in by_test.items()}
         for box, by_test in scores.items()
     }
-    box = min(network.boxes, key=lambda box: boxes[box].get(CHOICE, 0))  # the first of equal ones
-    return Judged(box, boxes, scores[box])
+    best = min(network.boxes, key=lambda box: boxes[box].get(CHOICE, 0))  # the first of equal ones
+    shown = {name: network.boxes[0] if name == HELD_OUT else best for name in tests}
+    return Judged(shown, boxes, {name: scores[box][name] for name, box in shown.items()})
 
 
 def judge_scorer(scorer: Scorer, tests: Mapping[str, Test], cache: Path) -> Judged:
     """Score all tests as the service would."""
-    return Judged(WHOLE, {}, {name: scorer_scores(scorer, test, cache) for name, test in tests.items()})
+    shown = dict.fromkeys(tests, WHOLE)
+    return Judged(shown, {}, {name: scorer_scores(scorer, test, cache) for name, test in tests.items()})
 
 
 def network_scores(network: Network, box: str, test: Test, cache: Path) -> Scores:
@@ -129,7 +132,7 @@ def scorer_scores(scorer: Scorer, test: Test, cache: Path) -> Scores:
         batches = [parts(test.pixels[start : start + _BATCH]) for start in starts]
         return np.concatenate([scorer.score_parts(batch) for batch in batches]).astype(float)
 
-    return kept(cache, [scorer.manifest.model_dump_json(), test.fingerprint], compute)
+    return kept(cache, [scorer.manifest.sha256, test.fingerprint], compute)
 
 
 def kept(cache: Path, key: Sequence[str], compute: Callable[[], Scores]) -> Scores:

@@ -125,7 +125,7 @@ def int8(lite: Own, folder: Path) -> Own:
 def row(
     network: Network, judged: Judged, reference: Judged | None, *, tests: Mapping[str, Test], costs: Cost, memory: float
 ) -> Row:
-    """A contestant's row, without figures on the test by which the part of a crop was chosen."""
+    """A contestant's row, without figures on the test by which parts of crops were chosen."""
     reported = [test for test in tests.values() if test.name != CHOICE]
     differences = {}
     if reference and network.name not in (FINAL_BEST, *PEERS):
@@ -137,7 +137,7 @@ def row(
         name=network.name,
         licence=network.licence,
         note=network.note,
-        box=judged.box,
+        shown=judged.shown,
         boxes=judged.boxes,
         cost=costs,
         memory=memory,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from benchmarks.contestants import CASCADE, FINAL_BEST
-from benchmarks.report import Report, targets
+from benchmarks.report import Report, Row, targets
 from benchmarks.speed import Speed
 from loadtests.report import described, table
 from training.evaluate import Interval
@@ -67,27 +67,28 @@ def _accuracy(report: Report) -> Iterator[str]:
         "this project has learnt from any of these crops. The unlabelled set's crops are 24 px a side.\n"
     )
     yield table(
-        ["Model", *(f"EER, {test.what}" for test in tests), "Shown", "Licence"],
+        ["Model", *(f"EER, {test.what}" for test in tests), "Licence"],
         [
-            *(
-                (row.name, *(_interval(row.eer.get(test.name)) for test in tests), row.box, row.licence)
-                for row in report.rows
-            ),
-            *((name, *(None for _ in tests), f"not here: {why}", None) for name, why in report.absent.items()),
+            *((row.name, *(_interval(row.eer.get(test.name)) for test in tests), row.licence) for row in report.rows),
+            *((name, *(None for _ in tests), f"not here: {why}") for name, why in report.absent.items()),
         ],
     )
     yield from (f"{row.name}: {row.note}\n" for row in report.rows if row.note)
-    yield (
-        "What a peer is shown of a crop was chosen on MRL's validation subjects, by the lowest EER. That choice is the "
-        "table above; here is what each part gives, the one that the peer's authors name first:\n"
-    )
-    rows = [
-        (row.name, box, *(f"{by_test[test.name]:.4f}" if test.name in by_test else None for test in report.tests))
-        for row in report.rows
-        for box, by_test in row.boxes.items()
-        if len(row.boxes) > 1
-    ]
-    yield table(["Model", "Shown", *(test.what for test in report.tests)], rows)
+    choices = [row for row in report.rows if len(row.boxes) > 1]
+    if tests and choices:
+        yield (
+            "The peers look at a part of the crop. On MRL it is the part with the lowest EER on its validation "
+            "subjects; on the held-out crops, framed otherwise, the part that the peer's authors name, which is the "
+            "first of its rows here. In bold what the table above took:\n"
+        )
+        yield table(
+            ["Model", "Shown", *(test.what for test in report.tests)],
+            [
+                (row.name, box, *(_choice(row, box, test.name) for test in report.tests))
+                for row in choices
+                for box in row.boxes
+            ],
+        )
 
 
 def _costs(report: Report) -> Iterator[str]:
@@ -176,6 +177,12 @@ def _roof(report: Report) -> Iterator[str]:
                 memory = speed.median * row.cost.bytes_per_crop(_ROOF_BATCH) / report.roof.bandwidth
                 rows.append((row.name, engine, f"{arithmetic:.0%}", f"{memory:.0%}"))
     yield table(["Model", "Engine", "of its arithmetic", "of its memory"], rows)
+
+
+def _choice(row: Row, box: str, test: str) -> str | None:
+    if test not in row.boxes[box]:
+        return None
+    return f"**{row.boxes[box][test]:.4f}**" if row.shown[test] == box else f"{row.boxes[box][test]:.4f}"
 
 
 def _interval(eer: Interval | None) -> str | None:

@@ -38,15 +38,15 @@ class TestSet(_Part):
 class Row(_Part):
     """A contestant.
 
-    ``boxes`` holds the EER by part of the crop and test, ``box`` is the part chosen. ``difference`` is that of the EER
-    from final_best's. ``escalated`` is the share of the crops for which a cascade asked its thorough network, of which
-    ``cost`` has as much.
+    ``boxes`` holds the EER by part of the crop and test, ``shown`` the part chosen by test. ``difference`` is that of
+    the EER from final_best's. ``escalated`` is the share of the crops for which a cascade asked its thorough network;
+    ``cost`` has that share of it on the mix.
     """
 
     name: str
     licence: str
     note: str
-    box: str
+    shown: dict[str, str]
     boxes: dict[str, dict[str, float]]
     cost: Cost
     memory: float

@@ -21,7 +21,7 @@ from loadtests.devices import openvino
 BATCHES: Final = (1, 8, 64, 1024)
 ONNX_RUNTIME: Final = "ONNX Runtime, fp32"
 OPENVINO: Final = "OpenVINO, fp32"
-_MATRIX: Final = {"cpu": 2048, "cuda": 8192}
+_MATRIX: Final = {"cpu": 1024, "cuda": 8192}
 _COPIED: Final = {"cpu": 2**28, "cuda": 2**31}  # bytes; more than any cache holds
 _REPEATS: Final = 10
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zipfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.contestants import CASCADE, FINAL_BEST, LITE
+from eyestate.bundle import CascadeManifest, Member, Unsure, cascade_sha256, load_bundle
 from eyestate.images import to_input
 from eyestate.scorer import load
 from loadtests.small_bundle import write_small_bundle
@@ -21,8 +20,8 @@ from tests.training.conftest import jpeg
 from training.data import FAR_SIDE, SPLIT_FOLDS
 from training.synthetic import labelled
 
-FRAMES = 28  # of each subject: the training subjects have more than int8 is calibrated on
-UNLABELLED = 180
+FRAMES = 28  # of each subject: like the unlabelled crops, enough to calibrate int8 on
+UNLABELLED = 200
 
 
 def peer_network(width: int, height: int, *, batch: int | str = "batch", classes: int = 0) -> onnx.ModelProto:
@@ -99,21 +98,24 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundles: final_best scores brightness, final_best_lite is an untrained network, and their cascade."""
     folder = tmp_path_factory.mktemp("bundles")
-    thorough = json.loads((write_bundle(folder, FINAL_BEST) / "manifest.json").read_text())
+    best = load_bundle(write_bundle(folder, FINAL_BEST)).manifest
     lite = write_small_bundle(folder).rename(folder / LITE)
-    quick = json.loads((lite / "manifest.json").read_text()) | {"name": LITE}
-    (lite / "manifest.json").write_text(json.dumps(quick))
+    (lite / "manifest.json").write_text(load_bundle(lite).manifest.model_copy(update={"name": LITE}).model_dump_json())
     low, high = np.quantile(load(lite, "cpu").score([pixels for pixels, _ in labelled(16, seed=3)]), [0.3, 0.7])
-    cascade = {
-        **{key: thorough[key] for key in ("version", "created", "thresholds", "metrics")},
-        "name": CASCADE,
-        "sha256": hashlib.sha256(f"{quick['sha256']}{thorough['sha256']}".encode()).hexdigest(),
-        "quick": {"name": LITE, "sha256": quick["sha256"]},
-        "thorough": {"name": FINAL_BEST, "sha256": thorough["sha256"]},
-        "unsure": {"low": float(low), "high": float(high), "rule": "made for a test"},
-    }
+    quick, thorough = (
+        Member(name=name, sha256=load_bundle(folder / name).manifest.sha256) for name in (LITE, FINAL_BEST)
+    )
+    unsure = Unsure(low=low, high=high, rule="made for a test")
+    cascade = CascadeManifest(
+        name=CASCADE,
+        sha256=cascade_sha256(quick, thorough, unsure),
+        quick=quick,
+        thorough=thorough,
+        unsure=unsure,
+        **best.model_dump(include={"version", "created", "thresholds", "metrics"}),
+    )
     (folder / CASCADE).mkdir()
-    (folder / CASCADE / "manifest.json").write_text(json.dumps(cascade))
+    (folder / CASCADE / "manifest.json").write_text(cascade.model_dump_json())
     return folder
 
 

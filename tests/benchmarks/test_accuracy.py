@@ -8,6 +8,7 @@ import pytest
 from benchmarks.accuracy import (
     CHOICE,
     HELD_OUT,
+    MRL_TEST,
     Test,
     eer,
     judge_network,
@@ -44,16 +45,18 @@ class TestJudgingANetwork:
         return Peer("peer", peers / "ocec_p.onnx", "MIT", width=40, height=24)
 
     def test_the_part_is_chosen_on_the_test_for_choosing_alone(self, peer: Peer, tmp_path: Path) -> None:
-        tests = {CHOICE: crops(CHOICE, bright_middle=True), HELD_OUT: crops(HELD_OUT, bright_middle=False)}
+        tests = {CHOICE: crops(CHOICE, bright_middle=True), MRL_TEST: crops(MRL_TEST, bright_middle=False)}
         judged = judge_network(peer, tests, tmp_path)
-        assert judged.box != WHOLE
-        assert judged.boxes[WHOLE][CHOICE] > judged.boxes[judged.box][CHOICE] == 0
-        assert judged.boxes[WHOLE][HELD_OUT] == 0
+        best = judged.shown[MRL_TEST]
+        assert best != WHOLE
+        assert judged.boxes[WHOLE][CHOICE] > judged.boxes[best][CHOICE] == 0
+        assert judged.boxes[WHOLE][MRL_TEST] == 0
         assert list(judged.boxes) == list(peer.boxes)
 
-    def test_without_it_the_peer_gets_what_it_was_made_for(self, peer: Peer, tmp_path: Path) -> None:
-        judged = judge_network(peer, {HELD_OUT: crops(HELD_OUT, bright_middle=True)}, tmp_path)
-        assert judged.box == peer.made_for
+    def test_crops_of_another_kind_are_shown_as_the_peer_was_made_for(self, peer: Peer, tmp_path: Path) -> None:
+        tests = {name: crops(name, bright_middle=True) for name in (CHOICE, HELD_OUT)}
+        judged = judge_network(peer, tests, tmp_path)
+        assert judged.shown[HELD_OUT] == peer.made_for != judged.shown[CHOICE]
         assert judge_network(peer, {}, tmp_path).scores == {}
 
 
