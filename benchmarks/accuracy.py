@@ -118,7 +118,7 @@ def network_scores(network: Network, box: str, test: Test, cache: Path) -> Score
 
     def compute() -> Scores:
         starts = tqdm(range(0, len(test.pixels), _BATCH), desc=f"{network.name}, {test.name}", unit="batch")
-        batches = [network.inputs(test.pixels[start : start + _BATCH], box) for start in starts]
+        batches = (network.inputs(test.pixels[start : start + _BATCH], box) for start in starts)
         return np.concatenate([read_scores(session.run(None, {name: batch})[0]) for batch in batches]).astype(float)
 
     return kept(cache, [sha256(network.onnx), box, test.fingerprint], compute)
@@ -129,7 +129,7 @@ def scorer_scores(scorer: Scorer, test: Test, cache: Path) -> Scores:
 
     def compute() -> Scores:
         starts = tqdm(range(0, len(test.pixels), _BATCH), desc=f"{scorer.manifest.name}, {test.name}", unit="batch")
-        batches = [parts(test.pixels[start : start + _BATCH]) for start in starts]
+        batches = (parts(test.pixels[start : start + _BATCH]) for start in starts)
         return np.concatenate([scorer.score_parts(batch) for batch in batches]).astype(float)
 
     return kept(cache, [scorer.manifest.sha256, test.fingerprint], compute)
