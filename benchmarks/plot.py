@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from benchmarks.speed import ONNX_RUNTIME, Speed
 SHOWN: Final = (HELD_OUT, MRL_TEST)
 BATCH: Final = 64
 _OURS, _THEIRS = "tab:blue", "tab:orange"
+_MARKERS: Final = "osD^vP*X"
 
 
 def draw(report: Report, path: Path) -> bool:
@@ -28,18 +31,19 @@ def draw(report: Report, path: Path) -> bool:
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(5.2 * len(tests), 4.2), layout="constrained")
         for axes, test in zip(figure.subplots(1, len(tests), squeeze=False)[0], tests, strict=True):
-            for row, speed in points:
+            for (row, speed), marker in zip(points, cycle(_MARKERS), strict=False):
                 if test.name in row.eer:
-                    _point(axes, row, speed, test.name)
+                    _point(axes, row, speed, test.name, marker)
             axes.set(
-                title="\n".join((test.what[:60], test.what[60:])).strip(),
+                title=textwrap.fill(test.what, 50),
                 xscale="log",
+                yscale="log",
                 xlabel=f"crops/s, {ONNX_RUNTIME}, batch {BATCH}",
                 ylabel="EER with its 95 % interval",
-                ylim=(0, None),
             )
-            axes.margins(x=0.25)
             axes.grid(visible=True, which="major", alpha=0.3)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
     return True
@@ -51,9 +55,10 @@ def at_batch(report: Report, name: str) -> Speed | None:
     return network or report.by_batch(name, ONNX_RUNTIME, mix=True).get(BATCH)
 
 
-def _point(axes: Axes, row: Row, speed: Speed, test: str) -> None:
+def _point(axes: Axes, row: Row, speed: Speed, test: str, marker: str) -> None:
     eer = row.eer[test]
     colour = _THEIRS if row.name in PEERS else _OURS
     errors = [[eer.value - eer.low], [eer.high - eer.value]]
-    axes.errorbar(speed.median, eer.value, yerr=errors, fmt="o", color=colour, capsize=2, elinewidth=0.8)
-    axes.annotate(row.name, (speed.median, eer.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.errorbar(
+        speed.median, eer.value, yerr=errors, fmt=marker, color=colour, capsize=2, elinewidth=0.8, label=row.name
+    )
