@@ -31,7 +31,7 @@ types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev ## Run the tests, two files at a time: many wait for servers
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
