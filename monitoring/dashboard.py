@@ -43,7 +43,7 @@ from monitoring.panels import (
 
 _JOB: Final = 'namespace=~"$namespace",job=~"$job"'  # what recorded series are told apart by
 _POD: Final = f'{_JOB},instance=~"$instance"'
-_SCORING: Final = 'route=~"/v1/score.*|/v2/.*/infer"'
+_SCORING: Final = 'route=~"/v1/score.*|/v1/faces|/v2/.*/infer"'
 _RATE: Final = "[$__rate_interval]"
 _STATES: Final = {"open": GREEN, "closed": BLUE, "uncertain": ORANGE}
 
