@@ -65,11 +65,11 @@ def read_tests(every: int = 1) -> dict[str, Test]:
         found += [
             make_test(CHOICE, "MRL validation subjects", split.val[::every]),
             make_test(MRL_TEST, "MRL test subjects", test),
-            make_test(MRL_FAR, f"the same, shrunk to {FAR_SIDE} px", [shrunk(crop) for crop in test]),
+            make_test(MRL_FAR, f"MRL test subjects, shrunk to {FAR_SIDE} px", [shrunk(crop) for crop in test]),
         ]
     unlabelled, answers = data_dir() / "eyes-dataset.zip", data_dir() / "human-labels.csv"
     if unlabelled.exists() and answers.exists():
-        what = "held-out crops of the unlabelled set on which two or more people agree"
+        what = "held-out crops of the unlabelled set"
         found.append(make_test(HELD_OUT, what, judged_by_people(unlabelled, answers)[::every]))
     return {test.name: test for test in found}
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.accuracy import (
     CHOICE,
-    HELD_OUT,
     MRL_TEST,
     Judged,
     Test,
@@ -38,7 +37,7 @@ from benchmarks.speed import mix_runner, network_runners, race, roof
 from eyestate.bundle import CascadeBundle, load_model
 from eyestate.errors import BundleError
 from eyestate.execution import cores
-from eyestate.images import Pixels
+from eyestate.images import Pixels, decode
 from eyestate.scorer import Scorer, open_scorer
 from eyestate.settings import Device
 from loadtests.devices import calibration
@@ -174,12 +173,16 @@ def cascade_row(
 
 
 def mix(tests: Mapping[str, Test]) -> list[Pixels]:
-    """What a service may meet: held-out crops, then runs of frames from all over MRL's test videos, in their order."""
-    if not {MRL_TEST, HELD_OUT} <= tests.keys():
+    """What a service may meet: held-out crops, also those that people disagree on, then runs of frames from all over
+    MRL's test videos, in their order. None where either is missing.
+    """
+    unlabelled = data_dir() / "eyes-dataset.zip"
+    if MRL_TEST not in tests or not unlabelled.exists():
         return []
+    held_out = [decode(crop.data) for crop in hold_out(load_crops(unlabelled).crops)[1][:MIXED]]
     frames = tests[MRL_TEST].pixels
     starts = np.linspace(0, len(frames) - FOOTAGE, MIXED // FOOTAGE).astype(int).clip(0)
-    return [*tests[HELD_OUT].pixels[:MIXED], *(frame for start in starts for frame in frames[start : start + FOOTAGE])]
+    return [*held_out, *(frame for start in starts for frame in frames[start : start + FOOTAGE])]
 
 
 def share_escalated(cascade: Scorer, crops: Sequence[Pixels]) -> float | None:

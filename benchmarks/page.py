@@ -64,7 +64,8 @@ def _accuracy(report: Report) -> Iterator[str]:
         yield f"- {test.what}: {test.crops:,} crops{subjects}, {test.open / test.crops:.0%} of them open"
     yield (
         "\nEER with its 95 % interval by bootstrap, over subjects where they are known, else over crops. No network of "
-        "this project has learnt from any of these crops. The unlabelled set's crops are 24 px a side.\n"
+        "this project has learnt from any of these crops. Of the held-out crops, 24 px a side, those judge on which at "
+        "least two people agree.\n"
     )
     yield table(
         ["Model", *(f"EER, {test.what}" for test in tests), "Licence"],
@@ -148,9 +149,9 @@ def _mix(report: Report) -> Iterator[str]:
         "" if report.mix_escalated is None else f" The cascade asked {FINAL_BEST} about {report.mix_escalated:.1%}."
     )
     yield (
-        f"What a cascade costs depends on the crops. {report.mix_crops:,} real ones, half of them held-out crops of "
-        "the unlabelled set and half frames of MRL's test subjects, in runs of consecutive frames, as a video brings "
-        f"them. Scored from grey pixels, resizing included, {report.mix[0].engine}.{escalated}\n"
+        f"What a cascade costs depends on the crops. {report.mix_crops:,} real ones: held-out crops of the unlabelled "
+        "set, also those that people disagree on, and as many frames of MRL's test subjects, in runs of consecutive "
+        f"ones, as a video brings them. Scored from grey pixels, resizing included, {report.mix[0].engine}.{escalated}\n"
     )
     batches = sorted({speed.batch for speed in report.mix})
     names = list(dict.fromkeys(speed.name for speed in report.mix))
@@ -164,8 +165,9 @@ def _mix(report: Report) -> Iterator[str]:
 def _roof(report: Report) -> Iterator[str]:
     yield (
         f"This machine multiplies large matrices at {report.roof.flops / 1e9:,.0f} GFLOP/s and copies "
-        f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written). A network whose layers keep nothing in a cache "
-        "between them can't be faster than the slower of the two allows; one that does can beat the memory's bound. "
+        f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep nothing in "
+        "a cache between them can't be faster than the slower of the two allows; one that does can beat the memory's "
+        "bound, and int8 that of the arithmetic. "
         f"Crops/s at batch {_ROOF_BATCH} as a share of either bound:\n"
     )
     rows = []
