@@ -150,8 +150,8 @@ def _mix(report: Report) -> Iterator[str]:
     )
     yield (
         f"What a cascade costs depends on the crops. {report.mix_crops:,} real ones: held-out crops of the unlabelled "
-        "set, also those that people disagree on, and as many frames of MRL's test subjects, in runs of consecutive "
-        f"ones, as a video brings them. Scored from grey pixels, resizing included, {report.mix[0].engine}.{escalated}\n"
+        "set, also those that people disagree on, and as many frames of MRL's test subjects, in runs as a video "
+        f"brings them. Scored from grey pixels, resizing included, {report.mix[0].engine}.{escalated}\n"
     )
     batches = sorted({speed.batch for speed in report.mix})
     names = list(dict.fromkeys(speed.name for speed in report.mix))
@@ -165,8 +165,8 @@ def _mix(report: Report) -> Iterator[str]:
 def _roof(report: Report) -> Iterator[str]:
     yield (
         f"This machine multiplies large matrices at {report.roof.flops / 1e9:,.0f} GFLOP/s and copies "
-        f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep nothing in "
-        "a cache between them can't be faster than the slower of the two allows; one that does can beat the memory's "
+        f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep nothing "
+        "in a cache between them can't be faster than the slower of the two allows; one that does can beat the memory's "
         "bound, and int8 that of the arithmetic. "
         f"Crops/s at batch {_ROOF_BATCH} as a share of either bound:\n"
     )
