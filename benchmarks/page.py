@@ -166,8 +166,8 @@ def _roof(report: Report) -> Iterator[str]:
     yield (
         f"This machine multiplies large matrices at {report.roof.flops / 1e9:,.0f} GFLOP/s and copies "
         f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep nothing "
-        "in a cache between them can't be faster than the slower of the two allows; one that does can beat the memory's "
-        "bound, and int8 that of the arithmetic. "
+        "in a cache between them can't be faster than the slower of the two allows; one that does can beat that of "
+        "memory, and int8 that of arithmetic. "
         f"Crops/s at batch {_ROOF_BATCH} as a share of either bound:\n"
     )
     rows = []
