@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
-from eyestate.bundle import State, load_bundle
+from eyestate.bundle import State, load_model
 from eyestate.errors import (
     BodyTooLargeError,
     EyestateError,
@@ -383,11 +383,11 @@ class TestWrite:
 
     def written(self, **fields: Any) -> tuple[dict[str, Any], bytes]:
         asked = InferenceRequest.model_validate({"inputs": [crops_tensor(GREY)], **fields})
-        head, part = write(asked, load_bundle().manifest, self.SCORES, list(self.STATES))
+        head, part = write(asked, load_model().manifest, self.SCORES, list(self.STATES))
         return json.loads(head), part
 
     def test_json_has_the_protocols_fields_and_no_other(self) -> None:
-        manifest = load_bundle().manifest
+        manifest = load_model().manifest
         answer, part = self.written()
         assert answer == {
             "model_name": manifest.name,
