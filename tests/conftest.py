@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -7,6 +9,9 @@ from training.data import data_dir
 
 settings.register_profile("tests", deadline=None)  # what else the machine has to do is no fault of an example
 settings.load_profile("tests")
+
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
