@@ -51,16 +51,15 @@ def choose_band(pair: Pair) -> Unsure:
     on, counts as the truth, so that no labels are needed; a band is good enough where the EER of the cascade's scores
     against it, and that within every wider band, is at most ``MAX_DIFFERENCE``.
 
+    Where the thorough network takes all crops for open, or all for closed, nothing can be told, and it is asked always.
+
     Args:
         pair: the scores (N,) on crops of the kind that the model is for.
-
-    Raises:
-        ValueError: the thorough network takes all crops for open, or all for closed.
     """
     truth = (pair.thorough >= 0.5).astype(np.int64)
     distances = np.abs(log_odds(pair.quick).astype(np.float64))
     best = distances.max()
-    for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)):
+    for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)) if 0 < truth.sum() < truth.size else ():
         if equal_error_rate(np.where(distances <= width, pair.thorough, pair.quick), truth) > MAX_DIFFERENCE:
             break
         best = width

@@ -45,6 +45,12 @@ def test_equal_networks_need_no_second_opinion() -> None:
     assert Pair(scores, scores).unsure(choose_band(Pair(scores, scores))).mean() < 0.02
 
 
+def test_a_thorough_network_that_knows_one_answer_is_always_asked() -> None:
+    scores = np.linspace(0.1, 0.9, 50)
+    both = Pair(scores, np.full(50, 0.9))
+    assert both.unsure(choose_band(both)).all()
+
+
 def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network(load_bundle(write_bundle(tmp_path / "models")), "cpu")
     first = cached_scores(network, split.test, tmp_path / "cache")
