@@ -239,10 +239,14 @@ def distil(lesson: Path, taught: Sequence[Crop], exam: Sequence[Crop], settings:
             "sources": [dataclasses.asdict(source) for source in sources(taught)],
         },
     )
+    return _train(views, exam, settings, output)
+
+
+def _train(lesson: Lesson, exam: Sequence[Crop], settings: StudentSettings, output: Path) -> Path:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     return fit(
         Student(dataclasses.asdict(settings)),
-        _loader(views, settings.batch_size),
+        _loader(lesson, settings.batch_size),
         evaluation_loader(exam, SIDE),
         output,
         epochs=settings.epochs,
@@ -294,19 +298,9 @@ def tune(
 
     def objective(trial: optuna.Trial) -> float:
         chosen = dataclasses.replace(settings, **suggest(trial))  # type: ignore[arg-type]
-        pl.seed_everything(settings.seed, workers=True, verbose=False)
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             run = Path(scratch)
-            fit(
-                Student(dataclasses.asdict(chosen)),
-                _loader(part, chosen.batch_size),
-                evaluation_loader(exam, SIDE),
-                run,
-                epochs=chosen.epochs,
-                patience=0,
-                average_decay=chosen.average_decay,
-                precision="32-true",
-            )
+            _train(part, exam, chosen, run)
             eer = history(run)[-1]["val_eer"]
             return eer if math.isfinite(eer) else 1.0  # an exam that lacks a class tells nothing
 
