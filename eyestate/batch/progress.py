@@ -29,9 +29,9 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
 
 def progress() -> Progress:
-    """A bar where stderr is a terminal, lines elsewhere."""
+    """A bar where stderr is a terminal that can redraw a line, lines elsewhere."""
     console = Console(stderr=True)
-    return Bar(console) if console.is_terminal else Lines(console)
+    return Bar(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
 class _Rate(ProgressColumn):

@@ -113,7 +113,7 @@ def test_network_that_contradicts_its_manifest(tmp_path: Path) -> None:
 class TestCascade:
     @pytest.fixture
     def cascade(self, tmp_path: Path) -> Scorer:
-        return eyestate.load(write_cascade(tmp_path, low=0.3, high=0.7))
+        return eyestate.load(write_cascade(tmp_path, low=0.3, high=0.7), device="cpu")
 
     def test_asks_the_thorough_network_where_the_quick_one_is_unsure(
         self, cascade: Scorer, monkeypatch: pytest.MonkeyPatch

@@ -258,7 +258,8 @@ class TestProgress:
         assert "rows/s, " in line
         assert line.endswith(" s left\n")
 
-    def test_bar(self) -> None:
+    def test_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm")
         console = Console(file=io.StringIO(), force_terminal=True, width=100)
         with progress.Bar(console) as shown:
             shown.begin(200, 50)
@@ -267,6 +268,17 @@ class TestProgress:
         assert isinstance(console.file, io.StringIO)
         assert "150/200" in console.file.getvalue()
         assert "[worth] knowing" in console.file.getvalue()
+
+    @pytest.mark.parametrize(
+        ("terminal", "term", "kind"),
+        [(True, "xterm", progress.Bar), (True, "dumb", progress.Lines), (False, "xterm", progress.Lines)],
+    )
+    def test_a_bar_only_where_a_line_can_be_redrawn(
+        self, monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, kind: type
+    ) -> None:
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+        assert type(progress.progress()) is kind
 
 
 class TestCommand:
