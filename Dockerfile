@@ -1,4 +1,4 @@
-# Two images from one recipe, `cpu` and `cuda`: what serves is all that is in them. docs/image.md tells the rest.
+# Two images from one recipe, `cpu` and `cuda`: what serves is all that is in them. docs/container.md tells the rest.
 ARG BASE_NAME=docker.io/library/python:3.11.16-slim-bookworm
 ARG BASE_DIGEST=sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 ARG BASE=${BASE_NAME}@${BASE_DIGEST}
@@ -18,7 +18,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 
 
 FROM installer AS installed-cpu
-COPY requirements/serve.txt image/slim.py ./
+COPY requirements/serve.txt tools/container/slim.py ./
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=cache,target=/root/.cache/uv \
     /uv/bin/uv pip install --quiet --python /opt/eyestate --no-deps --require-hashes -r serve.txt \
@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 
 
 FROM installer AS installed-cuda
-COPY requirements/serve-gpu.txt image/slim.py ./
+COPY requirements/serve-gpu.txt tools/container/slim.py ./
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=cache,target=/root/.cache/uv \
     /uv/bin/uv pip install --quiet --python /opt/eyestate --no-deps --require-hashes -r serve-gpu.txt \

@@ -37,22 +37,22 @@ loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit 
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
 
 benchmark: $(VENV)/.dev ## Judge and time all models beside the public ones, and write docs/benchmarks.md (ten minutes on two cores)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m tools.benchmarks
 
 monitoring: $(VENV)/.dev ## Start the service and Prometheus, with Grafana where it is installed
-	@$(BIN)/python -m monitoring up --port $(PORT)
+	@$(BIN)/python -m tools.monitoring up --port $(PORT)
 
 k8s-check: $(VENV)/.dev .bentoml/k8s/checkov/.installed ## Hold the Kubernetes manifests against every validator, and run their containers here
 	$(BIN)/pytest tests/k8s
 
 image: $(VENV)/.dev ## Build the container image with docker, podman or buildah (TARGET=cpu, or cuda)
-	$(BIN)/python -m image build $(TARGET)
+	$(BIN)/python -m tools.container build $(TARGET)
 
 image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, score, stop it under load (TARGET=cpu, or cuda)
-	$(BIN)/python -m image test $(TARGET)
+	$(BIN)/python -m tools.container test $(TARGET)
 
 sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in dist/ (TARGET=cpu, or cuda)
-	$(BIN)/python -m image sbom $(TARGET)
+	$(BIN)/python -m tools.container sbom $(TARGET)
 
 audit: $(VENV)/.dev ## Ask PyPI for known vulnerabilities of everything pinned: fails on one, and where it cannot ask
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off $(foreach set,serve serve-gpu dev,-r requirements/$(set).txt)

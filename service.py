@@ -11,9 +11,10 @@ import bentoml
 from bentoml import Service
 from starlette.types import ASGIApp
 
-from eyestate import connections, logs, routes
 from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
+from eyestate.server import connections, logs
+from eyestate.server.app import create_app, wrap
 from eyestate.settings import settings
 
 try:
@@ -23,7 +24,7 @@ except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 
 logs.configure()
-app = routes.serving(SETTINGS)
+app = create_app(SETTINGS)
 
 
 class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML leaves its types out
@@ -32,7 +33,7 @@ class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML leaves its types o
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """What a worker serves; it asks for it right before it configures uvicorn."""
         connections.choose()
-        return routes.edge(app, super().to_asgi(is_main), SETTINGS)
+        return wrap(app, super().to_asgi(is_main), SETTINGS)
 
 
 @bentoml.asgi_app(app)

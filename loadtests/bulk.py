@@ -21,14 +21,14 @@ from eyestate.execution import cores
 from eyestate.images import Pixels
 from eyestate.scorer import Network, Scores
 from eyestate.settings import Device
-from loadtests import crops
 from loadtests.bare import Bare
-from loadtests.load import Connection, Generator, http_request, losses, run, statuses, stop_after
-from loadtests.report import REPORTS, circumstances, described, table, write
-from loadtests.servers import Server, ServerError
-from loadtests.service import served
-from loadtests.small_bundle import NAME as SMALL
-from loadtests.wrk import drive
+from tools.harness import crops
+from tools.harness.load import Connection, Generator, http_request, losses, run, statuses, stop_after
+from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.servers import Server, ServerError
+from tools.harness.service import served
+from tools.harness.small_bundle import NAME as SMALL
+from tools.harness.wrk import drive
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"

@@ -20,13 +20,13 @@ from eyestate.execution import cores, open_session
 from eyestate.images import Pixels, decode, to_input
 from eyestate.scorer import Scores
 from eyestate.settings import Device
-from loadtests import crops
-from loadtests.int8 import write_int8
-from loadtests.report import REPORTS, circumstances, described, table, write
-from loadtests.servers import SCRATCH
-from training.data import Crop, data_dir, hold_out, load_crops, load_mrl, split_by_subject
-from training.evaluate import Interval, bootstrap_eer
-from training.stages import SCORED, judged_by_people
+from tools.harness import crops
+from tools.harness.int8 import write_int8
+from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.servers import SCRATCH
+from training.commands.stages import SCORED, judged_by_people
+from training.data.datasets import Crop, data_dir, hold_out, load_crops, load_mrl, split_by_subject
+from training.evaluation.eer import Interval, bootstrap_eer
 
 BATCHES: Final = (1, 8, 32, 64, 256)
 REFERENCE: Final = "ONNX Runtime CPU, fp32"

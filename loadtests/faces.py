@@ -18,8 +18,8 @@ from PIL import Image
 from eyestate.faces import find
 from eyestate.images import MAX_SIDE
 from eyestate.mtcnn import FaceDetector
-from loadtests.report import REPORTS, circumstances, described, table, write
-from loadtests.servers import PROJECT
+from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.servers import PROJECT
 
 PORTRAIT: Final = PROJECT / "docs" / "images" / "face.jpg"
 _SIDES: Final = (512, 1024, 2048, MAX_SIDE)

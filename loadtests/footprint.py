@@ -23,13 +23,13 @@ from typing import Final, get_args
 import click
 import numpy as np
 
+from eyestate.server.uploads import MAX_BODY_BYTES
 from eyestate.settings import Device
-from eyestate.uploads import MAX_BODY_BYTES
-from loadtests import crops
-from loadtests.load import Generator, http_request, run, statuses, stop_after
-from loadtests.report import REPORTS, circumstances, described, table, write
-from loadtests.servers import MIB, SCRATCH, Server, ServerError, tail
-from loadtests.service import served
+from tools.harness import crops
+from tools.harness.load import Generator, http_request, run, statuses, stop_after
+from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.servers import MIB, SCRATCH, Server, ServerError, tail
+from tools.harness.service import served
 
 NPY: Final = "application/x-npy"
 _SAMPLE_SECONDS: Final = 0.05

@@ -22,7 +22,6 @@ from locust.runners import LocalRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from eyestate.errors import EyestateError
-from loadtests.claims import Claim, verdicts
 from loadtests.scenarios.options import OPTIONS
 from loadtests.scenarios.plan import (
     BATCHES_PER_SECOND,
@@ -34,6 +33,7 @@ from loadtests.scenarios.plan import (
 )
 from loadtests.scenarios.requests import Body, api_key, bodies, fault, retry_after
 from loadtests.scenarios.verdict import REFUSED, Row, claims
+from tools.harness.claims import Claim, verdicts
 
 _MAX_SPAWN_RATE = 100.0  # users a second, beyond which Locust warns
 

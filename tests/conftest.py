@@ -5,7 +5,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from training.data import data_dir
+from training.data.datasets import data_dir
 
 settings.register_profile("tests", deadline=None)  # what else the machine has to do is no fault of an example
 settings.load_profile("tests")

@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eyestate import routes
+from eyestate.server.app import create_app, wrap
 from eyestate.settings import settings
-from loadtests.servers import free_port
+from tools.harness.servers import free_port
 
 PROJECT = Path(__file__).parents[1]
 
@@ -124,5 +124,5 @@ class Faults:
 
 
 if __name__ == "__main__":
-    service = routes.serving(settings())
-    uvicorn.run(Faults(routes.edge(service, service, settings())), port=int(sys.argv[1]), log_level="warning")
+    service = create_app(settings())
+    uvicorn.run(Faults(wrap(service, service, settings())), port=int(sys.argv[1]), log_level="warning")

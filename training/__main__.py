@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -14,21 +13,11 @@ from rich.console import Console
 from eyestate.bundle import load_model, models_dir
 from eyestate.cli import Commands
 from eyestate.scorer import load
-from training import behaviour, input_size
-from training.card import write_section
-from training.classify import MIN_INPUT, Settings, train
-from training.data import load_mrl, split_by_subject
-from training.describe import describe
-from training.detector import export_detector_command
-from training.export import export_run
-from training.label.command import label
-from training.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
-from training.options import backbone_option, crops_option, human_labels_option, max_wrong_option, mrl_option
-from training.plots import plot_history
-from training.quality_limits import SCORED, quality_limits, table
-from training.report.command import report
-from training.runs import history, record_time, write_history
-from training.stages import (
+from training.commands.label import label
+from training.commands.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
+from training.commands.options import backbone_option, crops_option, human_labels_option, max_wrong_option, mrl_option
+from training.commands.report import report
+from training.commands.stages import (
     compare_command,
     fine_tune,
     judged_by_people,
@@ -38,8 +27,18 @@ from training.stages import (
     score,
     self_train_command,
 )
-from training.synthetic import generate
-from training.unlabelled import cluster_command, consensus_command, features_command
+from training.commands.unlabelled import cluster_command, consensus_command, features_command
+from training.data.datasets import load_mrl, split_by_subject
+from training.data.describe import describe
+from training.data.synthetic import generate
+from training.evaluation import behaviour
+from training.evaluation.quality_limits import SCORED, quality_limits, table
+from training.export.bundle import export_run
+from training.export.card import write_section
+from training.export.detector import export_detector_command
+from training.models.classifier import MIN_INPUT, Settings, train
+from training.plots import plot_history
+from training.runs import history, record_time, write_history
 
 RUNS = Path("runs")
 DRAWN, SAMPLED = 100, 500  # crops of each kind that a behavioural test takes at most
@@ -73,18 +72,6 @@ def main() -> None:
 def describe_mrl(mrl: Path, output: Path) -> None:
     """Print and plot what MRL is made of, and list the files that are left out."""
     describe(load_mrl(mrl), output, Console())
-
-
-@main.command("input-size")
-@mrl_option
-@backbone_option
-@click.option("--side", "sides", multiple=True, type=SIDE, default=(80, 96, 112, 128, 160), show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), default=RUNS / "input_size", show_default=True)
-def compare_input_sizes(mrl: Path, backbone: str, sides: tuple[int, ...], output: Path) -> None:
-    """Train briefly at several input sizes and compare their validation EERs and speeds."""
-    split = split_by_subject(load_mrl(mrl).crops)
-    for row in input_size.compare(split, backbone, sides, output):
-        click.echo(json.dumps(row))
 
 
 @main.command("train")

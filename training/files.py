@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.data import DataError
+from training.data.datasets import DataError
 
 
 def write_json(path: Path, content: Any) -> None:

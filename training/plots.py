@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.data import ATTRIBUTES, CLOSED, OPEN, Crop, count, values
+from training.data.datasets import ATTRIBUTES, CLOSED, OPEN, Crop, count, values
 
 COLOURS = {"train": "tab:orange", "val": "tab:blue"}
 SHOWN = ("subject", *ATTRIBUTES)

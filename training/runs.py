@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 import torch
 
-from training.data import DataError
+from training.data.datasets import DataError
 
 RECIPE: Final = "run.json"
 CURVES: Final = ("train_loss", "val_loss", "train_eer", "val_eer")

@@ -11,14 +11,14 @@ from typing import Final
 import click
 from pydantic import TypeAdapter
 
-from loadtests import crops
 from loadtests.capacity.measure import Curve, Placement, Plan, Sort, batch, measured, single
 from loadtests.capacity.page import Measurement, fill, report
 from loadtests.capacity.plot import draw
 from loadtests.capacity.sizing import Assumptions
-from loadtests.report import circumstances, write
-from loadtests.servers import PROJECT
-from loadtests.small_bundle import NAME as SMALL
+from tools.harness import crops
+from tools.harness.report import circumstances, write
+from tools.harness.servers import PROJECT
+from tools.harness.small_bundle import NAME as SMALL
 
 REPORTS: Final = Path("reports") / "capacity"
 DOCUMENT: Final = PROJECT / "docs" / "capacity.md"

@@ -21,11 +21,11 @@ import numpy as np
 import psutil
 
 from eyestate.bundle import Bundle
-from loadtests import crops
 from loadtests.bulk import NPY, packed
-from loadtests.load import Connection, Generator, Outcome, http_request, poisson, run, stop_after
-from loadtests.servers import Probe, Server, ServerError
-from loadtests.service import served
+from tools.harness import crops
+from tools.harness.load import Connection, Generator, Outcome, http_request, poisson, run, stop_after
+from tools.harness.servers import Probe, Server, ServerError
+from tools.harness.service import served
 
 Sort = Literal["single", "packed"]
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from loadtests.capacity.measure import LAG_MS, Curve, Point, Sort
 from loadtests.capacity.sizing import VOLUMES, Assumptions, carried, gpu_size, size
-from loadtests.report import described, table
-from loadtests.small_bundle import NAME as SMALL
+from tools.harness.report import described, table
+from tools.harness.small_bundle import NAME as SMALL
 
 _BLOCK: Final = re.compile(r"(<!-- measured: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEMORY_HEADROOM: Final = 1.25

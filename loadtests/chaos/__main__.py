@@ -9,17 +9,17 @@ from typing import Any, get_args
 import click
 
 from eyestate.settings import Device
-from loadtests import crops
-from loadtests.chaos.account import finish
-from loadtests.chaos.drain import drain
 from loadtests.chaos.kill import kill
 from loadtests.chaos.overload import overload
 from loadtests.chaos.soak import soak
-from loadtests.claims import Claim
-from loadtests.load import run
-from loadtests.report import REPORTS, circumstances
-from loadtests.servers import Server
-from loadtests.service import served
+from tools.harness import crops
+from tools.harness.account import finish
+from tools.harness.claims import Claim
+from tools.harness.drain import drain
+from tools.harness.load import run
+from tools.harness.report import REPORTS, circumstances
+from tools.harness.servers import Server
+from tools.harness.service import served
 
 Found = tuple[dict[str, Any], list[Claim]]
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import psutil
 
-from loadtests import crops
-from loadtests.chaos.account import balanced, books, counts, only
-from loadtests.claims import Claim
-from loadtests.load import Connection, Generator, Lost, http_request, losses, percentiles_ms, stop_after
-from loadtests.servers import Server, ServerError
+from tools.harness import crops
+from tools.harness.account import balanced, books, counts, only
+from tools.harness.claims import Claim
+from tools.harness.load import Connection, Generator, Lost, http_request, losses, percentiles_ms, stop_after
+from tools.harness.servers import Server, ServerError
 
 CONNECTIONS: Final = 16
 REQUESTS_PER_CONNECTION: Final = 50  # else all would stay with the worker that was there all the time

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from loadtests import crops
-from loadtests.chaos.account import (
+from tools.harness import crops
+from tools.harness.account import (
     balanced,
     books,
     growth,
@@ -15,9 +15,9 @@ from loadtests.chaos.account import (
     only,
     sampled,
 )
-from loadtests.claims import Claim
-from loadtests.load import Generator, http_request, percentiles_ms, statuses, stop_after
-from loadtests.servers import Server
+from tools.harness.claims import Claim
+from tools.harness.load import Generator, http_request, percentiles_ms, statuses, stop_after
+from tools.harness.servers import Server
 
 CAPACITY_CONNECTIONS: Final = 64
 WARM_UP_SECONDS: Final = 2

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from loadtests import crops
-from loadtests.chaos.account import (
+from tools.harness import crops
+from tools.harness.account import (
     balanced,
     books,
     growth,
@@ -18,9 +18,9 @@ from loadtests.chaos.account import (
     only,
     sampled,
 )
-from loadtests.claims import Claim
-from loadtests.load import Generator, http_request, percentiles_ms, stop_after
-from loadtests.servers import Server
+from tools.harness.claims import Claim
+from tools.harness.load import Generator, http_request, percentiles_ms, stop_after
+from tools.harness.servers import Server
 
 SLOPE_MIB_PER_MINUTE: Final = 1.0
 NOISE_MIB: Final = 8.0  # how far a warm service's memory wanders by itself

@@ -13,14 +13,14 @@ import click
 from eyestate.execution import cores
 from eyestate.scorer import Network
 from eyestate.settings import Device
-from loadtests import crops
 from loadtests.peers.environments import programs
 from loadtests.peers.lineup import PEERS, Peer
 from loadtests.peers.tables import Point, page, ratios, rows, targets
-from loadtests.report import REPORTS, circumstances, write
-from loadtests.servers import SCRATCH, Server, ServerError, running
-from loadtests.small_bundle import NAME as SMALL
-from loadtests.wrk import drive
+from tools.harness import crops
+from tools.harness.report import REPORTS, circumstances, write
+from tools.harness.servers import SCRATCH, Server, ServerError, running
+from tools.harness.small_bundle import NAME as SMALL
+from tools.harness.wrk import drive
 
 WARM_UP_SECONDS: Final = 2
 WARM_UP_CONNECTIONS: Final = 16

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from loadtests.servers import PROJECT, SCRATCH, ServerError
+from tools.harness.servers import PROJECT, SCRATCH, ServerError
 
 _PINS: Final = {
     "peers": (PROJECT / "requirements" / "serve.txt", PROJECT / "loadtests" / "peers" / "requirements.txt"),

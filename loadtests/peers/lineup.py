@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS
-from loadtests.servers import SCRATCH, Probe, free_port
+from tools.harness.servers import SCRATCH, Probe, free_port
 
 OURS: Final = "eyestate"
 BARE: Final = "bare uvicorn"

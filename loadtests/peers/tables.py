@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from loadtests.peers.environments import version
 from loadtests.peers.lineup import BARE, OURS, QUICKSTART, Peer
-from loadtests.report import described, table
-from loadtests.servers import Memory
-from loadtests.wrk import Load
+from tools.harness.report import described, table
+from tools.harness.servers import Memory
+from tools.harness.wrk import Load
 
 OVER_BARE: Final = 0.85
 OVER_QUICKSTART: Final = 4.0

@@ -12,11 +12,11 @@ from typing import Any, Final, get_args
 import click
 
 from eyestate.settings import Device
-from loadtests import crops
 from loadtests.scenarios.options import OPTIONS
 from loadtests.scenarios.plan import SCENARIOS
-from loadtests.servers import PROJECT
-from loadtests.service import served
+from tools.harness import crops
+from tools.harness.servers import PROJECT
+from tools.harness.service import served
 
 REPORTS: Final = Path("reports") / "loadtests"
 LOCUSTFILE: Final = PROJECT / "loadtests" / "locustfile.py"

@@ -18,9 +18,9 @@ from eyestate.batch.containers import Columns
 from eyestate.batch.inputs import Reader, open_input
 from eyestate.errors import ImageError, InputError
 from eyestate.images import Pixels, decode, to_input
-from loadtests import crops
 from loadtests.scenarios.plan import Kind
-from training.synthetic import labelled
+from tools.harness import crops
+from training.data.synthetic import labelled
 
 NPY: Final = "application/x-npy"
 _DRAWN: Final = 24

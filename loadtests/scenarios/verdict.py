@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from loadtests.claims import Claim
 from loadtests.scenarios.plan import Limits
+from tools.harness.claims import Claim
 
 REFUSED = " refused"  # behind the name of a kind of request: its refusals, which have a row of their own in all reports
 

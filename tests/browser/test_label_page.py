@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from loadtests.servers import free_port
-from tests.training.label.desks import commanded, drawn, made_task, served, write_task
-from training.data import CLOSED, OPEN
-from training.label.app import Task
-from training.label.store import Vote
-from training.labels import Answer, read_answers
+from tests.training.labelling.page.desks import commanded, drawn, made_task, served, write_task
+from tools.harness.servers import free_port
+from training.data.datasets import CLOSED, OPEN
+from training.data.labels import Answer, read_answers
+from training.labelling.page.app import Task
+from training.labelling.page.store import Vote
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")

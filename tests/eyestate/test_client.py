@@ -24,8 +24,8 @@ from PIL import Image
 from eyestate.client import AsyncClient, Client, ordered, served_model
 from eyestate.errors import ServiceError, UnreachableError
 from eyestate.schema import ErrorDetail, Verdict
-from loadtests.servers import free_port
 from tests.faulty_service import PROJECT, FaultyService
+from tools.harness.servers import free_port
 
 
 def jpeg(brightness: int) -> bytes:

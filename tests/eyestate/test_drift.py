@@ -12,7 +12,7 @@ from eyestate.bundle import Distribution, Feature, Reference, Thresholds
 from eyestate.drift import EDGES, HALF_LIFE, LEAST, Drift, Values, psi, reference
 from eyestate.images import Pixels, decode
 from eyestate.quality import measure, shrink
-from training.data import data_dir, hold_out, load_crops
+from training.data.datasets import data_dir, hold_out, load_crops
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="made for a test")
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from eyestate.images import Pixels, decode, to_input
 from eyestate.quality import SIDE, TOO_BLURRED, TOO_BRIGHT, TOO_DARK, TOO_SMALL, assess, measure, shrink
-from training.synthetic import labelled
+from training.data.synthetic import labelled
 
 
 @pytest.fixture(scope="module")

@@ -164,5 +164,5 @@ class TestShippedModel:
 
 
 def test_runtime_imports_no_torch() -> None:
-    check = "import sys, eyestate, eyestate.cli, eyestate.routes; sys.exit('torch' in sys.modules)"
+    check = "import sys, eyestate, eyestate.cli, eyestate.server.app; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

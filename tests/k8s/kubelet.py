@@ -22,9 +22,9 @@ import httpx
 import psutil
 import pytest
 
-from loadtests.servers import free_port
 from tests.k8s.manifests import Manifest, only
 from tests.k8s.tools import PROJECT
+from tools.harness.servers import free_port
 
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.registry import REGISTRY
 
-import eyestate.metrics  # noqa: F401  # registers the metrics
+import eyestate.server.metrics  # noqa: F401  # registers the metrics
 from eyestate.settings import PREFIX, Settings
 from tests.k8s.manifests import K8S, OVERLAYS, STACKS, Manifest, Stack, matches, only, pod_specs, render
 

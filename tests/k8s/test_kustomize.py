@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eyestate import __version__
-from image.build import tag
 from tests.k8s.manifests import OVERLAYS, STACKS, Stack, only, pod_specs, render
+from tools.container.build import tag
 
 NAMESPACED_ELSEWHERE = ("kserve", "monitoring")  # installed where the operator's own things are
 CLUSTER_WIDE = ("Namespace", "PriorityClass")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from eyestate.bundle import load_bundle
 from loadtests.bare import Bare
-from loadtests.small_bundle import write_small_bundle
+from tools.harness.small_bundle import write_small_bundle
 
 
 def test_crops_per_second_of_several_sessions(tmp_path: Path) -> None:

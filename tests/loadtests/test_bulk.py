@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eyestate.packed import from_arrow, from_npy
+from eyestate.server.packed import from_arrow, from_npy
 from loadtests.bulk import ARROW, JSON, NPY, Load, Point, Way, packed, page, table_rows, unpacked
 
 SCORES = np.array([0.25, 0.5, 1.0], np.float32)

@@ -7,8 +7,8 @@ import pytest
 
 from eyestate.bundle import Thresholds, load_bundle
 from loadtests.devices import REFERENCE, Judgement, changed, executions, judged, measured, page
-from loadtests.report import circumstances
-from loadtests.small_bundle import SIDE, write_small_bundle
+from tools.harness.report import circumstances
+from tools.harness.small_bundle import SIDE, write_small_bundle
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="")
 

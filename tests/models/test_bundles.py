@@ -6,7 +6,7 @@ import pytest
 
 import eyestate
 from eyestate.bundle import models_dir
-from training.behaviour import behaviour, generated
+from training.evaluation.behaviour import behaviour, generated
 
 SHIPPED = sorted(path.parent.name for path in models_dir().glob("*/manifest.json"))
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from eyestate import connections, errors, images, inference_tensors, packed, uploads
+from eyestate import errors, images
+from eyestate.server import connections, packed, uploads
+from eyestate.server.openinference import tensors
 from eyestate.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 SECURITY = (PROJECT / "SECURITY.md").read_text()
 ROWS = dict(re.findall(r"^\| (.+?) \| (.+? \|.+?) \|$", SECURITY, re.MULTILINE))
-DOCUMENTS = ("SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/image.md")
+DOCUMENTS = ("SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/container.md")
 MIB = 2**20
 DEFAULTS = Settings()
 
@@ -25,7 +27,7 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
     ),
     "Body of one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
     "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
-    "JSON in a body of `/v2`": (f"{inference_tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    "JSON in a body of `/v2`": (f"{tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
     "Files of a batch; parts of a multipart body": (
         f"{uploads.MAX_IMAGES:,}; {uploads.MAX_PARTS:,}",
         [errors.BodyTooLargeError],
@@ -52,7 +54,7 @@ def test_limit(limit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/image.md", "README.md"]
+    "document", ["SECURITY.md", "CONTRIBUTING.md", "docs/release.md", "docs/container.md", "README.md"]
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = PROJECT / document

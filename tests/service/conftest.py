@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from loadtests.servers import free_port
+from tools.harness.servers import free_port
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 120

@@ -23,9 +23,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from eyestate import packed
+from eyestate.server import packed
 from tests.bundles import write_bundle
-from tests.eyestate.test_packed import stream
+from tests.eyestate.server.test_packed import stream
 from tests.service.conftest import started_service, wait_until_ready
 
 TIMEOUT = 3.0
@@ -437,7 +437,7 @@ def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> N
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {"eyestate", "eyestate.requests", "eyestate.lifecycle"} <= {line["logger"] for line in lines}
+    assert {"eyestate", "eyestate.requests", "eyestate.server.lifecycle"} <= {line["logger"] for line in lines}
     assert len({json.dumps(line) for line in lines}) == len(lines)
 
 

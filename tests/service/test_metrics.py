@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from eyestate.bundle import load_bundle
 from eyestate.drift import LEAST
 from eyestate.images import Pixels
-from eyestate.metrics import PUBLISH_SECONDS
+from eyestate.server.metrics import PUBLISH_SECONDS
 from tests.bundles import write_bundle
 from tests.service.conftest import PROJECT, started_service, wait_until_ready
 

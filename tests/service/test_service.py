@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import eyestate
 from eyestate.bundle import load_bundle
 from eyestate.images import MAX_BYTES
-from eyestate.uploads import MAX_BODY_BYTES, MAX_IMAGES
+from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES
 from tests.service.conftest import PROJECT, started_service
-from training.synthetic import labelled
+from training.data.synthetic import labelled
 
 OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
 CLOSED = (PROJECT / "examples" / "closed.jpg").read_bytes()

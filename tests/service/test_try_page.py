@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from eyestate.try_page import PATHS
+from eyestate.server.try_page import PATHS
 from tests.service.test_service import sample, samples
 
 

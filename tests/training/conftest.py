@@ -11,9 +11,9 @@ from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
 from eyestate.images import Pixels
-from training.classify import MIN_INPUT, Settings, train
-from training.data import SPLIT_FOLDS, Split, load_mrl, split_by_subject
-from training.synthetic import labelled
+from training.data.datasets import SPLIT_FOLDS, Split, load_mrl, split_by_subject
+from training.data.synthetic import labelled
+from training.models.classifier import MIN_INPUT, Settings, train
 
 CROPS_PER_SUBJECT = 8
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 import eyestate
 from tests.training.conftest import CROPS_PER_SUBJECT
 from training.__main__ import main
-from training.classify import MIN_INPUT
-from training.data import SPLIT_FOLDS
+from training.data.datasets import SPLIT_FOLDS
+from training.models.classifier import MIN_INPUT
 
 
 def training(*arguments: str | Path) -> Result:
@@ -25,7 +25,7 @@ def test_as_a_module() -> None:
     assert "Usage: python -m training" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("verb", ["describe", "input-size", "train", "export", "quality-limits", "generate"])
+@pytest.mark.parametrize("verb", ["describe", "train", "export", "quality-limits", "generate"])
 def test_help(verb: str) -> None:
     result = training(verb, "--help")
     assert result.exit_code == 0

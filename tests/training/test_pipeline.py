@@ -21,10 +21,10 @@ import eyestate
 from eyestate.bundle import Manifest
 from tests.training.conftest import jpeg
 from training.__main__ import main
-from training.classify import MIN_INPUT
-from training.data import data_dir, load_crops, load_mrl
-from training.labels import Answer, read_answers, write_answers
-from training.synthetic import labelled
+from training.data.datasets import data_dir, load_crops, load_mrl
+from training.data.labels import Answer, read_answers, write_answers
+from training.data.synthetic import labelled
+from training.models.classifier import MIN_INPUT
 
 ROOT = Path(__file__).parents[2]
 REAL = data_dir()  # a test's project has data of its own

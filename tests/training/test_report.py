@@ -13,22 +13,22 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.training.conftest import jpeg
-from training import compare
-from training.compare import ANSWERS, ATTEMPTS, agreed
-from training.data import Crop, hold_out
-from training.evaluate import Interval
+from training.commands.report import draw, report
+from training.commands.stages import write_queue
+from training.data.datasets import Crop, hold_out
+from training.data.labels import Answer, Label, write_answers, write_labels
+from training.data.synthetic import labelled
+from training.evaluation import compare
+from training.evaluation.compare import ANSWERS, ATTEMPTS, agreed
+from training.evaluation.eer import Interval
 from training.files import write_json
-from training.labels import Answer, Label, write_answers, write_labels
-from training.pseudo_label import pseudo_labels, queue
+from training.labelling.pseudo_label import pseudo_labels, queue
 from training.report import judging
-from training.report.command import draw, report
 from training.report.content import Gallery, Missing, Report, Section, Table
 from training.report.labelling import stage_qualities
 from training.report.outputs import Runs
 from training.report.render import anchor, html, markdown, write_markdown, write_page
 from training.runs import record_time
-from training.stages import write_queue
-from training.synthetic import labelled
 
 HOSTILE = '<script>alert("1")</script>|`*.jpg'
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training import runs
-from training.data import DataError
+from training.data.datasets import DataError
 from training.runs import CURVES, claim, git_revision, history, read_recipe, record_time, write_history
 
 REVISION = r"[0-9a-f]{12,}(-dirty)?|unknown"

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from eyestate.images import decode
-from training.data import CLOSED, OPEN, Crop
-from training.evaluate import Scores
-from training.labels import WORDS, Label
+from training.data.datasets import CLOSED, OPEN, Crop
+from training.data.labels import WORDS, Label
+from training.evaluation.eer import Scores
 from training.report.content import Block, Gallery, Paragraph, Tile
 
 ENLARGED: Final = 4

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.calibration import Bin, expected_calibration_error, reliability
-from training.compare import ANSWERS, ATTEMPTS
-from training.data import Crop, fingerprint
-from training.evaluate import Interval
-from training.labels import BUDGET
+from training.data.datasets import Crop, fingerprint
+from training.data.labels import BUDGET
+from training.evaluation.compare import ANSWERS, ATTEMPTS
+from training.evaluation.eer import Interval
+from training.evaluation.reliability import Bin, expected_calibration_error, reliability
 from training.report.cells import count, interval, percent, to_interval
 from training.report.content import (
     NONE,

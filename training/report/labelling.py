@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.compare import ANSWERS
-from training.data import CLOSED, OPEN, Crop
-from training.label_errors import likely_wrong
-from training.label_quality import Quality, label_quality
-from training.labels import BUDGET, Answer, Label
-from training.pseudo_label import TRUSTED, human_labels, merge, soft_targets
+from training.data.datasets import CLOSED, OPEN, Crop
+from training.data.labels import BUDGET, Answer, Label
+from training.evaluation.compare import ANSWERS
+from training.labelling.label_errors import likely_wrong
+from training.labelling.label_quality import Quality, label_quality
+from training.labelling.pseudo_label import TRUSTED, human_labels, merge, soft_targets
 from training.report.cells import count, percent, share
 from training.report.content import (
     NONE,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from training.data import DataError
-from training.evaluate import Labels, Scores
+from training.data.datasets import DataError
+from training.data.labels import Answer, Label, read_answers, read_labels
+from training.evaluation.eer import Labels, Scores
 from training.files import read_json
-from training.labels import Answer, Label, read_answers, read_labels
 
 
 class NotRunError(DataError):

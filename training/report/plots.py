@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.calibration import Bin
-from training.data import CLOSED, OPEN
-from training.evaluate import Interval, error_rates
+from training.data.datasets import CLOSED, OPEN
+from training.evaluation.eer import Interval, error_rates
+from training.evaluation.reliability import Bin
 from training.report.outputs import Scored
 
 FLOOR = 1e-3  # error rates below are drawn there: an axis of logarithms has no zero

@@ -5,11 +5,11 @@ from os import sched_getaffinity
 import psutil
 import pytest
 
-from loadtests import crops
 from loadtests.capacity import measure
 from loadtests.capacity.measure import Placement, Plan, batch, cpu_seconds, measured, single
-from loadtests.servers import Server
 from tests.loadtests.capacity.curves import curve, point
+from tools.harness import crops
+from tools.harness.servers import Server
 
 
 class TestKnee:

@@ -13,9 +13,9 @@ from loadtests.capacity.measure import Placement
 from loadtests.capacity.page import Measurement, blocks, fill, number, report
 from loadtests.capacity.plot import draw
 from loadtests.capacity.sizing import Assumptions
-from loadtests.servers import PROJECT
 from tests.loadtests.capacity.curves import curve, point
 from tests.svg import read_svg
+from tools.harness.servers import PROJECT
 
 ASSUMED = Assumptions()
 TWO = Placement(2, shared=True, workers=2)

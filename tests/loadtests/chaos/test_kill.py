@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from loadtests.chaos.kill import all_workers, owner, strike
-from loadtests.load import Connection
-from loadtests.servers import Probe, Server, ServerError, running
+from tools.harness.load import Connection
+from tools.harness.servers import Probe, Server, ServerError, running
 
 SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
 

@@ -7,9 +7,9 @@ import pytest
 from eyestate.bundle import load_bundle
 from eyestate.scorer import Network
 from eyestate.settings import settings
-from loadtests.crops import eye, jpeg
 from loadtests.peers.model import Model
-from loadtests.small_bundle import write_small_bundle
+from tools.harness.crops import eye, jpeg
+from tools.harness.small_bundle import write_small_bundle
 
 
 def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from loadtests.peers.lineup import BARE, OURS, PEERS, QUICKSTART, Peer
 from loadtests.peers.tables import Point, page, ratios, rows, targets
-from loadtests.report import circumstances
-from loadtests.servers import Memory
-from loadtests.wrk import Load
+from tools.harness.report import circumstances
+from tools.harness.servers import Memory
+from tools.harness.wrk import Load
 
 
 def point(peer: str, turn: int, connections: int, answers: int, *, p99: float = 2.0, **more: dict[str, int]) -> Point:

@@ -11,9 +11,9 @@ import pytest
 
 from eyestate.errors import InputError
 from eyestate.images import decode
-from eyestate.packed import from_npy
-from loadtests import crops
+from eyestate.server.packed import from_npy
 from loadtests.scenarios.requests import NPY, Body, api_key, bodies, drawn, fault, retry_after
+from tools.harness import crops
 
 SINGLE = Body("/v1/score", b"", {}, 1)
 MANY = Body("/v1/score/batch", b"", {}, 2)

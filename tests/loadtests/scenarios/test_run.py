@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests import crops
 from loadtests.scenarios.__main__ import LOCUSTFILE
-from loadtests.servers import PROJECT, Server, free_port
-from loadtests.service import served
+from tools.harness import crops
+from tools.harness.servers import PROJECT, Server, free_port
+from tools.harness.service import served
 
 KEY = "a-key-for-load-tests"
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from loadtests.claims import verdicts
 from loadtests.scenarios.plan import Limits
 from loadtests.scenarios.verdict import Row, claims
+from tools.harness.claims import verdicts
 
 LIMITS = Limits(p95_ms=100, errors=0.01, refused=0.1)
 GOOD = Row("single", 1_000, failed=10, refused=100, p95_ms=100)

@@ -1,0 +1,1 @@
+"""The HTTP service: what stands between a socket and the model runtime."""

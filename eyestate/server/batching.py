@@ -1,0 +1,259 @@
+"""The crops of concurrent requests, collected into batches for one model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from eyestate.errors import OverloadedError
+from eyestate.images import Pixels
+from eyestate.scorer import Scores
+from eyestate.server import metrics
+
+_BATCH_SECONDS: Final = 0.03  # an inference should take no longer than this, for the sake of those who come after
+_BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the quickest is found at the start
+_TRIALS: Final = 3
+_INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on the event loop than the way to a thread
+_IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
+_SMOOTHING: Final = 0.1  # weight of the newest inference in the moving average of the speed
+
+Crops = Pixels | list[Pixels]  # of one size, uint8 (N, height, width), or each of its own, (height, width)
+Score = Callable[[Sequence[Pixels]], Scores]
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """Crops that came together, and how far they are: ``taken`` into batches, ``scored``."""
+
+    crops: Crops
+    scores: Scores
+    answered: asyncio.Future[Scores]
+    queued: float
+    taken: int = 0
+    scored: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self.crops) - self.taken
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Slices of requests that are scored together."""
+
+    parts: list[tuple[_Request, slice]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds each request waited for its first crop's batch
+    size: int = 0
+    seconds: float = 0.0
+
+    def run(self, score: Score) -> list[Scores | Exception]:
+        """Score all parts in one inference, or, should it fail, each in its own, so that the fault stays with it."""
+        slices = [request.crops[part] for request, part in self.parts]
+        started = time.perf_counter()
+        try:
+            scores = score([part for crops in slices for part in _parts(crops)])
+        except Exception as error:  # whatever broke, those whose crops these are must learn of it
+            return [error] if len(slices) == 1 else [_attempt(score, crops) for crops in slices]
+        self.seconds = time.perf_counter() - started
+        results: list[Scores | Exception] = []
+        for crops in slices:
+            results.append(scores[: len(crops)])
+            scores = scores[len(crops) :]
+        return results
+
+
+class Batcher:
+    """Scores the crops of concurrent requests in batches.
+
+    A lone request never waits for company: what is there is scored, and what comes meanwhile forms the next batch, so
+    batches grow with the load by themselves. Every waiting request gets its share of each batch, so a request with
+    thousands of crops does not hold up those with one. Belongs to one event loop; nothing here is safe in threads.
+    """
+
+    def __init__(self, score: Score, *, side: int, capacity: int, patience: float) -> None:
+        """Measure the speed of ``score``, and choose the batch size by it.
+
+        Args:
+            score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
+                thread unless it is too fast for that to pay.
+            side: width and height of a model input in pixels, to measure with.
+            capacity: crops that may wait; more are refused.
+            patience: seconds that a request may expect to take; one that would take longer is refused.
+        """
+        self._score = score
+        self._capacity = capacity
+        self._patience = patience
+        self._arrived = 0  # requests, in this turn of the event loop
+        self._arrived_before = 0  # in the last turn that had any
+        self._requests: deque[_Request] = deque()
+        self._waiting = 0
+        self._in_flight = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self.batch_size, self._seconds_per_crop = _quickest(score, side)
+
+    @property
+    def waiting(self) -> int:
+        """Crops that wait for an inference."""
+        return self._waiting
+
+    async def submit(self, crops: Crops) -> Scores:
+        """P(open) of each crop, once they have been scored. A caller that is cancelled frees its place.
+
+        Args:
+            crops: N grey crops, uint8.
+
+        Returns:
+            float32 (N,).
+
+        Raises:
+            OverloadedError: the crops do not fit into the queue; none of them is scored.
+        """
+        if len(crops) == 0:
+            return np.empty(0, np.float32)
+        loop = asyncio.get_running_loop()
+        self._arrived += 1
+        if self._arrived == 1:
+            loop.call_soon(self._end_turn)
+            if self._is_alone(len(crops)):
+                return self._score_now(crops)
+        self._admit(len(crops))
+        request = _Request(crops, np.empty(len(crops), np.float32), loop.create_future(), time.perf_counter())
+        self._requests.append(request)
+        self._waiting += len(crops)
+        try:
+            return await request.answered
+        except asyncio.CancelledError:
+            self._forget(request)
+            raise
+
+    def close(self) -> None:
+        """Give the thread back; nothing may be submitted any more."""
+        self._thread.shutdown(wait=False)
+
+    def _is_alone(self, crops: int) -> bool:
+        """Whether a first request of a turn need not wait for the turn's end, as no company is expected."""
+        return self._arrived_before <= 1 and not self._requests and not self._in_flight and self._is_inline(crops)
+
+    def _end_turn(self) -> None:
+        """Score what arrived in one turn of the event loop."""
+        self._arrived_before, self._arrived = self._arrived, 0
+        self._pump()
+
+    def _is_inline(self, crops: int) -> bool:
+        return crops * self._seconds_per_crop < _INLINE_SECONDS
+
+    def _score_now(self, crops: Crops) -> Scores:
+        started = time.perf_counter()
+        scores = self._score(_parts(crops))
+        metrics.batch(len(crops), (0.0,), time.perf_counter() - started)
+        return scores
+
+    def _admit(self, crops: int) -> None:
+        if not self._waiting:
+            return  # a request alone is taken, however large
+        surplus = self._waiting + crops - self._capacity
+        if self._waiting * self._seconds_per_crop > self._patience:
+            # Shares are equal: while this request gets its crops scored, no other gets more than as many.
+            others = len(self._requests) if crops == 1 else sum(min(each.waiting, crops) for each in self._requests)
+            surplus = max(surplus, others + crops - int(self._patience / self._seconds_per_crop))
+        if surplus > 0:
+            seconds = math.ceil(surplus * self._seconds_per_crop)
+            raise OverloadedError(f"{self._waiting:,} crops are waiting already; try again in {seconds} s", seconds)
+
+    def _forget(self, request: _Request) -> None:
+        if request.waiting:
+            self._requests.remove(request)
+            self._waiting -= request.waiting
+            request.taken = len(request.crops)
+
+    def _pump(self) -> None:
+        """Score what waits: at once where that is quick, else in the thread, with a full batch ready behind it."""
+        while self._requests and self._in_flight < _IN_FLIGHT:
+            if self._in_flight and self._waiting < self.batch_size:
+                return  # the batch may grow until the inference under way is done
+            batch = self._next_batch()
+            if not self._in_flight and self._is_inline(batch.size):
+                self._land(batch, batch.run(self._score))
+                if self._requests:
+                    asyncio.get_running_loop().call_soon(self._pump)
+                return
+            self._in_flight += 1
+            inference = asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self._score)
+            inference.add_done_callback(partial(self._landed, batch))
+
+    def _next_batch(self) -> _Batch:
+        batch = _Batch()
+        share = max(1, self.batch_size // len(self._requests))
+        now = time.perf_counter()
+        while self._requests and batch.size < self.batch_size:
+            request = self._requests.popleft()
+            if request.taken == 0:
+                batch.waits.append(now - request.queued)
+            crops = min(request.waiting, share, self.batch_size - batch.size)
+            batch.parts.append((request, slice(request.taken, request.taken + crops)))
+            batch.size += crops
+            request.taken += crops
+            if request.waiting:
+                self._requests.append(request)
+        self._waiting -= batch.size
+        return batch
+
+    def _landed(self, batch: _Batch, inference: asyncio.Future[list[Scores | Exception]]) -> None:
+        self._in_flight -= 1
+        self._land(batch, inference.result())
+        self._pump()
+
+    def _land(self, batch: _Batch, results: list[Scores | Exception]) -> None:
+        if batch.seconds:
+            self._seconds_per_crop += _SMOOTHING * (batch.seconds / batch.size - self._seconds_per_crop)
+            metrics.batch(batch.size, batch.waits, batch.seconds)
+        for (request, part), result in zip(batch.parts, results, strict=True):
+            if request.answered.done():
+                continue
+            if isinstance(result, Exception):
+                self._forget(request)
+                request.answered.set_exception(result)
+                continue
+            request.scores[part] = result
+            request.scored += len(result)
+            if request.scored == len(request.crops):
+                request.answered.set_result(request.scores)
+
+
+def _parts(crops: Crops) -> list[Pixels]:
+    return [crops] if isinstance(crops, np.ndarray) else [crop[np.newaxis] for crop in crops]
+
+
+def _attempt(score: Score, crops: Crops) -> Scores | Exception:
+    try:
+        return score(_parts(crops))
+    except Exception as error:
+        return error
+
+
+def _quickest(score: Score, side: int) -> tuple[int, float]:
+    """The batch size with the most crops a second among those that do not take too long, and its seconds per crop."""
+    speeds: list[tuple[float, int]] = []
+    for size in _BATCH_SIZES:
+        if speeds and speeds[-1][0] * size > _BATCH_SECONDS:
+            break
+        crops = np.zeros((size, side, side), np.uint8)
+        score([crops])  # warms up
+        speeds.append((min(_seconds(score, crops) for _ in range(_TRIALS)) / size, size))
+    seconds_per_crop, size = min(speeds)
+    return size, seconds_per_crop
+
+
+def _seconds(score: Score, crops: Pixels) -> float:
+    started = time.perf_counter()
+    score([crops])
+    return time.perf_counter() - started

@@ -1,0 +1,260 @@
+"""The OpenAPI 3.1 description of the HTTP API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+from pydantic.json_schema import models_json_schema
+
+from eyestate import __version__, errors
+from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
+from eyestate.mtcnn import FACES_ALONG, MAX_FACES, MIN_FACE
+from eyestate.schema import BatchAnswer, ErrorAnswer, FacesAnswer, Readiness, ScoreAnswer
+from eyestate.server import packed
+from eyestate.server.openinference.schema import (
+    InferenceAnswer,
+    InferenceRequest,
+    ModelMetadata,
+    ModelReady,
+    ProtocolError,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from eyestate.server.openinference.tensors import JSON_LENGTH, MAX_JSON_BYTES
+from eyestate.server.packed import MAX_CROPS
+from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES
+
+_ANSWERS: Final = (
+    ScoreAnswer,
+    BatchAnswer,
+    FacesAnswer,
+    ErrorAnswer,
+    Readiness,
+    InferenceAnswer,
+    ModelMetadata,
+    ModelReady,
+    ProtocolError,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+_IMAGE_LIMITS: Final = f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} pixels."
+_BINARY: Final = {"type": "string", "format": "binary"}
+_REQUEST_ERRORS: Final = (
+    errors.EmptyBodyError,
+    errors.BodyTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    errors.RequestError,
+    errors.UnauthorizedError,
+    errors.RequestTimeoutError,
+    errors.OverloadedError,
+    errors.DrainingError,
+    errors.DeadlineExceededError,
+)
+_FACES_ERRORS: Final = (*_REQUEST_ERRORS, errors.DetectorError)
+_MODEL_ERRORS: Final = (errors.UnauthorizedError, errors.NotFoundError, errors.DrainingError)
+_INFER_ERRORS: Final = (*_REQUEST_ERRORS, errors.NotFoundError, errors.InferenceRequestError)
+_QUALITY: Final = {
+    "name": "quality",
+    "in": "query",
+    "description": "Whether the answer also tells how well each eye can be seen.",
+    "schema": {"type": "boolean", "default": False},
+}
+_NPY: Final = "a .npy file: uint8 (N, height, width) grey or (N, height, width, 3) RGB, in C order"
+_ARROW: Final = (
+    f"an uncompressed Arrow IPC stream with the column '{packed.COLUMN}': encoded images as binary, or a fixed-shape "
+    "tensor of uint8 (height, width) or (height, width, 3)"
+)
+_JSON_LENGTH: Final = {
+    "name": JSON_LENGTH,
+    "in": "header",
+    "description": "Bytes of the JSON, where binary data of tensors follow it",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_BINARY_TENSORS: Final = {
+    "schema": {
+        **_BINARY,
+        "description": f"JSON as long as {JSON_LENGTH} says, and behind it binary data of its tensors",
+    }
+}
+
+
+@cache
+def document() -> bytes:
+    """The description as JSON."""
+    _, definitions = models_json_schema(
+        [(InferenceRequest, "validation"), *((model, "serialization") for model in _ANSWERS)],
+        ref_template="#/components/schemas/{model}",
+    )
+    description = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "eyestate",
+            "version": __version__,
+            "description": "Tells open eyes from closed ones. A score is P(open), 0 to 1; the state is the verdict "
+            "under the model's thresholds: open, closed, or uncertain in between. [Try it with a picture](try).",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/v1/score": {
+                "post": {
+                    "operationId": "score",
+                    "tags": ["scoring"],
+                    "summary": "Score one eye crop",
+                    "description": _IMAGE_LIMITS,
+                    "requestBody": {
+                        "required": True,
+                        "content": _one_image(),
+                    },
+                    "parameters": [_QUALITY],
+                    "responses": _responses("ScoreAnswer", "Score and state of the crop"),
+                }
+            },
+            "/v1/score/batch": {
+                "post": {
+                    "operationId": "scoreBatch",
+                    "tags": ["scoring"],
+                    "summary": "Score many eye crops",
+                    "description": f"Up to {MAX_BODY_BYTES:,} bytes: {MAX_IMAGES:,} images as multipart, or "
+                    f"{MAX_CROPS:,} crops packed. A crop that cannot be scored has its error in its place; the others "
+                    "are scored.",
+                    "parameters": [_QUALITY],
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "multipart/form-data": {
+                                "schema": _form("images", {"type": "array", "items": _BINARY, "minItems": 1})
+                            },
+                            packed.NPY: {"schema": {**_BINARY, "description": _NPY}},
+                            packed.ARROW: {"schema": {**_BINARY, "description": _ARROW}},
+                        },
+                    },
+                    "responses": _batch_responses(),
+                }
+            },
+            "/v1/faces": {
+                "post": {
+                    "operationId": "faces",
+                    "tags": ["scoring"],
+                    "summary": "Find the faces in a photo and score their eyes",
+                    "description": f"{_IMAGE_LIMITS} Of faces from {MIN_FACE} pixels and a {FACES_ALONG}th of the "
+                    f"longest side on, the {MAX_FACES} largest are answered, largest first. Left and right are the "
+                    "person's own. Boxes are in pixels of the photo as EXIF turns it upright.",
+                    "parameters": [_QUALITY],
+                    "requestBody": {"required": True, "content": _one_image()},
+                    "responses": _responses("FacesAnswer", "Faces and eyes, with scores and states", _FACES_ERRORS),
+                }
+            },
+            "/livez": {"get": _probe("The process runs")},
+            "/readyz": {
+                "get": {
+                    **_probe("The model is loaded and has scored a first crop"),
+                    "responses": {
+                        "200": {"description": "Ready", "content": _content("Readiness")},
+                        "503": {"description": "About to stop", "content": _content("Readiness")},
+                    },
+                }
+            },
+            "/metrics": {"get": _probe("Prometheus metrics")},
+            **_inference_protocol(),
+        },
+        "components": {"schemas": definitions["$defs"]},
+    }
+    return json.dumps(description).encode()
+
+
+def _inference_protocol() -> dict[str, Any]:
+    """The paths of the Open Inference Protocol."""
+    paths: dict[str, Any] = {
+        "/v2": {"get": _inference("server", "The server, and which extensions it knows", "ServerMetadata")},
+        "/v2/health/live": {"get": _inference("serverLive", "Whether the server runs", "ServerLive", ())},
+        "/v2/health/ready": {"get": _inference("serverReady", "Whether the server takes requests", "ServerReady", ())},
+    }
+    for path, operation, names in (
+        ("/v2/models/{name}", "model", ["name"]),
+        ("/v2/models/{name}/versions/{version}", "modelVersion", ["name", "version"]),
+    ):
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        paths |= {
+            path: {"get": _inference(operation, "What the model takes and gives", "ModelMetadata")},
+            f"{path}/ready": {"get": _inference(f"{operation}Ready", "Whether the model takes requests", "ModelReady")},
+            f"{path}/infer": {
+                "post": _inference(f"{operation}Infer", "Score crops", "InferenceAnswer", _INFER_ERRORS)
+                | {
+                    "description": f"Up to {MAX_CROPS:,} crops and {MAX_BODY_BYTES:,} bytes, of which "
+                    f"{MAX_JSON_BYTES:,} may be JSON. A crop that cannot be scored fails the request.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {**_content("InferenceRequest"), "application/octet-stream": _BINARY_TENSORS},
+                    },
+                },
+            },
+        }
+        for action, method, header in (("", "get", []), ("/ready", "get", []), ("/infer", "post", [_JSON_LENGTH])):
+            paths[path + action][method]["parameters"] = [*parameters, *header]
+        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"]["application/octet-stream"] = _BINARY_TENSORS
+        paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
+    return paths
+
+
+def _inference(
+    operation: str, summary: str, answer: str, refused: Sequence[type[errors.EyestateError]] = _MODEL_ERRORS
+) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "tags": ["Open Inference Protocol"],
+        "summary": summary,
+        "responses": _responses(answer, summary, refused, "ProtocolError"),
+    }
+
+
+def _one_image() -> dict[str, Any]:
+    return {
+        "multipart/form-data": {"schema": _form("image", _BINARY)},
+        "image/*": {"schema": _BINARY},
+        "application/octet-stream": {"schema": _BINARY},
+    }
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [field], "properties": {field: schema}}
+
+
+def _responses(
+    answer: str,
+    description: str,
+    refused: Sequence[type[errors.EyestateError]] = _REQUEST_ERRORS,
+    refusal: str = "ErrorAnswer",
+) -> dict[str, Any]:
+    refusals = {
+        str(status): {
+            "description": " ".join(
+                (error.__doc__ or "").partition("\n")[0] for error in refused if error.status == status
+            ),
+            "content": _content(refusal),
+        }
+        for status in sorted({error.status for error in refused})
+    }
+    return {"200": {"description": description, "content": _content(answer)}, **refusals}
+
+
+def _batch_responses() -> dict[str, Any]:
+    responses = _responses("BatchAnswer", "A verdict or an error for each crop, in order; its form by `Accept`")
+    responses["200"]["content"] |= {
+        packed.NPY: {"schema": {**_BINARY, "description": "float32 (N,), NaN for a crop that could not be scored"}},
+        packed.ARROW: {"schema": {**_BINARY, "description": "columns score, state, error, message, each nullable"}},
+    }
+    return responses
+
+
+def _content(model: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+
+
+def _probe(description: str) -> dict[str, Any]:
+    return {"summary": description, "tags": ["operations"], "responses": {"200": {"description": description}}}

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (KServe, Triton) over REST, under ``/v2``."""

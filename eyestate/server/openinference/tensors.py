@@ -1,0 +1,219 @@
+"""Tensors of the Open Inference Protocol: the body of a request to crops, scores to the body of an answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import zlib
+from itertools import chain
+from typing import Any, Final, get_args
+
+import numpy as np
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from eyestate.bundle import Card, State
+from eyestate.errors import BodyTooLargeError, InferenceRequestError, UnsupportedMediaTypeError
+from eyestate.images import Pixels, check_size
+from eyestate.scorer import Scores
+from eyestate.server.openinference.schema import (
+    BinaryPart,
+    CropsInput,
+    ImagesInput,
+    InferenceAnswer,
+    InferenceRequest,
+    RequestedOutput,
+    ScoreOutput,
+    StateOutput,
+)
+from eyestate.server.packed import MAX_CROPS
+from eyestate.server.uploads import MAX_BODY_BYTES
+
+JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the bytes of the JSON before binary data
+MAX_JSON_BYTES: Final = 4 * 2**20  # nothing else runs while JSON is parsed: at worst, nested lists, a second
+_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
+_AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
+_ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
+
+
+def read(body: bytes, encoding: str, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[bytes]]]:
+    """What a body asks for.
+
+    Args:
+        body: as it came.
+        encoding: the header ``Content-Encoding``.
+        json_length: the header ``JSON_LENGTH``, if there was one.
+
+    Returns:
+        The request, and the crops of each of its inputs: uint8 (N, height, width) or (N, height, width, 3), a view of
+        the body where that is possible, or N encoded images.
+
+    Raises:
+        RequestError: the body is not what the protocol prescribes, or over a limit.
+        ImageError: the crops are smaller or larger than an image may be.
+    """
+    body = _decompressed(body, encoding)
+    split = _json_end(json_length, body)
+    asked = _parsed(body[:split])
+    parts = _binary_parts(asked, memoryview(body)[split:])
+    return asked, [
+        _crops(tensor, part) if isinstance(tensor, CropsInput) else _images(tensor, part)
+        for tensor, part in zip(asked.inputs, parts, strict=True)
+    ]
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    if encoding == "identity":
+        return body
+    if encoding not in _WINDOW_BITS:
+        raise UnsupportedMediaTypeError(f"the content encoding is {encoding!r}; send gzip, deflate or none")
+    decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = decompressor.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise InferenceRequestError(f"the body is not {encoding}: {error}") from None
+    if len(plain) > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"the decompressed body is over the limit of {MAX_BODY_BYTES:,} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise InferenceRequestError(f"the body is not one whole {encoding} stream")
+    return plain
+
+
+def _json_end(json_length: str | None, body: bytes) -> int:
+    """Where the JSON at the start of the body ends."""
+    end = len(body)
+    if json_length is not None:
+        if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 12 and int(json_length) <= end):
+            raise InferenceRequestError(f"{JSON_LENGTH} is no number up to {end}, the bytes of the body")
+        end = int(json_length)
+    if end > MAX_JSON_BYTES:
+        raise BodyTooLargeError(f"the JSON is over the limit of {MAX_JSON_BYTES:,} bytes; send tensors as binary data")
+    return end
+
+
+def _parsed(data: bytes) -> InferenceRequest:
+    try:
+        asked = InferenceRequest.model_validate(from_json(data))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "the request"
+        raise InferenceRequestError(f"{where}: {fault['msg'][:200]}") from None
+    except ValueError as error:
+        raise InferenceRequestError(f"the {len(data)} bytes that should be JSON are not: {error}") from None
+    for tensors in (asked.inputs, asked.outputs):
+        if len({tensor.name for tensor in tensors}) < len(tensors):
+            raise InferenceRequestError(f"'{tensors[0].name}' is there twice")
+    counts = [tensor.shape[0] for tensor in asked.inputs]
+    if 0 in counts:
+        raise InferenceRequestError(f"the shape of '{asked.inputs[counts.index(0)].name}' leaves it no crops")
+    if sum(counts) > MAX_CROPS:
+        raise BodyTooLargeError(f"there are {sum(counts):,} crops; at most {MAX_CROPS:,} are accepted in a request")
+    return asked
+
+
+def _binary_parts(asked: InferenceRequest, binary: memoryview) -> list[memoryview | None]:
+    """The bytes of each input behind the JSON, None for an input whose data is in the JSON."""
+    parts: list[memoryview | None] = []
+    start = 0
+    for tensor in asked.inputs:
+        size = tensor.parameters.binary_data_size
+        if (size is None) == (tensor.data is None):
+            raise InferenceRequestError(f"the input '{tensor.name}' must have either data or binary_data_size")
+        parts.append(None if size is None else binary[start : start + size])
+        start += size or 0
+    if start != len(binary):
+        raise InferenceRequestError(
+            f"the inputs have {start} bytes of binary data by their binary_data_size, but {len(binary)} follow the "
+            f"JSON, whose length is to be in {JSON_LENGTH}"
+        )
+    return parts
+
+
+def _crops(tensor: CropsInput, binary: memoryview | None) -> Pixels:
+    shape = tensor.shape
+    if shape[3:] not in ([], [3]):
+        raise InferenceRequestError(f"the shape of 'crops' is {shape}; of four dimensions the last must be 3")
+    check_size(width=shape[2], height=shape[1])
+    pixels = np.frombuffer(_numbers(tensor.data or []) if binary is None else binary, np.uint8)
+    if pixels.size != math.prod(shape):
+        raise InferenceRequestError(f"the shape of 'crops' is {shape}, but it has {pixels.size} elements")
+    return pixels.reshape(shape)
+
+
+def _numbers(data: list[Any]) -> bytes:
+    """The elements of a tensor in JSON, flat or nested."""
+    try:
+        while data and isinstance(data[0], list):
+            data = list(chain.from_iterable(data))
+        return bytes(data)
+    except (TypeError, ValueError):
+        raise InferenceRequestError("the data of 'crops' must be whole numbers from 0 to 255, flat or nested") from None
+
+
+def _images(tensor: ImagesInput, binary: memoryview | None) -> list[bytes]:
+    files = _from_base64(tensor.data or []) if binary is None else _elements(binary)
+    if len(files) != tensor.shape[0]:
+        raise InferenceRequestError(f"the shape of 'images' is {tensor.shape}, but it has {len(files)} elements")
+    return files
+
+
+def _from_base64(data: list[str]) -> list[bytes]:
+    files = []
+    for index, text in enumerate(data):
+        try:
+            files.append(base64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise InferenceRequestError(f"element {index} of 'images' is not base64: {error}") from None
+    return files
+
+
+def _elements(binary: memoryview) -> list[bytes]:
+    """The elements of a BYTES tensor: each has its length before it."""
+    elements: list[bytes] = []
+    start = 0
+    while start < len(binary):
+        length = int.from_bytes(binary[start : start + _LENGTH_BYTES], "little")
+        start += _LENGTH_BYTES
+        if start + length > len(binary):
+            raise InferenceRequestError(f"element {len(elements)} of 'images' goes beyond the tensor's binary data")
+        elements.append(bytes(binary[start : start + length]))
+        start += length
+    return elements
+
+
+def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[State]) -> tuple[bytes, bytes]:
+    """The answer: its JSON, and the binary data behind it.
+
+    Args:
+        asked: says which outputs, and which of them as binary data.
+        manifest: of the model.
+        scores: float32 (N,).
+        states: what they stand for.
+    """
+    outputs: list[ScoreOutput | StateOutput] = []
+    parts = []
+    for wanted in asked.outputs or _ALL_OUTPUTS:
+        binary = wanted.parameters.binary_data
+        if binary is None:
+            binary = asked.parameters.binary_data_output
+        output, part = _score(scores, binary) if wanted.name == "score" else _state(states, binary)
+        outputs.append(output)
+        parts.append(part)
+    answer = InferenceAnswer(id=asked.id, model_name=manifest.name, model_version=manifest.version, outputs=outputs)
+    return answer.model_dump_json(exclude_none=True).encode(), b"".join(parts)
+
+
+def _score(scores: Scores, binary: bool) -> tuple[ScoreOutput, bytes]:
+    if not binary:
+        return ScoreOutput(shape=[len(scores)], data=scores.tolist()), b""
+    part = scores.astype("<f4").tobytes()
+    return ScoreOutput(shape=[len(scores)], parameters=BinaryPart(binary_data_size=len(part))), part
+
+
+def _state(states: list[State], binary: bool) -> tuple[StateOutput, bytes]:
+    if not binary:
+        return StateOutput(shape=[len(states)], data=states), b""
+    part = b"".join([_AS_ELEMENT[state] for state in states])
+    return StateOutput(shape=[len(states)], parameters=BinaryPart(binary_data_size=len(part))), part

@@ -1,0 +1,147 @@
+"""What every scoring route does: images or photos to crops, crops to scores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+from starlette.types import Scope
+
+from eyestate import quality
+from eyestate.errors import DetectorError, ImageError
+from eyestate.faces import Finder, Found, find
+from eyestate.images import MAX_SIDE, Pixels, decode, luma, shrunk, to_inputs
+from eyestate.schema import Quality
+from eyestate.scorer import Scorer, Scores
+from eyestate.server import metrics, tracing
+from eyestate.server.batching import Batcher, Crops
+from eyestate.server.responses import Answers
+
+_MAX_PIXELS: Final = 2**26  # of all images of a request, for they take memory and time together
+_INLINE_BYTES: Final = 8 * 2**10  # images of up to this size together decode faster than a thread starts
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The crops of a request.
+
+    Attributes:
+        crops: those that could be read, grey, uint8.
+        failures: what is wrong with the others, by their place in the request.
+        qualities: of the crops as they were sent, None where nobody asked.
+    """
+
+    crops: Crops
+    failures: dict[int, ImageError]
+    qualities: list[Quality] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The model of this process and the way to it."""
+
+    scorer: Scorer
+    batcher: Batcher
+    answers: Answers
+    finder: Finder | None  # where there is no detector, no faces are found
+
+    async def decode(
+        self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
+    ) -> Decoded:
+        """Decode the images of a request, in a thread where they are large.
+
+        Args:
+            scope: of the request.
+            images: encoded images, None counting as an empty one, or uint8 (N, height, width) or
+                (N, height, width, 3).
+            with_quality: whether to measure the crops.
+        """
+        started = time.perf_counter()
+        size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
+        with tracing.phase(scope, "decode"):
+            if size <= _INLINE_BYTES:
+                originals, decoded = _decode(images, self.scorer.side, with_quality)
+            else:
+                originals, decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
+        metrics.decoded(time.perf_counter() - started, originals)
+        for failure in decoded.failures.values():
+            metrics.failed(failure.code)
+        return decoded
+
+    async def find(self, scope: Scope, photo: bytes, with_quality: bool = False) -> tuple[Found, Decoded]:
+        """Find the faces in an encoded photo, and prepare the crops of their eyes.
+
+        Raises:
+            DetectorError: this service finds no faces.
+            ImageError: the photo cannot be decoded.
+            OverloadedError: too many photos wait already.
+        """
+        if self.finder is None:
+            raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
+        look = partial(_find, self.finder, photo, self.scorer.side, with_quality)
+        with tracing.phase(scope, "find"):
+            found, decoded = await self.finder.run(look)
+        metrics.decoded(found.decoding, found.crops)
+        metrics.detected(found.detecting, len(found.faces))
+        return found, decoded
+
+    async def score(self, scope: Scope, decoded: Decoded) -> Scores:
+        """P(open) of the decoded crops, float32 (N,).
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        with tracing.phase(scope, "score"):
+            scores = await self.batcher.submit(decoded.crops)
+        metrics.scored(scores)
+        return scores
+
+
+def _find(finder: Finder, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
+    found = find(finder.detector, photo)
+    qualities = quality.assess(found.crops) if with_quality else None
+    return found, Decoded(_waiting(found.crops, side), {}, qualities)
+
+
+def _decode(
+    images: Pixels | Sequence[bytes | None], side: int, with_quality: bool
+) -> tuple[Pixels | list[Pixels], Decoded]:
+    """The crops as they were sent, and as they wait to be scored."""
+    failures: dict[int, ImageError] = {}
+    originals: Pixels | list[Pixels]
+    if isinstance(images, np.ndarray):
+        originals = _grey(images)
+    else:
+        originals = []
+        left = _MAX_PIXELS
+        for place, image in enumerate(images):
+            try:
+                originals.append(decode(image or b"", min(left, MAX_SIDE**2)))
+                left -= originals[-1].size
+            except ImageError as error:
+                failures[place] = error
+                left -= error.pixels
+    qualities = quality.assess(originals) if with_quality else None
+    return originals, Decoded(_waiting(originals, side), failures, qualities)
+
+
+def _grey(crops: Pixels) -> Pixels:
+    if crops.ndim == 3:
+        return crops
+    n, height, width, _ = crops.shape
+    return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
+
+
+def _waiting(crops: Pixels | list[Pixels], side: int) -> Crops:
+    """The crops as they wait to be scored: small, and together where they are of one size."""
+    if isinstance(crops, np.ndarray):
+        return crops if crops.shape[1] * crops.shape[2] <= side * side else to_inputs(crops, side)
+    crops = [shrunk(crop, side) for crop in crops]
+    if len(crops) == 1:
+        return crops[0][np.newaxis]
+    return np.stack(crops) if len({crop.shape for crop in crops}) == 1 else crops

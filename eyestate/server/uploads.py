@@ -1,0 +1,222 @@
+"""Request bodies to image bytes, within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
+
+from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, RequestError, UnsupportedMediaTypeError
+from eyestate.images import MAX_BYTES, Pixels
+from eyestate.server import packed
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
+MAX_BODY_BYTES: Final = 64 * 2**20
+MAX_IMAGES: Final = 1_000
+MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
+_MAX_PART_HEADER_BYTES: Final = 2_048  # of each header of a part: a file's name may be long
+_HELD: Final = "eyestate.held_bytes"
+_ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
+
+
+class Bodies:
+    """The bytes of all bodies in a process, so that many large ones together cannot take its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def take(self, scope: Scope, size: int) -> None:
+        """Enter bytes that a request received.
+
+        Raises:
+            OverloadedError: there is no room for them; the request may come back when others are answered.
+        """
+        if self.held + size > self._limit:
+            raise OverloadedError("the bodies of other requests fill the memory; try again in 1 s", 1)
+        self.held += size
+        scope[_HELD] = scope.get(_HELD, 0) + size
+
+    def release(self, scope: Scope) -> None:
+        """Forget the bytes of a request that has ended."""
+        self.held -= scope.pop(_HELD, 0)
+
+
+BODIES: Final = Bodies(8 * MAX_BODY_BYTES)
+
+
+async def single_image(request: Request, several: str = "send them to /v1/score/batch") -> bytes:
+    """The image of a request whose body is the image, or multipart with one part named ``image``.
+
+    Args:
+        request: whose body it is.
+        several: what to do with several images, for the error.
+
+    Raises:
+        RequestError: the body has no such image or is over the limits; its subclasses say which.
+    """
+    media_type = _media_type(request)
+    if media_type == "multipart/form-data":
+        images = await _parts(request, "image", MAX_BYTES + _ENVELOPE_BYTES)
+        if len(images) > 1:
+            raise RequestError(f"there are {len(images)} images; {several}")
+        return images[0]
+    if media_type.startswith("image/") or media_type in ("application/octet-stream", ""):
+        return await body(request, MAX_BYTES)
+    raise UnsupportedMediaTypeError(
+        f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
+        "application/octet-stream), or multipart/form-data with the part 'image'"
+    )
+
+
+async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
+    """The crops of a bulk request, in order, at least one.
+
+    Returns:
+        Encoded images of multipart parts named ``images`` or of an Arrow stream (None for a null), or uint8
+        (N, height, width) or (N, height, width, 3) of a ``.npy`` file or of an Arrow stream's tensors.
+
+    Raises:
+        RequestError: the body has no such crops or is over the limits; its subclasses say which.
+    """
+    media_type = _media_type(request)
+    if media_type == packed.NPY:
+        return packed.from_npy(await body(request, MAX_BODY_BYTES))
+    if media_type == packed.ARROW:
+        return packed.from_arrow(await body(request, MAX_BODY_BYTES))
+    if media_type == "multipart/form-data":
+        return await _parts(request, "images", MAX_BODY_BYTES)
+    raise UnsupportedMediaTypeError(
+        f"the content type is {media_type or 'missing'}; send multipart/form-data with the parts 'images', "
+        f"{packed.NPY} or {packed.ARROW}"
+    )
+
+
+async def body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        EmptyBodyError, BodyTooLargeError: it is empty or over the limit.
+    """
+    chunks, more = [], True
+    received = _Received(request, max_bytes)
+    while more:
+        chunk, more = await received.chunk()
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class _Received:
+    """A body as it comes in, refused as soon as it is known to be empty or over the limit."""
+
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._refuse_over(int(request.headers.get("content-length", 0)))
+
+    async def chunk(self) -> tuple[bytes, bool]:
+        """The next bytes, and whether there are more."""
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        self._size += len(chunk)
+        self._refuse_over(self._size)
+        BODIES.take(self._request.scope, len(chunk))
+        if not more:
+            self._request.scope[BODY_READ] = True
+            if self._size == 0:
+                raise EmptyBodyError("the body is empty; send an image")
+        return chunk, more
+
+    def _refuse_over(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes:,} bytes")
+
+
+async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
+    """The contents of the multipart parts of one name; parts of other names are passed over."""
+    _, options = parse_options_header(request.headers["content-type"])
+    if b"boundary" not in options:
+        raise RequestError("the content type multipart/form-data names no boundary")
+    collector = _Collector(name.encode())
+    try:
+        parser = MultipartParser(options[b"boundary"], collector.callbacks(), max_header_size=_MAX_PART_HEADER_BYTES)
+        received, more = _Received(request, max_bytes), True
+        while more:
+            chunk, more = await received.chunk()
+            parser.write(chunk)
+    except FormParserError as error:
+        raise RequestError(f"the multipart body is malformed: {error}") from None
+    if not collector.complete:
+        raise RequestError("the multipart body ends before its closing boundary")
+    if not collector.parts:
+        raise RequestError(f"the multipart body has no part named '{name}'")
+    return [bytes(part) for part in collector.parts]
+
+
+class _Collector:
+    """Keeps the parts of one name as the parser meets them."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.parts: list[bytearray] = []
+        self.complete = False
+        self._header = bytearray()
+        self._value = bytearray()
+        self._named = False
+        self._wanted = False
+        self._begun = 0
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._part_begin,
+            "on_header_begin": self._header_begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_end": self._end,
+        }
+
+    def _part_begin(self) -> None:
+        self._begun += 1
+        if self._begun > MAX_PARTS:
+            raise BodyTooLargeError(f"there are more than {MAX_PARTS:,} parts in the multipart body")
+        self._named = self._wanted = False
+
+    def _header_begin(self) -> None:
+        self._header.clear()
+        self._value.clear()
+
+    def _header_end(self) -> None:
+        if not self._named and self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self._named = True
+            self._wanted = options.get(b"name") == self.name
+
+    def _headers_finished(self) -> None:
+        if self._wanted:
+            if len(self.parts) == MAX_IMAGES:
+                raise BodyTooLargeError(f"there are more than {MAX_IMAGES:,} images; send them in several requests")
+            self.parts.append(bytearray())
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self.parts[-1] += data[start:end]
+
+    def _end(self) -> None:
+        self.complete = True

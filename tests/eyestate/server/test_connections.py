@@ -1,0 +1,361 @@
+"""Connections over real sockets, to a small application under uvicorn in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
+
+import pytest
+import uvicorn
+import uvloop
+from prometheus_client.registry import REGISTRY
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
+
+from eyestate.server import connections
+from eyestate.server.connections import MAX_HEAD_BYTES, Connection
+from eyestate.settings import Settings
+
+TIMEOUT = 1.0
+GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
+LARGE = 32 * 2**20  # more than the system takes for a client that does not read
+
+
+class Application:
+    """Echoes bodies; ``/slow`` takes its time, ``/large`` answers with much, ``/early`` without reading the body."""
+
+    def __init__(self) -> None:
+        self.headers: list[dict[str, str]] = []
+        self.connections: set[object] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        self.headers.append(dict(request.headers))
+        match scope["path"]:
+            case "/slow":
+                await asyncio.sleep(0.3)
+                answer = PlainTextResponse("slow")
+            case "/large":
+                answer = PlainTextResponse(bytes(LARGE))
+            case "/early":
+                answer = PlainTextResponse("early")
+            case _:
+                answer = PlainTextResponse(await request.body())
+        await answer(scope, receive, send)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The code of the error, in the form of the API."""
+        error: dict[str, Any] = json.loads(self.body)
+        assert set(error) == {"error"}
+        assert set(error["error"]) == {"code", "message"}
+        return str(error["error"]["code"])
+
+
+class Client:
+    """One connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, *pieces: bytes, pause: float = 0.02) -> None:
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+            if len(pieces) > 1:
+                await asyncio.sleep(pause)
+
+    async def answer(self) -> Answer:
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        status, *lines = head.decode().strip().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        body = await asyncio.wait_for(self._reader.readexactly(int(headers["content-length"])), 20)
+        return Answer(int(status.split()[1]), headers, body)
+
+    async def closed(self) -> float:
+        """Seconds until the other side has closed the connection, with nothing more to say."""
+        started = time.perf_counter()
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(self._reader.read(), 20) == b""
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+Connect = Callable[[], Awaitable[Client]]
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a conversation with a server; all connections must be gone when it ends."""
+    monkeypatch.setattr(connections, "settings", lambda: Settings(timeout=TIMEOUT))
+
+    def run(work: Callable[[Application, Connect], Awaitable[None]]) -> None:
+        async def serve() -> None:
+            application = Application()
+            server = uvicorn.Server(uvicorn.Config(application, http=Connection, log_config=None, lifespan="off"))
+            application.connections = cast("set[object]", server.server_state.connections)
+            listener = socket.create_server(("127.0.0.1", 0))
+            serving = asyncio.create_task(server._serve(sockets=[listener]))
+            clients: list[Client] = []
+
+            async def connect() -> Client:
+                clients.append(Client(*await asyncio.open_connection(*listener.getsockname())))
+                return clients[-1]
+
+            try:
+                await work(application, connect)
+            finally:
+                for client in clients:
+                    client.close()
+                server.should_exit = True
+                await asyncio.wait_for(serving, 20)
+                listener.close()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+
+    return run
+
+
+Talk = Callable[[Callable[[Application, Connect], Awaitable[None]]], None]
+
+
+def test_requests_are_answered_however_they_are_cut(talk: Talk) -> None:
+    request = POST + b"X-Long: " + b"a" * 60_000 + b"\r\nContent-Length: 5\r\n\r\nhello"
+
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        choose = random.Random(2)
+        for _ in range(10):
+            cuts = sorted(choose.sample(range(1, len(request)), 3))
+            await client.send(*(request[a:b] for a, b in zip([0, *cuts], [*cuts, len(request)], strict=True)))
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, b"hello")
+        await client.send(request * 3)
+        assert [(await client.answer()).body for _ in range(3)] == [b"hello"] * 3
+        assert {len(headers["x-long"]) for headers in application.headers} == {60_000}
+
+    talk(work)
+
+
+def test_bodies_may_be_longer_than_heads(talk: Talk) -> None:
+    body = random.Random(3).randbytes(3 * 2**20)
+
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert (await client.answer()).body == body
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:200_000], body[200_000:]))
+        await client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        assert (await client.answer()).body == body
+
+    talk(work)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(GET + b"X: " + b"a" * 2**22, id="endless header"),
+        pytest.param(GET + b"X: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n", id="whole but too long"),
+        pytest.param(GET + b"a: b\r\n" * 2**17, id="headers without end"),
+        pytest.param(b"GET /" + b"a" * 2**20, id="endless path"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 2**17, id="endless trailers"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 2**20, id="endless chunk extension"),
+    ],
+)
+def test_heads_over_the_limit_are_refused(talk: Talk, request_bytes: bytes) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        sending = asyncio.create_task(client.send(request_bytes))
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (431, "head_too_large")
+        assert answer.headers["connection"] == "close"
+        assert len(answer.headers["x-request-id"]) == 16
+        await client.closed()
+        await asyncio.wait([sending])
+        sending.exception()  # it may not have got rid of all
+
+    talk(work)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(random.Random(5).randbytes(4000), id="noise"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", id="path beyond ASCII"),
+        pytest.param(b"GET /echo HTTP/1.1\r\nbad header\r\n\r\n", id="header without colon"),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\n", id="negative length"),
+        pytest.param(POST + b"Content-Length: \r\n\r\n", id="no length"),
+        pytest.param(POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", id="length of many digits"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="bad chunk"),
+    ],
+)
+def test_what_is_no_http_is_refused(talk: Talk, request_bytes: bytes) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(request_bytes)
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "malformed_request")
+        assert answer.headers["connection"] == "close"
+        await client.closed()
+
+    talk(work)
+
+
+def test_what_came_before_garbage_is_answered(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"garbage\r\n\r\n")
+        assert [(await client.answer()).body for _ in range(2)] == [b"slow"] * 2
+        await client.closed()
+
+    talk(work)
+
+
+@pytest.mark.parametrize("beginning", [b"G", GET, GET + b"X: "], ids=["one byte", "one header", "within a header"])
+def test_a_head_that_does_not_come_to_its_end_is_given_up(talk: Talk, beginning: bytes) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        fresh, used = await connect(), await connect()
+        await used.send(GET + b"\r\n")
+        assert (await used.answer()).status == 200
+        await asyncio.sleep(TIMEOUT / 2)  # to have been idle does not count
+        started = time.perf_counter()
+        for client in (fresh, used):
+            await client.send(beginning)
+        for client in (fresh, used):
+            answer = await client.answer()
+            assert (answer.status, answer.code) == (408, "request_timeout")
+            assert time.perf_counter() - started > 0.9 * TIMEOUT
+            await client.closed()
+
+    talk(work)
+
+
+def test_a_head_that_trickles_in_is_given_up(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(GET)
+        trickle = asyncio.create_task(client.send(*[b"a: b\r\n"] * 1000, pause=0.05))
+        assert (await client.answer()).status == 408
+        await client.closed()
+        trickle.cancel()
+
+    talk(work)
+
+
+def test_idle_connections_are_closed(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        silent, used, blank = await connect(), await connect(), await connect()
+        await used.send(GET + b"\r\n")
+        assert (await used.answer()).status == 200
+        await blank.send(b"\r\n")
+        for seconds in await asyncio.gather(silent.closed(), used.closed(), blank.closed()):
+            assert 0.5 * TIMEOUT < seconds < 10
+
+    talk(work)
+
+
+def test_empty_lines_do_not_keep_a_connection(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        trickle = asyncio.create_task(client.send(*[b"\r\n"] * 1000, pause=0.05))
+        await client.closed()
+        trickle.cancel()
+
+    talk(work)
+
+
+def test_a_connection_in_use_stays(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        began = time.perf_counter()
+        while time.perf_counter() - began < 2 * TIMEOUT:
+            await client.send(GET[:10], GET[10:] + b"\r\n")
+            assert (await client.answer()).status == 200
+            await asyncio.sleep(0.1)
+
+    talk(work)
+
+
+def test_the_rest_of_a_body_after_its_answer_does_not_keep_a_connection(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert (await client.answer()).body == b"early"
+        trickle = asyncio.create_task(client.send(*[b"x"] * 1000, pause=0.05))
+        await client.closed()
+        trickle.cancel()
+
+    talk(work)
+
+
+def test_a_client_that_does_not_read_its_answer_is_given_up(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        client._reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(TIMEOUT / 2)
+        assert len(application.connections) == 1
+        deadline = time.monotonic() + 20
+        while application.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert not application.connections
+
+    talk(work)
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+def test_upgrades_are_not_taken(talk: Talk, upgrade: str) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        headers = f"Connection: Upgrade\r\nUpgrade: {upgrade}\r\nSec-WebSocket-Key: eA==\r\n\r\n".encode()
+        await client.send(GET + headers)
+        assert (await client.answer()).status == 200
+
+    talk(work)
+
+
+def test_refusals_are_counted_and_logged(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("eyestate_rejected_total", {"reason": "malformed_request"}) or 0
+
+    async def work(application: Application, connect: Connect) -> None:
+        before = counted()
+        client = await connect()
+        await client.send(b"private\r\n\r\n")
+        answer = await client.answer()
+        assert counted() == before + 1
+        (record,) = (record for record in caplog.records if record.name == "eyestate.requests")
+        assert record.getMessage() == "malformed_request 400"
+        assert record.__dict__["request_id"] == answer.headers["x-request-id"]
+        assert record.__dict__["client"] == "127.0.0.1"
+
+    with caplog.at_level("INFO", logger="eyestate.requests"):
+        talk(work)
+
+
+def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    connections.choose()
+    config = uvicorn.Config(Application())
+    config.load()
+    assert config.http_protocol_class is Connection

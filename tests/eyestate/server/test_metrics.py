@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import REGISTRY
+
+from eyestate.bundle import Manifest, load_bundle
+from eyestate.drift import EDGES, LEAST, reference
+from eyestate.images import decode
+from eyestate.server import metrics
+from eyestate.server.metrics import SAMPLE, BulkHistogram
+from tests.bundles import write_bundle
+
+DARK, LIGHT = (np.full((24, 24), grey, np.uint8) for grey in (50, 150))
+
+
+def value(sample: str, /, **labels: str) -> float:
+    return REGISTRY.get_sample_value(sample, labels) or 0
+
+
+def changes(act: Callable[[], object], sample: str, /, **labels: str) -> float:
+    """By how much a sample changes when something happens and is published."""
+    metrics.publish()
+    before = value(sample, **labels)
+    act()
+    metrics.publish()
+    return value(sample, **labels) - before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Of a model that calls scores up to 0.25 closed and from 0.75 open, made for crops of 24 pixels."""
+    without = load_bundle(write_bundle(tmp_path_factory.mktemp("models"))).manifest
+    random = np.random.default_rng(0)
+    usual = reference(
+        "made for a test",
+        {
+            "score": random.random(2_000),
+            "width": np.full(2_000, 24.0),
+            "brightness": random.normal(120, 30, 2_000),
+            "sharpness": random.lognormal(-1, 0.7, 2_000),
+        },
+        without.thresholds,
+    )
+    manifest = without.model_copy(update={"reference": usual})
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    return manifest
+
+
+class TestBulkHistogram:
+    @given(st.lists(st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1, 7]) | st.floats(-1, 2)))
+    def test_counts_like_one_that_observes_one_by_one(self, values: list[float]) -> None:
+        registry = CollectorRegistry()
+        usual = Histogram("usual", "", buckets=(0.25, 0.5, 1), registry=registry)
+        bulk = BulkHistogram("bulk", "", buckets=(0.25, 0.5, 1), registry=registry)
+        for number in values:
+            usual.observe(number)
+        bulk.note(values[::2])
+        bulk.note_array(np.array(values[1::2]))
+        bulk.publish()
+        for suffix, labels in [("_bucket", {"le": le}) for le in ("0.25", "0.5", "1.0", "+Inf")] + [("_count", {})]:
+            assert registry.get_sample_value(f"bulk{suffix}", labels) == registry.get_sample_value(
+                f"usual{suffix}", labels
+            )
+        assert registry.get_sample_value("bulk_sum") == pytest.approx(registry.get_sample_value("usual_sum"))
+
+    def test_publishes_each_value_once(self) -> None:
+        histogram = BulkHistogram("once", "", registry=CollectorRegistry())
+        histogram.note([1, 2])
+        histogram.note_array(np.array([3.0]))
+        assert histogram.publish().tolist() == [1, 2, 3]
+        assert histogram.publish().tolist() == []
+
+
+def test_model_is_told(manifest: Manifest) -> None:
+    labels = {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256, "device": "cpu-fp32"}
+    assert value("eyestate_model_info", **labels) == 1
+    assert value("eyestate_workers") == 1
+
+
+def test_a_request() -> None:
+    labels = {"route": "/v1/score", "status": "200"}
+    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.003), "eyestate_requests_total", **labels) == 1
+    bucket = {"route": "/v1/score", "le": "0.005"}
+    name = "eyestate_request_duration_seconds_bucket"
+    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.003), name, **bucket) == 1
+    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.006), name, **bucket) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "change"),
+    [
+        ("eyestate_phase_duration_seconds_count", {"phase": "queue"}, 2),
+        ("eyestate_phase_duration_seconds_sum", {"phase": "queue"}, 0.75),
+        ("eyestate_phase_duration_seconds_count", {"phase": "inference"}, 1),
+        ("eyestate_phase_duration_seconds_sum", {"phase": "inference"}, 0.125),
+        ("eyestate_batch_size_crops_sum", {}, 5),
+        ("eyestate_batch_size_crops_count", {}, 1),
+    ],
+)
+def test_a_batch(name: str, labels: dict[str, str], change: float) -> None:
+    assert changes(lambda: metrics.batch(5, [0.25, 0.5], 0.125), name, **labels) == change
+
+
+@pytest.mark.parametrize(("state", "crops"), [("closed", 2), ("uncertain", 2), ("open", 3)])
+def test_states_are_those_of_the_thresholds(state: str, crops: int) -> None:
+    scores = np.array([0, 0.25, 0.2500001, 0.7499999, 0.75, 0.9, 1], np.float32)
+    assert changes(lambda: metrics.scored(scores), "eyestate_crops_total", state=state) == crops
+
+
+@pytest.mark.parametrize("call", [metrics.failed, metrics.rejected])
+def test_codes(call: Callable[[str], None]) -> None:
+    name, label = {
+        metrics.failed: ("eyestate_crops_failed_total", "code"),
+        metrics.rejected: ("eyestate_rejected_total", "reason"),
+    }[call]
+    assert changes(lambda: call("overloaded"), name, **{label: "overloaded"}) == 1
+
+
+@pytest.mark.parametrize("crops", [[DARK, LIGHT], np.stack([DARK, LIGHT])], ids=["one by one", "in one array"])
+def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]]) -> None:
+    def decode() -> None:
+        metrics.decoded(0.25, crops)
+
+    assert changes(decode, "eyestate_phase_duration_seconds_sum", phase="decode") == 0.25
+    assert changes(decode, "eyestate_crop_width_pixels_count") == 2
+    assert changes(decode, "eyestate_crop_width_pixels_sum") == 48
+    assert changes(decode, "eyestate_crop_brightness_sum") == 200
+    assert changes(decode, "eyestate_crop_sharpness_count") == 2
+
+
+def test_no_crop_could_be_decoded() -> None:
+    assert changes(lambda: metrics.decoded(0.1, []), "eyestate_phase_duration_seconds_count", phase="decode") == 1
+
+
+def test_pixels_of_many_crops_are_sampled_evenly() -> None:
+    crops = np.concatenate([np.full((5_000, 24, 24), 50, np.uint8), np.full((5_000, 24, 24), 150, np.uint8)])
+
+    def decode() -> None:
+        metrics.decoded(0.1, crops)
+        metrics.decoded(0.1, [DARK])
+
+    metrics.publish()
+    before = value("eyestate_crop_brightness_sum"), value("eyestate_crop_brightness_count")
+    assert changes(decode, "eyestate_crop_width_pixels_count") == 10_001
+    measured = value("eyestate_crop_brightness_count") - before[1]
+    assert SAMPLE / 2 < measured <= SAMPLE
+    assert (value("eyestate_crop_brightness_sum") - before[0]) / measured == pytest.approx(100, abs=5)
+
+
+def test_the_queue_is_asked() -> None:
+    metrics.publish()
+    assert value("eyestate_queue_crops") == 17
+    assert value("eyestate_resident_memory_bytes") > 2**20
+
+
+def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    scores = np.random.default_rng(1).random(LEAST, np.float32)
+    metrics.scored(scores[1:])
+    metrics.publish()
+    assert value("eyestate_uncertain_share", crops="recent") == 0
+    metrics.scored(scores)
+    metrics.decoded(0.1, np.zeros((LEAST, 40, 40), np.uint8))
+    metrics.publish()
+    assert 0 < value("eyestate_drift_psi", feature="score") < 0.1
+    assert value("eyestate_drift_psi", feature="width") > 0.2
+    assert value("eyestate_uncertain_share", crops="recent") == pytest.approx(0.5, abs=0.1)
+    assert manifest.reference is not None
+    assert value("eyestate_uncertain_share", crops="reference") == manifest.reference.uncertain
+
+
+def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
+    metrics.set_model(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
+    before = value("eyestate_drift_psi", feature="score")
+    metrics.scored(np.zeros(LEAST, np.float32))
+    metrics.publish()
+    assert value("eyestate_drift_psi", feature="score") == before
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+
+
+@pytest.mark.parametrize(
+    ("feature", "histogram"),
+    [
+        ("score", "eyestate_crop_score"),
+        ("width", "eyestate_crop_width_pixels"),
+        ("brightness", "eyestate_crop_brightness"),
+        ("sharpness", "eyestate_crop_sharpness"),
+    ],
+)
+def test_reference_has_the_histograms_buckets(feature: str, histogram: str) -> None:
+    """Else a query could not subtract one from the other."""
+    families = {f.name: f for f in text_string_to_metric_families(metrics.exposition().decode())}
+    shares = {
+        s.labels["le"]: s.value
+        for s in families["eyestate_reference_cumulative_share"].samples
+        if s.labels["feature"] == feature
+    }
+    buckets = {s.labels["le"] for s in families[histogram].samples if s.name.endswith("_bucket")}
+    assert set(shares) == buckets - {"+Inf"}
+    assert len(shares) == len(EDGES[feature])  # type: ignore[index]
+    assert sorted(shares.values()) == list(shares.values())
+
+
+def test_costs_little() -> None:
+    """All metrics of a request with one crop cost less than to decode the crop; those of one in bulk a 50th."""
+    scores, many = np.array([0.5], np.float32), np.zeros((16_384, 24, 24), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)).save(file, "JPEG")
+
+    def decoding() -> None:
+        for _ in range(1_000):
+            decode(file.getvalue())
+
+    def single() -> None:
+        for _ in range(1_000):
+            metrics.decoded(0.001, [DARK])
+            metrics.batch(1, [0.001], 0.001)
+            metrics.scored(scores)
+            metrics.request_done("/v1/score", 200, 0.003)
+        metrics.publish()
+
+    def bulk() -> None:
+        metrics.decoded(0.1, many)
+        metrics.batch(len(many), [0.1], 0.1)
+        metrics.scored(np.zeros(len(many), np.float32))
+        metrics.request_done("/v1/score/batch", 200, 0.3)
+        metrics.publish()
+
+    crop = seconds(decoding) / 1_000
+    assert seconds(single) / 1_000 < crop
+    assert seconds(bulk) / len(many) < crop / 50
+
+
+def seconds(act: Callable[[], None]) -> float:
+    """The processor time of the quickest of ten tries."""
+
+    def once() -> float:
+        started = time.process_time()
+        act()
+        return time.process_time() - started
+
+    return min(once() for _ in range(10))
+
+
+class TestSeveralWorkers:
+    """Each run is a process as BentoML starts it; one that has ended is a worker that died."""
+
+    def run(self, folder: Path, bundle: Path, script: str) -> str:
+        prologue = (
+            "import os, numpy as np\n"
+            "from eyestate.server import metrics\n"
+            "from eyestate.bundle import load_bundle\n"
+            f"metrics.set_model(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
+        )
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+        command = [sys.executable, "-c", prologue + script]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def test_what_the_dead_counted_stays_and_what_they_were_goes(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "models")
+        folder = tmp_path / "multiprocess"
+        folder.mkdir()
+        work = (
+            "metrics.request_done('/v1/score', 200, 0.003)\n"
+            "metrics.rejected('overloaded')\n"
+            "metrics.failed('corrupt_image')\n"
+            "metrics.scored(np.array([0.9], np.float32))\n"
+            "metrics.decoded(0.001, np.zeros((2, 24, 24), np.uint8))\n"
+        )
+        killed = "metrics.publish()\nprint(os.getpid(), flush=True)\nos._exit(1)\n"
+        with pytest.raises(subprocess.CalledProcessError) as death:
+            self.run(folder, bundle, work + killed)
+        assert list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))
+        text = self.run(folder, bundle, work + "print(metrics.exposition().decode())")
+        samples = {
+            (s.name, *sorted(s.labels.values())): s.value
+            for family in text_string_to_metric_families(text)
+            for s in family.samples
+        }
+        assert samples["eyestate_requests_total", "/v1/score", "200"] == 2
+        assert samples["eyestate_request_duration_seconds_count", "/v1/score"] == 2
+        assert samples["eyestate_rejected_total", "overloaded"] == 2
+        assert samples["eyestate_crops_failed_total", "corrupt_image"] == 2
+        assert samples["eyestate_crops_total", "open"] == 2
+        assert samples["eyestate_crop_width_pixels_sum",] == 96
+        assert samples["eyestate_worker_starts_total",] == 2
+        assert samples["eyestate_workers",] == 1
+        assert samples["eyestate_queue_crops",] == 5
+        assert not list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))

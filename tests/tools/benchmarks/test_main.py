@@ -1,0 +1,92 @@
+"""The command on contestants in miniature, as the engineer who measures types it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from tools.benchmarks.__main__ import main
+from tools.benchmarks.contestants import CASCADE, FINAL_BEST, INT8, LITE, OCEC_P, OCEC_S, OPENVINO
+from tools.benchmarks.report import Report
+
+QUICK = ("--batch", "1", "--batch", "64", "--seconds", "0", "--rounds", "1")
+
+
+def benchmarks(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="python -m tools.benchmarks")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_everything(here: Path, peers: Path, bundles: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESTATE_MODELS", str(bundles))
+    monkeypatch.setenv("EYESTATE_DATA", str(data))
+    result = benchmarks("--peers", peers, *QUICK)
+    assert result.exit_code == 0, result.output
+    report = Report.model_validate_json((here / "reports" / "benchmarks" / "cpu.json").read_bytes())
+    assert [row.name for row in report.rows] == [FINAL_BEST, LITE, INT8, OPENVINO, OCEC_P, CASCADE]
+    assert list(report.absent) == [OCEC_S]
+    rows = {row.name: row for row in report.rows}
+    for row in report.rows:
+        assert list(row.eer) == ["mrl_test", "mrl_test_far", "held_out"]
+        assert all(0 <= eer.low <= eer.value <= eer.high <= 1 for eer in row.eer.values())
+    cascade = rows[CASCADE]
+    assert all(0 < share < 1 for share in cascade.escalated.values())
+    assert report.mix_escalated is not None
+    assert 0 < report.mix_escalated < 1
+    assert rows[LITE].cost.flop <= cascade.cost.flop <= rows[LITE].cost.flop + rows[FINAL_BEST].cost.flop
+    assert cascade.memory > report.bare_memory
+    assert {speed.batch for speed in report.speeds} == {speed.batch for speed in report.mix} == {1, 64}
+    assert {speed.name for speed in report.mix} == {FINAL_BEST, LITE, CASCADE}
+
+    page = (here / "docs" / "benchmarks.md").read_text()
+    for name in (FINAL_BEST, LITE, INT8, OPENVINO, OCEC_P, OCEC_S, CASCADE):
+        assert f"| {name} |" in page
+    assert "not here: no ocec_s.onnx" in page
+    assert "Not measured: no GPU" in page
+    assert re.search(r"(held|NOT HELD) +EER of final_best_lite within 0.003", result.stdout)
+    ET.parse(here / "docs" / "images" / "benchmarks.svg")
+
+    scores = {path: path.stat().st_mtime_ns for path in (here / "runs" / "benchmarks" / "scores").iterdir()}
+    (here / "docs" / "benchmarks.md").unlink()
+    again = benchmarks("--peers", peers, *QUICK)
+    assert again.exit_code == 0, again.output
+    after = {path: path.stat().st_mtime_ns for path in (here / "runs" / "benchmarks" / "scores").iterdir()}
+    assert scores.items() <= after.items()
+    assert (here / "docs" / "benchmarks.md").exists()
+
+
+def test_nothing_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESTATE_MODELS", str(here / "models"))
+    monkeypatch.setenv("EYESTATE_DATA", str(here / "data"))
+    result = benchmarks(*QUICK)
+    assert result.exit_code == 0, result.output
+    page = (here / "docs" / "benchmarks.md").read_text()
+    assert page.count("not here: ") == 6
+    assert "the data sets are not here" in page
+    assert "![" not in page
+    assert "not measured" in page.partition("## What was wanted")[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(here: Path) -> None:
+    result = benchmarks("--device", "cuda", *QUICK)
+    assert result.exit_code == 1
+    assert "there is no CUDA here" in result.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_the_page_alone_needs_a_report(here: Path) -> None:
+    result = benchmarks("--page-only")
+    assert result.exit_code == 1
+    assert "no cpu.json in reports/benchmarks" in result.stderr

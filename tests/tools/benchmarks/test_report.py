@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from tools.benchmarks.contestants import CASCADE, FINAL_BEST, LITE, OCEC_P, OPENVINO
+from tools.benchmarks.cost import Cost
+from tools.benchmarks.report import Report, Row, Target, TestSet, targets
+from tools.benchmarks.speed import ONNX_RUNTIME, Roof, Speed
+from training.evaluation.eer import Interval
+
+
+def row(name: str, difference: float | None = None) -> Row:
+    return Row(
+        name=name,
+        licence="MIT",
+        note="",
+        shown={},
+        boxes={},
+        cost=Cost(1, 1, 1, 1, 1),
+        memory=1,
+        eer={},
+        difference={} if difference is None else {"held_out": Interval(difference, difference, difference)},
+        escalated={},
+    )
+
+
+def speed(name: str, batch: int, value: float) -> Speed:
+    return Speed(name, ONNX_RUNTIME, batch, value, value, value)
+
+
+def report(rows: list[Row], speeds: list[Speed], mix: list[Speed]) -> Report:
+    return Report(
+        about={},
+        device="cpu",
+        tests=[TestSet(name="held_out", what="held-out crops", crops=4, open=2, subjects=None)],
+        rows=rows,
+        absent={},
+        bare_memory=1,
+        speeds=speeds,
+        mix=mix,
+        mix_crops=4,
+        mix_escalated=None,
+        roof=Roof(1, 1),
+    )
+
+
+def verdicts(found: Report) -> dict[str, Target]:
+    names = ("close", "fast", "fastest", "equal", "cascade")
+    return dict(zip(names, targets(found), strict=True))
+
+
+def test_what_holds() -> None:
+    speeds = [
+        *(speed(FINAL_BEST, 1, 50), speed(FINAL_BEST, 8, 100)),
+        *(speed(LITE, 1, 2000), speed(LITE, 8, 10_000)),
+        *(speed(OPENVINO, 1, 1999), speed(OPENVINO, 8, 1), speed(OCEC_P, 1, 1), speed(OCEC_P, 8, 9999)),
+    ]
+    mix = [speed(FINAL_BEST, 8, 100), speed(CASCADE, 8, 2000)]
+    found = verdicts(report([row(FINAL_BEST), row(LITE, 0.003), row(CASCADE, 0.001)], speeds, mix))
+    assert all(target.held for target in found.values())
+    assert found["fast"].found == "100.0 ×; at equal batch sizes 40.0 × at 1, 100.0 × at 8"
+    assert found["fastest"].found == f"1.00 × {OPENVINO} at 1, 1.00 × {OCEC_P} at 8"
+    assert found["close"].found == "+0.0030 (+0.0030 to +0.0030) on held-out crops"
+
+
+def test_what_does_not() -> None:
+    speeds = [speed(FINAL_BEST, 8, 100), speed(LITE, 8, 9999), speed(OCEC_P, 8, 10_000)]
+    mix = [speed(FINAL_BEST, 8, 100), speed(CASCADE, 8, 1999)]
+    found = verdicts(report([row(FINAL_BEST), row(LITE, 0.0031), row(CASCADE, 0.0011)], speeds, mix))
+    assert [target.held for target in found.values()] == [False] * 5
+
+
+def test_what_was_not_measured() -> None:
+    found = verdicts(report([row(FINAL_BEST)], [speed(FINAL_BEST, 8, 100)], []))
+    assert [(target.held, target.found) for target in found.values()] == [(None, "not measured")] * 5

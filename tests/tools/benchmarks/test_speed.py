@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from eyestate.images import Pixels
+from tools.benchmarks.contestants import Own
+from tools.benchmarks.speed import ONNX_RUNTIME, OPENVINO, Runner, mix_runner, network_runners, race, roof
+
+
+def test_all_take_turns() -> None:
+    calls: list[str] = []
+
+    def runner(name: str) -> Runner:
+        def prepare(batch: int) -> Callable[[], int]:
+            def step() -> int:
+                calls.append(f"{name}{batch}")
+                return batch
+
+            return step
+
+        return Runner(name, "none", prepare)
+
+    speeds = race([runner("a"), runner("b")], [1, 8], seconds=0, rounds=3)
+    assert " ".join(calls) == "a1 b1 a1 b1 b1 a1 a1 b1 a8 b8 a8 b8 b8 a8 a8 b8"
+    assert [(speed.name, speed.batch) for speed in speeds] == [("a", 1), ("b", 1), ("a", 8), ("b", 8)]
+    assert all(0 < speed.low <= speed.median <= speed.high for speed in speeds)
+
+
+def test_nobody_races() -> None:
+    assert race([], [1], seconds=0, rounds=1) == []
+
+
+def test_networks_run_on_every_engine(bundles: Path) -> None:
+    network = Own("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
+    runners = list(network_runners([network], "cpu"))
+    there = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
+    assert [runner.engine for runner in runners] == [ONNX_RUNTIME, *([OPENVINO] if there else [])]
+    assert [runner.prepare(3)() for runner in runners] == [3] * len(runners)
+
+
+def test_a_device_that_is_not_there_is_named_by_what_ran(bundles: Path) -> None:
+    """Without CUDA the session falls back to the CPU, and the table says so."""
+    network = Own("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
+    (runner,) = network_runners([network], "cuda")
+    available = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert available or runner.engine == "ONNX Runtime, cpu-fp32"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_a_mix_is_scored_whole(batch: int) -> None:
+    scored: list[Pixels] = []
+    crops = [np.full((8 + number % 2, 8), number, np.uint8) for number in range(10)]
+    runner = mix_runner("mix", lambda parts: scored.extend(crop for part in parts for crop in part), crops)
+    assert runner.prepare(batch)() == 10
+    assert [int(crop[0, 0]) for crop in scored] == list(range(10))
+
+
+def test_the_roof_of_this_machine() -> None:
+    found = roof("cpu")
+    assert 1e9 < found.flops < 1e14
+    assert 1e8 < found.bandwidth < 1e13

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyestate.mtcnn import FaceDetector
+from tests.bundles import write_bundle
+from tools.harness.servers import PROJECT, Probe, running
+
+BENTOML = str(Path(sys.executable).parent / "bentoml")
+OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"BENTOML_HOME": str(tmp_path_factory.mktemp("bentoml")), "BENTOML_DO_NOT_TRACK": "True"}
+
+
+@pytest.fixture(scope="module")
+def bento(home: dict[str, str]) -> str:
+    """The tag of a bento that was built here."""
+    command = [BENTOML, "build", "--output", "tag"]
+    tag = subprocess.check_output(command, cwd=PROJECT, env=os.environ | home, text=True, timeout=120)
+    return tag.strip().removeprefix("__tag__:")
+
+
+@pytest.fixture(scope="module")
+def source(home: dict[str, str], bento: str) -> Path:
+    return Path(home["BENTOML_HOME"], "bentos", *bento.split(":"), "src")
+
+
+def test_it_holds_what_serves_and_nothing_else(source: Path) -> None:
+    top = {path.name for path in source.iterdir()}
+    assert top == {"bentofile.yaml", "eyestate", "models", "requirements", "service.py"}
+    assert not list(source.rglob("__pycache__"))
+    assert (source / "models" / "final_best" / "model.onnx").stat().st_size > 10**7
+    assert FaceDetector(source / "models" / "mtcnn").description.licence == "MIT"
+
+
+def test_it_serves_by_itself(tmp_path: Path, home: dict[str, str], bento: str, source: Path) -> None:
+    model = write_bundle(source / "models")  # found by its name only if the bento's own code looks for it
+    command = (BENTOML, "serve", bento, "--working-dir", str(tmp_path), "--host", "127.0.0.1", "--port", "{port}")
+    settings = home | {"PYTHONPATH": "", "EYESTATE_MODEL": model.name, "EYESTATE_DRAIN": "0"}
+    with running(command, settings, Probe("/readyz"), tmp_path / "log") as server:
+        assert b'"name":"brightness"' in server.ask(Probe("/v1/score", OPEN, "image/jpeg"))
+        assert server.terminate()

@@ -1,0 +1,28 @@
+"""What docs/container.md says of the images is what was measured of them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tools.container.build import TARGETS, Target
+from tools.container.engine import PROJECT
+
+DOCUMENT = (PROJECT / "docs" / "container.md").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_figures_are_those_of_the_report(target: Target) -> None:
+    report = json.loads((PROJECT / "reports" / "container" / f"{target}.json").read_text())
+    told = {
+        row[0]: row[1 + TARGETS.index(target)]
+        for row in re.findall(r"^\| (\w.+?) \| (.+?) \| (.+?) \|$", DOCUMENT, re.MULTILINE)
+    }
+    assert told == {
+        "Size, unpacked": f"{report['bytes'] / 1e6:,.0f} MB",
+        "Size as a registry sends it": f"{report['compressed_bytes'] / 1e6:,.0f} MB",
+        "From start to ready": f"{report['median_seconds_to_ready']:.1f} s",
+        "Components in the SBOM": str(report["sbom_components"]),
+    }

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from tools.harness.int8 import with_float32_weights, write_int8
+from tools.harness.small_bundle import SIDE, write_small_bundle
+
+
+def scores(network: Path, crops: np.ndarray) -> np.ndarray:
+    """In float32 arithmetic on any machine: without fusion no int8 kernel is used, some of which saturate."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"crops": crops})[0])
+
+
+def test_int8_scores_are_near(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    crops = random.integers(0, 256, (64, SIDE, SIDE)).astype(np.uint8)
+    network = write_small_bundle(tmp_path) / "model.onnx"
+    write_int8(network, crops, tmp_path / "int8.onnx")
+    wide, narrow = (scores(path, crops) for path in (network, tmp_path / "int8.onnx"))
+    assert 0 < np.abs(wide - narrow).max() < 0.02
+    assert np.corrcoef(wide, narrow)[0, 1] > 0.99
+    operators = {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+def test_weights_stored_in_float16_are_widened() -> None:
+    half = np.array([0.5, 1.25], np.float16)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["weight.fp16"], ["weight"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["wide", "weight"], ["y"]),
+        ],
+        "halved",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(half, "weight.fp16")],
+    )
+    model = with_float32_weights(helper.make_model(graph))
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Cast", "Mul"]
+    (weight,) = model.graph.initializer
+    assert weight.name == "weight"
+    assert numpy_helper.to_array(weight).dtype == np.float32
+    assert np.array_equal(numpy_helper.to_array(weight), half)

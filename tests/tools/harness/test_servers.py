@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.harness import servers
+from tools.harness.servers import Probe, ServerError, running
+
+SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
+# A parent with a child that does not care for SIGTERM.
+STUBBORN = """
+import http.server, signal, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind="127.0.0.1")
+"""
+TELLS_A_VARIABLE = """
+import http.server, os, pathlib, sys
+pathlib.Path(sys.argv[2]).write_text(os.environ["WHERE"])
+http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind="127.0.0.1")
+"""
+
+
+def test_runs_and_is_gone_afterwards(tmp_path: Path) -> None:
+    with running(SERVE, {}, Probe("/"), tmp_path / "logs" / "log") as server:
+        assert server.process.poll() is None
+        memory = server.memory()
+        assert 0 < memory.anonymous <= memory.rss
+        assert 0 < memory.pss <= memory.rss
+    assert server.process.poll() is not None
+    assert server.tree() == []
+
+
+def test_children_that_stay_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "ORPHAN_SECONDS", 0.5)
+    command = (sys.executable, "-c", STUBBORN, "{port}")
+    with running(command, {}, Probe("/"), tmp_path / "log") as server:
+        parent, child = server.tree()
+        assert not server.terminate()
+    assert servers.alive([parent, child]) == []
+
+
+def test_variables_and_port(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", TELLS_A_VARIABLE, "{port}", str(tmp_path / "seen"))
+    with running(command, {"WHERE": "on {port}"}, Probe("/"), tmp_path / "log") as server:
+        assert (tmp_path / "seen").read_text() == f"on {server.port}"
+
+
+def test_that_ends_at_its_start(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "raise SystemExit('no model here')")
+    with (
+        pytest.raises(ServerError, match="no model here"),
+        running(command, {}, Probe("/"), tmp_path / "log"),
+    ):
+        pytest.fail("it is not ready")

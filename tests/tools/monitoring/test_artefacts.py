@@ -1,0 +1,109 @@
+"""What is committed is what is generated, and its parts agree with one another."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from tools.monitoring.artefacts import DASHBOARD, FOLDER, SCRAPE, generated, rules
+
+GENERATED = generated()
+RULES = rules()
+METRICS = (FOLDER.parents[1] / "docs" / "metrics.md").read_text()
+PANELS: list[dict[str, Any]] = [
+    panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"
+]
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_committed_is_generated(path: Path) -> None:
+    assert path.read_text() == GENERATED[path], "run python -m tools.monitoring generate"
+
+
+def test_links_go_where_the_documentation_is() -> None:
+    made = generated("https://git.test/docs")
+    urls = re.findall(r"runbook_url: (\S+)", made[FOLDER / "prometheus-rule.yaml"])
+    assert len(urls) == sum("alert" in each for each in RULES)
+    assert all(url.startswith("https://git.test/docs/operations.md#eyestate") for url in urls)
+    assert [link["url"] for link in json.loads(made[DASHBOARD])["links"]] == [
+        "https://git.test/docs/operations.md#read-the-dashboard",
+        "https://git.test/docs/operations.md#runbook",
+    ]
+
+
+def test_rules_are_the_same_with_and_without_the_operator() -> None:
+    resource = yaml.safe_load((FOLDER / "prometheus-rule.yaml").read_text())
+    assert resource["spec"] == yaml.safe_load((FOLDER / "rules.yml").read_text())
+
+
+def test_scrapes_are_the_same_with_and_without_the_operator() -> None:
+    config = yaml.safe_load(SCRAPE.read_text())
+    (job,) = config["scrape_configs"]
+    monitor = yaml.safe_load((FOLDER / "service-monitor.yaml").read_text())["spec"]
+    (endpoint,) = monitor["endpoints"]
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == (
+        config["global"]["scrape_interval"],
+        config["global"]["scrape_timeout"],
+    )
+    assert endpoint["path"] == "/metrics"
+    assert job["job_name"] == monitor["selector"]["matchLabels"][monitor["jobLabel"]]
+    assert {
+        "sampleLimit": job["sample_limit"],
+        "labelLimit": job["label_limit"],
+        "labelNameLengthLimit": job["label_name_length_limit"],
+        "labelValueLengthLimit": job["label_value_length_limit"],
+    } == {key: value for key, value in monitor.items() if "Limit" in key}
+
+
+def test_the_dashboard_is_what_grafana_reads() -> None:
+    register_default_plugins()
+    committed = json.loads(DASHBOARD.read_text())
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(committed)))
+    for panel in read["panels"]:
+        defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        if defaults.get("custom") == {}:  # the types add an empty one
+            del defaults["custom"]
+    assert read == committed
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_panels_tell_what_they_show(panel: dict[str, Any]) -> None:
+    assert panel["description"].endswith(".")
+    place, targets = panel["gridPos"], panel["targets"]
+    assert place["x"] + place["w"] <= 24
+    assert len({target["refId"] for target in targets}) == len(targets) > 0
+    unit = panel["options"]["yAxis"] if panel["type"] == "heatmap" else panel["fieldConfig"]["defaults"]
+    assert unit["unit"]
+    named = set(re.findall(r"Eyestate\w+", panel["description"]))
+    assert named <= {rule.get("alert") for rule in RULES}
+
+
+def test_panels_do_not_overlap() -> None:
+    cells = [
+        (column, row)
+        for place in (panel["gridPos"] for panel in PANELS)
+        for column in range(place["x"], place["x"] + place["w"])
+        for row in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+
+
+def test_all_that_is_asked_for_exists() -> None:
+    metrics = set(re.findall(r"^\| `(eyestate_\w+)`", METRICS, re.MULTILINE))
+    known = {metric + suffix for metric in metrics for suffix in ("", "_bucket", "_sum", "_count")}
+    known |= {rule["record"] for rule in RULES if "record" in rule}
+    asked = {
+        name
+        for text in (DASHBOARD, FOLDER / "rules.yml")
+        for name in re.findall(r"eyestate[_:][\w:]+", text.read_text())
+    }
+    assert asked <= known
+    assert {rule["record"] for rule in RULES if "record" in rule} <= asked

@@ -1,0 +1,89 @@
+"""The rules under promtool: every alert fires when it should, and only then."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools.monitoring.artefacts import FOLDER, compared, rules
+
+ALERTS = [rule for rule in rules() if "alert" in rule]
+RECORDED = {rule["record"] for rule in rules() if "record" in rule}
+CASES = sorted((Path(__file__).parent / "rules").glob("*_test.yml"))
+MOMENTS = [
+    moment for file in CASES for case in yaml.safe_load(file.read_text())["tests"] for moment in case["alert_rule_test"]
+]
+RUNBOOK = (FOLDER.parents[1] / "docs" / "operations.md").read_text().partition("\n## Runbook\n")[2]
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt install prometheus)"
+)
+
+
+def promtool(*arguments: str | Path) -> None:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def name(rule: dict[str, Any]) -> str:
+    return " ".join([rule["alert"], *rule["labels"].get("windows", "").split()])
+
+
+@needs_promtool
+def test_prometheus_takes_rules_and_configuration() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", FOLDER / "rules.yml")
+    promtool("check", "config", "--lint=all", "--lint-fatal", FOLDER / "prometheus.yml")
+
+
+@needs_promtool
+@pytest.mark.parametrize("cases", CASES, ids=lambda cases: cases.stem)
+def test_alerts_fire_when_they_should(cases: Path) -> None:
+    promtool("test", "rules", cases)
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=name)
+def test_an_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
+    moments = [moment for moment in MOMENTS if moment["alertname"] == rule["alert"]]
+    windows = rule["labels"].get("windows")
+    fires = [
+        any(alert["exp_labels"].get("windows") == windows for alert in moment.get("exp_alerts", []))
+        for moment in moments
+    ]
+    assert set(fires) == {True, False}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=name)
+def test_an_alert_compares_what_is_recorded(rule: dict[str, Any]) -> None:
+    series = compared(rule["expr"])
+    assert set(series) <= RECORDED
+    assert re.fullmatch(r"\S+ \S+ [\d.]+( and \S+ \S+ [\d.]+)?", rule["expr"])
+    assert len(series) == rule["expr"].count(" and ") + 1
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=name)
+def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+    entry = re.search(rf"^### {rule['alert']}\n(.+?)(?=^#|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert entry, f"docs/operations.md has no entry for {rule['alert']}"
+    for part in ("**Means**", "**Users**", "**Check**", "**Do**"):
+        assert part in entry[1]
+
+
+def test_only_what_users_feel_pages() -> None:
+    assert {rule["alert"] for rule in ALERTS if rule["labels"]["severity"] == "page"} == {
+        "EyestateDown",
+        "EyestateAvailabilityBudgetBurn",
+        "EyestateLatencyBudgetBurn",
+    }
+
+
+def test_the_runbook_has_no_entry_for_what_is_no_alert() -> None:
+    assert re.findall(r"^### (Eyestate\w+)", RUNBOOK, re.MULTILINE) == list(dict.fromkeys(a["alert"] for a in ALERTS))

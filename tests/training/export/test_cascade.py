@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eyestate
+from eyestate.bundle import CascadeManifest, load_bundle
+from eyestate.scorer import Network
+from tests.bundles import write_bundle
+from training.data.datasets import Split
+from training.evaluation.eer import Labels, Scores, equal_error_rate
+from training.export.cascade import MAX_DIFFERENCE, Pair, cached_scores, choose_band, make_cascade
+
+
+@pytest.fixture
+def pair() -> tuple[Pair, Labels]:
+    """A quick network that sees what the thorough one sees, less clearly."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 4_000)
+    seen = 3 * (2 * labels - 1) + random.normal(0, 1.5, labels.size)
+
+    def scores(noise: float) -> Scores:
+        return 1 / (1 + np.exp(-(seen + random.normal(0, noise, labels.size))))
+
+    return Pair(scores(1), scores(0.1)), labels
+
+
+def test_band_is_narrow_and_good_enough(pair: tuple[Pair, Labels]) -> None:
+    both, labels = pair
+    band = choose_band(both)
+    said = (both.thorough >= 0.5).astype(int)
+    assert equal_error_rate(both.together(band), said) <= MAX_DIFFERENCE < equal_error_rate(both.quick, said)
+    assert 0 < both.unsure(band).mean() < 0.6
+    assert band.low == pytest.approx(1 - band.high)
+    assert equal_error_rate(both.together(band), labels) < equal_error_rate(both.quick, labels)
+
+
+def test_equal_networks_need_no_second_opinion() -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 500)
+    scores = np.clip(0.2 + 0.6 * labels + random.normal(0, 0.1, 500), 0.01, 0.99)
+    assert Pair(scores, scores).unsure(choose_band(Pair(scores, scores))).mean() < 0.02
+
+
+def test_a_thorough_network_that_knows_one_answer_is_always_asked() -> None:
+    scores = np.linspace(0.1, 0.9, 50)
+    both = Pair(scores, np.full(50, 0.9))
+    assert both.unsure(choose_band(both)).all()
+
+
+def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(load_bundle(write_bundle(tmp_path / "models")), "cpu")
+    first = cached_scores(network, split.test, tmp_path / "cache")
+    np.testing.assert_allclose(first, network.score([crop.data for crop in split.test]))
+    monkeypatch.delattr(Network, "run")
+    np.testing.assert_array_equal(cached_scores(network, split.test, tmp_path / "cache"), first)
+
+
+def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    quick, thorough = (load_bundle(write_bundle(models, name)) for name in ("quick", "thorough"))
+    strangers = [dataclasses.replace(crop, subject=None) for crop in split.test]
+    path = make_cascade(
+        quick,
+        thorough,
+        split,
+        models,
+        name="both",
+        version="0.0.1",
+        max_wrong=0.01,
+        held_out=strangers,
+        usual=split.train,
+        cache=tmp_path / "cache",
+    )
+    scorer = eyestate.load(path)
+    assert isinstance(scorer.manifest, CascadeManifest)
+    assert (scorer.manifest.quick.name, scorer.manifest.thorough.name) == ("quick", "thorough")
+    names = [metric.name for metric in scorer.manifest.metrics]
+    assert "EER, MRL test subjects" in names
+    assert "Share asked twice, held-out crops of the unlabelled set" in names
+    assert scorer.score([split.test[0].data]).shape == (1,)
+    card = (path / "README.md").read_text()
+    assert "[`thorough`](../thorough/README.md)" in card
+    assert f"{scorer.manifest.unsure.low:.3f}" in card

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import InceptionResnetV1
+from PIL import Image
+
+from eyestate.images import decode
+from training.data.datasets import Crop, DataError, Split, data_dir
+from training.models.classifier import (
+    CropDataset,
+    EyeClassifier,
+    Settings,
+    balanced_weights,
+    load_backbone,
+    load_classifier,
+    p_open,
+    predict,
+    predict_views,
+    train,
+)
+from training.runs import history, outcome
+
+SMALL_RUN = """
+import sys
+from pathlib import Path
+from training.models.classifier import Settings, train
+from training.data.datasets import load_mrl, split_by_subject
+settings = Settings(backbone=sys.argv[2], input_side=75, epochs=3, crops_per_epoch=16, batch_size=8)
+train(split_by_subject(load_mrl(Path(sys.argv[1])).crops), settings, Path(sys.argv[3]))
+"""
+
+
+def mirror(crop: Crop) -> Crop:
+    file = io.BytesIO()
+    Image.fromarray(decode(crop.data)[:, ::-1]).save(file, "PNG")
+    return dataclasses.replace(crop, data=file.getvalue())
+
+
+class TestBackbone:
+    def test_fills_everything_but_the_logits(self, backbone: Path) -> None:
+        network = InceptionResnetV1(classify=True, num_classes=2)
+        logits = network.logits.weight.clone()
+        load_backbone(network, str(backbone))
+        stored = torch.load(backbone, weights_only=True)
+        assert all(torch.equal(network.state_dict()[name], value.float()) for name, value in stored.items())
+        assert torch.equal(network.logits.weight, logits)
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(DataError, match="vggface2, casia-webface or a file"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), "nonesuch.pt")
+
+    def test_other_file(self, tmp_path: Path) -> None:
+        (tmp_path / "x.pt").write_bytes(b"not a state_dict")
+        with pytest.raises(DataError, match="no readable state_dict"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+
+    def test_weights_of_another_network(self, tmp_path: Path) -> None:
+        torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "x.pt")
+        with pytest.raises(DataError, match="no InceptionResnetV1 weights"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+
+    def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
+        class Malicious:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(tmp_path / "owned"),)
+
+        torch.save(Malicious(), tmp_path / "x.pt")
+        with pytest.raises(DataError, match="no readable state_dict"):
+            load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(tmp_path / "x.pt"))
+        assert not (tmp_path / "owned").exists()
+
+    @pytest.mark.shared
+    def test_shared_weights(self) -> None:
+        (path,) = (data_dir().parent / "weights").glob("*casia-webface*.pt")
+        load_backbone(InceptionResnetV1(classify=True, num_classes=2), str(path))
+
+
+def test_balanced_weights() -> None:
+    counts = {("a", 0): 100, ("a", 1): 4, ("b", 0): 25, ("c", 1): 16}
+    crops = [Crop("", b"", label, subject) for (subject, label), n in counts.items() for _ in range(n)]
+    weights = balanced_weights(crops).numpy()
+    mass = {group: weights[[(c.subject, c.label) == group for c in crops]].sum() for group in counts}
+    assert mass["a", 0] + mass["b", 0] == pytest.approx(mass["a", 1] + mass["c", 1])
+    assert mass["a", 0] / mass["b", 0] == pytest.approx(2)  # the square root of 100 / 25
+    assert mass["c", 1] / mass["a", 1] == pytest.approx(2)
+
+
+def test_crops_without_a_subject_have_a_share_of_their_own() -> None:
+    counts = {("a", 0): 9, ("b", 1): 1, (None, 0): 100, (None, 1): 25}
+    crops = [Crop("", b"", label, subject) for (subject, label), n in counts.items() for _ in range(n)]
+    weights = balanced_weights(crops, own_share=0.8).numpy()
+    mass = {group: weights[[(c.subject, c.label) == group for c in crops]].sum() for group in counts}
+    assert mass[None, 0] == pytest.approx(mass[None, 1])
+    assert mass["a", 0] == pytest.approx(mass["b", 1])
+    assert mass[None, 0] / mass["a", 0] == pytest.approx(4)
+
+
+class TestDataset:
+    def test_evaluation_crops_stay_as_they_are(self, split: Split) -> None:
+        dataset = CropDataset(split.val, 80, augmented=False)
+        pixels, label = dataset[0]
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (80, 80)
+        assert label == split.val[0].label
+        assert torch.equal(pixels, dataset[0][0])
+
+    def test_a_target_goes_before_the_label_and_nothing_known_is_nan(self, split: Split) -> None:
+        crop = split.val[0]
+        crops = [dataclasses.replace(crop, target=0.25), dataclasses.replace(crop, label=None)]
+        dataset = CropDataset(crops, 80, augmented=False)
+        assert dataset[0][1] == 0.25
+        assert np.isnan(dataset[1][1])
+
+    def test_training_crops_change(self, split: Split) -> None:
+        dataset = CropDataset(split.val, 80, augmented=True)
+        first, second = dataset[0][0], dataset[0][0]
+        assert first.shape == second.shape == (80, 80)
+        assert not torch.equal(first, second)
+
+
+class TestClassifier:
+    def test_logits(self, small: Settings) -> None:
+        model = EyeClassifier(dataclasses.asdict(small)).eval()
+        crops = torch.randint(0, 256, (3, 75, 75), dtype=torch.uint8)
+        with torch.inference_mode():
+            logits = model(crops)
+        assert logits.shape == (3, 2)
+        assert torch.allclose(p_open(logits), logits.exp()[:, 1] / logits.exp().sum(1))
+
+    def test_all_weights_are_trainable(self, small: Settings) -> None:
+        assert all(parameter.requires_grad for parameter in EyeClassifier(dataclasses.asdict(small)).parameters())
+
+
+class TestTraining:
+    def test_leaves_a_loadable_best_checkpoint_and_a_history(self, run: Path, split: Split) -> None:
+        model = load_classifier(outcome(run))
+        assert not model.training
+        scores = predict(model, split.test)
+        assert scores.shape == (len(split.test),)
+        assert ((scores >= 0) & (scores <= 1)).all()
+        assert list((run / "csv").glob("*/metrics.csv"))
+        assert list((run / "tensorboard").glob("events*"))
+
+    def test_every_epoch_can_be_continued_from(self, run: Path) -> None:
+        """Not only those that improved: Lightning's save_last alone forgets the epochs since the best one."""
+        last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["epoch"] == history(run)[-1]["epoch"]
+
+    def test_same_seed_same_model(self, split: Split, small: Settings, tmp_path: Path) -> None:
+        settings = dataclasses.replace(small, epochs=1, crops_per_epoch=8)
+        first, second = (load_classifier(train(split, settings, tmp_path / name)) for name in ("first", "second"))
+        np.testing.assert_allclose(predict(first, split.test), predict(second, split.test), atol=1e-3)
+        assert history(tmp_path / "first") == history(tmp_path / "second")
+
+    def test_fine_tuning_starts_at_another_run_and_keeps_the_last_epoch(
+        self, run: Path, split: Split, small: Settings, tmp_path: Path
+    ) -> None:
+        settings = dataclasses.replace(small, epochs=1, crops_per_epoch=8, learning_rate=1e-12, patience=0)
+        checkpoint = train(split, settings, tmp_path, start=run)
+        assert checkpoint.name == "last.ckpt"
+        before, after = (load_classifier(outcome(path)).network.logits.weight for path in (run, tmp_path))
+        assert torch.allclose(before, after, atol=1e-6)
+
+    def test_ten_steps(self, run: Path, split: Split, small: Settings, tmp_path: Path) -> None:
+        """A tenth of them to rise in is one step, which OneCycleLR divides by its length less one."""
+        settings = dataclasses.replace(small, epochs=1, crops_per_epoch=20, batch_size=2, patience=0)
+        train(split, settings, tmp_path, start=run)
+        assert len(history(tmp_path)) == 1
+
+    def test_from_no_run(self, split: Split, small: Settings, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no trained classifier"):
+            train(split, small, tmp_path / "run", start=tmp_path)
+
+    def test_views_are_scores(self, run: Path, split: Split) -> None:
+        model = load_classifier(outcome(run))
+        scores = predict_views(model, split.test)
+        assert scores.shape == (len(split.test),)
+        assert ((scores >= 0) & (scores <= 1)).all()
+        mirrored = [mirror(crop) for crop in split.test]
+        np.testing.assert_allclose(predict_views(model, mirrored), scores, atol=1e-3)
+
+    def test_continues_after_a_kill(self, mrl: Path, backbone: Path, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        command = [sys.executable, "-c", SMALL_RUN, str(mrl), str(backbone), str(output)]
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoints" / "last.ckpt").exists():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        before = history(output)
+
+        subprocess.run(command, check=True, capture_output=True, timeout=240)
+        assert [row["epoch"] for row in history(output)] == [0, 1, 2]
+        assert history(output)[: len(before)] == before  # done once, not done again

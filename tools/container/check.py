@@ -1,0 +1,211 @@
+"""Try an image as a cluster would run it: unprivileged, on a read-only file system, stopped under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eyestate.schema import FacesAnswer, Verdict
+from tools.container.build import Target
+from tools.container.engine import Config, Engine, ImageError
+from tools.harness.claims import Claim
+from tools.harness.drain import drain
+from tools.harness.load import run
+from tools.harness.servers import PROJECT, SCRATCH, Probe, Server, running
+from tools.harness.small_bundle import NAME as SMALL
+from tools.harness.small_bundle import write_small_bundle
+
+STARTS: Final = 5
+LOAD_SECONDS: Final = 3.0
+_READY: Final = Probe("/readyz")
+_OPEN: Final = PROJECT / "examples" / "open.jpg"
+_FACE: Final = PROJECT / "docs" / "images" / "face.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a try found: figures for the report, and whether the image is what it has to be."""
+
+    figures: dict[str, Any]
+    claims: list[Claim]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container of the image."""
+
+    engine: Engine
+    name: str
+    server: Server
+    seconds_to_ready: float
+
+    def run(self, *command: str, user: str = "", stdin: str | None = None) -> str:
+        """What a program prints that is run inside, by default as the user of the image.
+
+        Raises:
+            ImageError: it failed.
+        """
+        flags = [*(("--user", user) if user else ()), *(("--interactive",) if stdin else ())]
+        return self.engine("exec", *flags, self.name, *command, stdin=stdin)
+
+    def facts(self, user: str = "") -> dict[str, Any]:
+        """``tools/container/facts.py`` run inside."""
+        found: dict[str, Any] = json.loads(self.run("python", "-", user=user, stdin=_source("facts.py")))
+        return found
+
+
+@contextmanager
+def started(
+    engine: Engine, image: str, settings: Mapping[str, str], *, mounts: Mapping[Path, str], own_network: bool = True
+) -> Iterator[Container]:
+    """A container that is ready to answer, with nothing writable but ``/tmp`` and no capability.
+
+    Args:
+        engine: what runs it.
+        image: its name.
+        settings: environment variables besides the image's own.
+        mounts: folders to mount, read-only, by the path they get inside.
+        own_network: whether it listens where the image says, behind the engine's forwarding, or at this machine itself.
+
+    Raises:
+        ImageError, ServerError: it did not start or did not go away.
+    """
+    name = f"eyestate-check-{os.getpid()}-{time.monotonic_ns()}"
+    flags = ["--rm", "--name", name, *engine.confined()]
+    flags += [part for path, place in mounts.items() for part in ("--volume", f"{path}:{place}:ro")]
+    if own_network:
+        flags += ["--publish", "127.0.0.1:{port}:3000"]
+    else:
+        settings = {**settings, "BENTOML_HOST": "127.0.0.1", "BENTOML_PORT": "{port}"}
+        flags += ["--network", "host"]
+    flags += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
+    begun = time.perf_counter()
+    try:
+        with running([engine.name, "run", *flags, image], {}, _READY, SCRATCH / "logs" / f"{name}.log") as server:
+            yield Container(engine, name, server, time.perf_counter() - begun)
+    finally:
+        with suppress(ImageError):  # as a rule it is gone by itself
+            engine("rm", "--force", name)
+
+
+def trial(engine: Engine, image: str, target: Target) -> Trial:
+    """Start, ask, look around in, misuse and stop the image.
+
+    Args:
+        engine: what runs it.
+        image: its name.
+        target: which of the images it is.
+
+    Raises:
+        ImageError, ServerError: it does not start, does not go away, or a program inside fails.
+    """
+    config = engine.config(image)
+    claims = [*_as_configured(config)]
+    ready: list[float] = []
+    for _ in range(STARTS - 1):
+        with started(engine, image, {}, mounts={}) as container:
+            ready.append(container.seconds_to_ready)
+    with started(engine, image, {}, mounts={_OPEN.parent: "/crops"}) as container:
+        ready.append(container.seconds_to_ready)
+        claims += _scores(container, config)
+        inside, as_root = container.facts(), container.facts(user="0:0")
+        claims += confined(inside, as_root)
+        log = container.server.log
+    claims += _devices(engine, image, target, log)
+    claims += _other_models(engine, image)
+    with started(engine, image, {}, mounts={}, own_network=False) as container:
+        # On this machine's own network: forwarding would take connections in which nobody answers any more.
+        drained, kept = run(drain(container.server, seconds=LOAD_SECONDS))
+        claims += kept
+    return Trial(
+        {
+            "seconds_to_ready": [round(seconds, 2) for seconds in ready],
+            "median_seconds_to_ready": round(statistics.median(ready), 2),
+            "memory_bytes": inside["memory_bytes"],
+            "python_packages": inside["packages"],
+            "inside": inside,
+            "drain": drained,
+        },
+        claims,
+    )
+
+
+def _as_configured(config: Config) -> Iterator[Claim]:
+    yield Claim("its user is a number and not root", config.user, config.user.split(":")[0].isdecimal())
+    yield Claim("it serves port 3000", ", ".join(config.ports), config.ports == ["3000/tcp"])
+    needed = ("title", "description", "version", "revision", "created", "licenses", "base.name", "base.digest")
+    missing = [name for name in needed if not config.labels.get(f"org.opencontainers.image.{name}")]
+    yield Claim("its labels tell what it is", f"missing: {', '.join(missing) or 'none'}", not missing)
+
+
+def _scores(container: Container, config: Config) -> Iterator[Claim]:
+    server = container.server
+    verdict = Verdict.model_validate_json(server.ask(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
+    yield Claim("an open eye is open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
+    found = FacesAnswer.model_validate_json(server.ask(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
+    yield Claim("it finds the face in a photo", str(len(found.faces)), len(found.faces) == 1)
+    counted = 'eyestate_requests_total{route="/v1/score",status="200"} 1.0'
+    metrics = server.ask(Probe("/metrics")).decode()
+    yield Claim("/metrics counts it", counted, counted in metrics)
+    kind, *command = config.health_check
+    container.run(*command)
+    yield Claim("its health check holds", kind, kind == "CMD")
+    said = container.run(
+        "eyestate",
+        "batch",
+        "/crops",
+        "--endpoint",
+        "http://127.0.0.1:3000",
+        "--output",
+        "/tmp/scores",  # noqa: S108
+    )
+    yield Claim("a batch job runs in it too", said.strip(), said.startswith("2 rows") and "1 open, 1 closed" in said)
+
+
+def confined(inside: dict[str, Any], as_root: dict[str, Any]) -> Iterator[Claim]:
+    """Whether the container's user can do no more than serve, by what ``tools/container/facts.py`` finds.
+
+    Args:
+        inside: as that user.
+        as_root: as root, to whom only the file system itself refuses to write.
+    """
+    yield Claim("it runs as 65532", f"{inside['uid']}:{inside['gid']}", inside["uid"] == inside["gid"] == 65532)
+    yield Claim("with no capability", inside["capabilities"], int(inside["capabilities"], 16) == 0)
+    writable = [folder for folder, found in inside["writing"].items() if found == "works"]
+    yield Claim("it can write to /tmp alone", ", ".join(writable), writable == ["/tmp"])  # noqa: S108
+    refused = {found for folder, found in as_root["writing"].items() if folder != "/tmp"}  # noqa: S108
+    yield Claim("to root, too, the rest is a read-only file system", ", ".join(sorted(refused)), refused == {"EROFS"})
+    yield Claim("there is no compiler", ", ".join(inside["programs"]) or "none found", not inside["programs"])
+    yield Claim("there is no torch, pip, training", ", ".join(inside["modules"]) or "none found", not inside["modules"])
+
+
+def _devices(engine: Engine, image: str, target: Target, log: Path) -> Iterator[Claim]:
+    if target == "cuda":
+        said = log.read_text()
+        warning = re.search(r"EYESTATE_DEVICE=cuda cannot be used[^\"]*", said)
+        yield Claim("without a GPU it says so and goes on", warning.group() if warning else "nothing", bool(warning))
+        missing = re.findall(r"(\S+\.so[.\d]*): cannot open shared object file", said)
+        yield Claim("it misses nothing but the driver's library", ", ".join(missing), set(missing) == {"libcuda.so.1"})
+        return
+    with started(engine, image, {"EYESTATE_DEVICE": "openvino"}, mounts={}) as container:
+        device = json.loads(container.server.ask(_READY))["device"]
+        yield Claim("OpenVINO computes where it is asked to", device, device.startswith("openvino"))
+
+
+def _other_models(engine: Engine, image: str) -> Iterator[Claim]:
+    models = write_small_bundle(SCRATCH / "models").parent
+    with started(engine, image, {"EYESTATE_MODEL": SMALL}, mounts={models: "/models"}) as container:
+        model = json.loads(container.server.ask(_READY))["model"]["name"]
+    yield Claim("models mounted at /models take the place of its own", model, model == SMALL)
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / name).read_text()

@@ -1,0 +1,1 @@
+"""Starts real servers and puts them under load; shared by load tests, benchmarks and checks."""

@@ -1,0 +1,42 @@
+"""What load tests send: real eye crops, the models they are scored by."""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import click
+from PIL import Image
+
+from eyestate.bundle import Bundle, load_bundle
+from eyestate.errors import BundleError
+from eyestate.images import Pixels, decode, to_input
+from tools.harness.servers import PROJECT, SCRATCH
+from tools.harness.small_bundle import NAME as SMALL
+from tools.harness.small_bundle import write_small_bundle
+
+SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the crops the model was made for
+
+
+def bundle(model: str) -> Bundle:
+    """A bundle by name or path; ``small`` is written first.
+
+    Raises:
+        BadParameter: there is no such bundle, or it is damaged.
+    """
+    try:
+        return load_bundle(write_small_bundle(SCRATCH / "models") if model == SMALL else model)
+    except BundleError as error:
+        raise click.BadParameter(error.message) from None
+
+
+def eye(side: int = SIDE) -> Pixels:
+    """A real open eye, uint8 (side, side) grey."""
+    return to_input(decode((PROJECT / "examples" / "open.jpg").read_bytes()), side)
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """Grey pixels (height, width) as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()

@@ -1,0 +1,406 @@
+"""The Grafana dashboard: a first row that tells at a glance whether all is well, then where to look if it is not.
+
+Panels add up over pods, and those that show single pods show only the ten that stand out, so that the dashboard reads
+the same for one pod and for hundreds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import (
+    AnnotationQuery,
+    Dashboard,
+    DashboardLink,
+    DatasourceVariable,
+    QueryVariable,
+    Row,
+)
+from grafana_foundation_sdk.models.common import BigValueTextMode, TimeZoneBrowser
+from grafana_foundation_sdk.models.dashboard import Dashboard as DashboardModel
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+from tools.monitoring.panels import (
+    BLUE,
+    DATASOURCE,
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    AnyPanel,
+    Limit,
+    Query,
+    graph,
+    heat,
+    stat,
+)
+
+_JOB: Final = 'namespace=~"$namespace",job=~"$job"'  # what recorded series are told apart by
+_POD: Final = f'{_JOB},instance=~"$instance"'
+_SCORING: Final = 'route=~"/v1/score.*|/v1/faces|/v2/.*/infer"'
+_RATE: Final = "[$__rate_interval]"
+_STATES: Final = {"open": GREEN, "closed": BLUE, "uncertain": ORANGE}
+
+
+def build(docs: str) -> DashboardModel:
+    """The dashboard.
+
+    Args:
+        docs: where the documentation is found; links go there.
+    """
+    dashboard = (
+        Dashboard("eyestate")
+        .uid("eyestate")
+        .description("Open/closed-eye scoring: is it up, is it quick, is it full, is it right?")
+        .tags(["eyestate"])
+        .time("now-6h", "now")
+        .refresh("30s")
+        .timezone(TimeZoneBrowser)
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .link(_link("Read this dashboard", f"{docs}/operations.md#read-the-dashboard"))
+        .link(_link("Runbook", f"{docs}/operations.md#runbook"))
+        .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_variable("namespace", "Namespace", "eyestate_workers"))
+        .with_variable(_variable("job", "Job", 'eyestate_workers{namespace=~"$namespace"}'))
+        .with_variable(_variable("instance", "Pod", f"eyestate_workers{{{_JOB}}}"))
+        .with_variable(_variable("route", "Route", f"eyestate_requests_total{{{_POD},{_SCORING}}}"))
+        .annotation(
+            _annotation(
+                "Alerts", RED, 'max by (alertname, severity) (ALERTS{alertname=~"Eyestate.*",alertstate="firing"})'
+            )
+        )
+        .annotation(
+            _annotation(
+                "Rollouts",
+                BLUE,
+                f"count by (name, version) (eyestate_model_info{{{_JOB}}})"
+                f" unless count by (name, version) (eyestate_model_info{{{_JOB}}} offset 5m)",
+            )
+        )
+    )
+    for panel in _overview():
+        dashboard.with_panel(panel)
+    rows = {
+        "Traffic and errors": _traffic(),
+        "Latency": _latency(),
+        "Saturation": _saturation(),
+        "Verdicts": _verdicts(),
+        "Drift": _drift(),
+    }
+    for title, panels in rows.items():
+        dashboard.with_row(Row(title))
+        for each in panels:
+            dashboard.with_panel(each)
+    return dashboard.build()
+
+
+def _overview() -> list[AnyPanel]:
+    failed, requests = f"eyestate:requests_failed:rate5m{{{_JOB}}}", f"eyestate:requests:rate5m{{{_JOB}}}"
+    return [
+        stat(
+            "Availability",
+            "Share of scoring requests answered without a failure of ours (5xx, 429), over the time shown. The "
+            "objective is 99.9 % in 30 days.",
+            Query(f"1 - sum(avg_over_time({failed}[$__range])) / sum(avg_over_time({requests}[$__range]))"),
+            unit="percentunit",
+            limits=[Limit(0.99, ORANGE), Limit(0.999, GREEN)],
+            below=RED,
+            decimals=3,
+        ),
+        stat(
+            "Budget burn, 1 h",
+            "How many times faster than sustainable the error budgets are spent: 1 spends them in exactly 30 days, "
+            "14.4 pages. Alerts: EyestateAvailabilityBudgetBurn, EyestateLatencyBudgetBurn.",
+            Query(f"max(eyestate:availability:burnrate1h{{{_JOB}}})", "errors"),
+            Query(f"max(eyestate:latency:burnrate1h{{{_JOB}}})", "latency"),
+            unit="short",
+            limits=[Limit(1, YELLOW), Limit(6, ORANGE), Limit(14.4, RED)],
+            decimals=1,
+            width=4,
+        ),
+        stat(
+            "Requests",
+            "Scoring requests a second.",
+            Query(f"sum({requests})"),
+            unit="reqps",
+        ),
+        stat(
+            "p95 of a single crop",
+            "95 of 100 requests to /v1/score take no longer. The objective is 0.25 s for 99 of 100.",
+            Query(f'max(eyestate:request_duration_seconds:p95_5m{{{_JOB},route="/v1/score"}})'),
+            unit="s",
+            limits=[Limit(0.1, YELLOW), Limit(0.25, RED)],
+        ),
+        stat(
+            "Work waiting",
+            "Seconds the crops in the queues will take at the present speed. Workers refuse requests at a sixth of "
+            "EYESTATE_TIMEOUT, 10 s by default. Alert: EyestateQueueFilling.",
+            Query(f"max(eyestate:queue_drain_seconds:avg5m{{{_JOB}}})"),
+            unit="s",
+            limits=[Limit(0.5, YELLOW), Limit(2, RED)],
+        ),
+        stat(
+            "Ready",
+            "Pods that Prometheus can scrape, and workers in them that are ready. Alerts: EyestateDown, "
+            "EyestateTargetDown.",
+            Query(f'sum(up{{job="eyestate",{_POD}}})', "pods"),
+            Query(f"sum(eyestate_workers{{{_POD}}})", "workers"),
+            unit="short",
+            limits=[Limit(1, GREEN)],
+            below=RED,
+            decimals=0,
+        ),
+        stat(
+            "Alerts",
+            "Alerts that fire now; the red marks in the panels below are when they did.",
+            Query('count(ALERTS{alertname=~"Eyestate.*",alertstate="firing"}) or vector(0)'),
+            unit="short",
+            limits=[Limit(1, RED)],
+            decimals=0,
+            width=2,
+        ),
+        stat(
+            "Model and device",
+            "What is served, on what. More than one line is a rollout, or a pod that fell back to another device.",
+            Query(
+                f"count by (name, version, device) (eyestate_model_info{{{_POD}}})", "{{name}} {{version}} {{device}}"
+            ),
+            unit="short",
+            text=BigValueTextMode.NAME,
+        ),
+    ]
+
+
+def _traffic() -> list[AnyPanel]:
+    return [
+        graph(
+            "Requests by route",
+            "Requests a second, all but probes and scrapes.",
+            Query(f"sum by (route) (rate(eyestate_requests_total{{{_POD},{_SCORING}}}{_RATE}))", "{{route}}"),
+            unit="reqps",
+            stacked=True,
+        ),
+        graph(
+            "Requests by status",
+            "Answers a second. 2xx is what should be there; 4xx is what clients do wrong, but for 429, which is "
+            "ours; 499 is a client that left first.",
+            Query(f"sum by (status) (rate(eyestate_requests_total{{{_POD},{_SCORING}}}{_RATE}))", "{{status}}"),
+            unit="reqps",
+            stacked=True,
+            colours={"2..": GREEN, "429": ORANGE, "5..": RED},
+        ),
+        graph(
+            "Refusals by reason",
+            "Requests refused a second, by the code of the error. Alerts: EyestateOverloaded (overloaded), "
+            "EyestateDeadlineExceeded (deadline_exceeded), EyestateInternalErrors (internal), "
+            "EyestateUnauthorizedSurge (unauthorized).",
+            Query(f"sum by (reason) (rate(eyestate_rejected_total{{{_POD}}}{_RATE}))", "{{reason}}"),
+            unit="reqps",
+            colours={"overloaded": ORANGE, "internal|deadline_exceeded|draining": RED},
+        ),
+        graph(
+            "Error budget burn",
+            "How many times faster than sustainable the budget of failed requests is spent. It pages when both of a "
+            "pair of windows are beyond 14.4 (1 h and 5 min) or 6 (6 h and 30 min).",
+            *(
+                Query(f"max(eyestate:availability:burnrate{window}{{{_JOB}}})", window)
+                for window in ("5m", "1h", "6h", "3d")
+            ),
+            unit="short",
+            limits=[Limit(1, YELLOW), Limit(6, ORANGE), Limit(14.4, RED)],
+        ),
+    ]
+
+
+def _latency() -> list[AnyPanel]:
+    buckets = f'eyestate_request_duration_seconds_bucket{{{_POD},{_SCORING},route=~"$route"}}'
+    phases = f"eyestate_phase_duration_seconds_bucket{{{_POD}}}"
+    return [
+        heat(
+            "Latency of requests",
+            "How many requests took how long; a second band is a second kind of request, or of pod.",
+            f"sum by (le) (increase({buckets}{_RATE}))",
+            unit="s",
+            width=8,
+        ),
+        graph(
+            "Latency percentiles",
+            "Of the requests of the chosen routes. The line is the objective for single crops. Alert: "
+            "EyestateLatencyBudgetBurn.",
+            *(
+                Query(f"histogram_quantile(0.{p}, sum by (le) (rate({buckets}{_RATE})))", f"p{p}")
+                for p in ("50", "95", "99")
+            ),
+            unit="s",
+            width=8,
+            limits=[Limit(0.25, RED)],
+        ),
+        graph(
+            "p95 by phase",
+            "Where the time goes: decode and queue are per request, inference is per batch.",
+            Query(
+                f"histogram_quantile(0.95, sum by (phase, le) (rate({phases}{_RATE})))",
+                "{{phase}}",
+            ),
+            unit="s",
+            width=8,
+        ),
+    ]
+
+
+def _saturation() -> list[AnyPanel]:
+    return [
+        graph(
+            "Crops waiting",
+            "Crops that wait for an inference: in all pods, and in the ten fullest.",
+            Query(f"sum(eyestate_queue_crops{{{_POD}}})", "all"),
+            Query(f"topk(10, eyestate_queue_crops{{{_POD}}})", "{{instance}}"),
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Crops per second",
+            "Crops scored: by all pods, and by the ten busiest.",
+            Query(f"sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))", "all"),
+            Query(f"topk(10, sum by (instance) (rate(eyestate_crops_total{{{_POD}}}{_RATE})))", "{{instance}}"),
+            unit="short",
+            width=8,
+        ),
+        heat(
+            "Batch sizes",
+            "Crops per inference. Batches grow with the load by themselves; all at the upper end means that there is "
+            "no speed left in larger ones.",
+            f"sum by (le) (increase(eyestate_batch_size_crops_bucket{{{_POD}}}{_RATE}))",
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Memory",
+            "Memory of the workers in the ten largest pods. Alert: EyestateMemoryGrowing.",
+            Query(f"topk(10, eyestate_resident_memory_bytes{{{_POD}}})", "{{instance}}"),
+            unit="bytes",
+            width=8,
+        ),
+        graph(
+            "Workers",
+            "Workers that are ready, and restarts in the last hour. Alert: EyestateWorkersRestarting.",
+            Query(f"sum(eyestate_workers{{{_POD}}})", "ready"),
+            Query(f"sum(eyestate:worker_restarts:increase1h{{{_POD}}})", "restarts, 1 h"),
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Pods by model and device",
+            "A rollout is a crossing of two lines. Alerts: EyestateModelVersionsMixed, EyestateGpuUnused.",
+            Query(
+                f"count by (name, version, device) (eyestate_model_info{{{_POD}}})", "{{name}} {{version}} {{device}}"
+            ),
+            unit="short",
+            width=8,
+            stacked=True,
+        ),
+    ]
+
+
+def _verdicts() -> list[AnyPanel]:
+    return [
+        graph(
+            "States",
+            "Shares of the verdicts.",
+            Query(
+                f"sum by (state) (rate(eyestate_crops_total{{{_POD}}}{_RATE}))"
+                f" / on () group_left () sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
+                "{{state}}",
+            ),
+            unit="percentunit",
+            stacked=True,
+            colours=_STATES,
+        ),
+        heat(
+            "Scores",
+            "Crops by P(open). Most should lie at the two ends.",
+            f"sum by (le) (increase(eyestate_crop_score_bucket{{{_POD}}}{_RATE}))",
+            unit="short",
+        ),
+        graph(
+            "Uncertain verdicts",
+            "Share of recent crops between the thresholds, in the mean of the pods, and in the model's reference. "
+            "Told from 500 crops on. Alert: EyestateUncertain.",
+            Query(f'avg(eyestate_uncertain_share{{{_POD},crops="recent"}})', "recent"),
+            Query(f'max(eyestate_uncertain_share{{{_POD},crops="reference"}})', "reference"),
+            unit="percentunit",
+        ),
+        graph(
+            "Crops asked about twice",
+            "Share of the crops about which a cascade asked its thorough network; 0 with any other model.",
+            Query(
+                f"sum(rate(eyestate_crops_escalated_total{{{_POD}}}{_RATE}))"
+                f" / sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
+                "asked twice",
+            ),
+            unit="percentunit",
+        ),
+        graph(
+            "Crops that fail",
+            "Crops a second that cannot be scored, by the code of the error. Alert: EyestateCropsFailing.",
+            Query(f"sum by (code) (rate(eyestate_crops_failed_total{{{_POD}}}{_RATE}))", "{{code}}"),
+            unit="short",
+        ),
+    ]
+
+
+def _drift() -> list[AnyPanel]:
+    sample = {"width": "eyestate_crop_width_pixels", "brightness": "eyestate_crop_brightness"}
+    median = "histogram_quantile(0.5, sum by (le) (rate({}_bucket{{{}}}{})))"
+    return [
+        graph(
+            "Drift by feature",
+            "Population stability index of recent crops against the model's reference, in the pod that is furthest "
+            "off: below 0.1 alike, above 0.2 somebody should look. Told from 500 crops on. Alert: EyestateDrift.",
+            Query(f"max by (feature) (eyestate_drift_psi{{{_POD}}})", "{{feature}}"),
+            unit="short",
+            limits=[Limit(0.1, YELLOW), Limit(0.2, RED)],
+            width=12,
+        ),
+        graph(
+            "Width and brightness",
+            "Medians of the crops as they were sent: width in pixels, brightness in grey values from 0 to 255.",
+            *(Query(median.format(metric, _POD, _RATE), name) for name, metric in sample.items()),
+            unit="short",
+        ),
+        graph(
+            "Sharpness",
+            "Median sharpness of the crops as they were sent; below 0.06 they count as blurred.",
+            Query(median.format("eyestate_crop_sharpness", _POD, _RATE), "sharpness"),
+            unit="short",
+        ),
+    ]
+
+
+def _variable(name: str, label: str, series: str) -> QueryVariable:
+    return (
+        QueryVariable(name)
+        .label(label)
+        .datasource(DATASOURCE)
+        .query(f"label_values({series}, {name})")
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
+def _annotation(name: str, colour: str, expr: str) -> AnnotationQuery:
+    return AnnotationQuery().name(name).datasource(DATASOURCE).enable(True).icon_color(colour).expr(expr)
+
+
+def _link(title: str, url: str) -> DashboardLink:
+    return DashboardLink(title).type(DashboardLinkType.LINK).url(url).icon("doc").target_blank(True)

@@ -1,0 +1,98 @@
+"""Everything the dashboard and the rules ask of Prometheus, and what a running Prometheus answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from tools.monitoring.artefacts import DASHBOARD, compared, rules
+
+_FILLED_IN: Final = {
+    "$__rate_interval": "30s",
+    "$__range": "5m",
+    "$namespace": ".*",
+    "$job": ".*",
+    "$instance": ".*",
+    "$route": ".*",
+    'alertstate="firing"': 'alertstate=~"pending|firing"',  # most alerts fire after an hour only
+}
+_LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query, and who asks it.
+
+    ``may_be_empty`` is what rightly has no answer: an alert while all is well.
+    """
+
+    asker: str
+    query: str
+    may_be_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The series that a query returned, with their newest values; ``error`` says why there are none."""
+
+    question: Question
+    series: list[tuple[dict[str, str], float]]
+    error: str = ""
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the answer; empty where nothing is."""
+        if self.error or self.question.may_be_empty:
+            return self.error
+        return "" if any(math.isfinite(value) for _, value in self.series) else "no value"
+
+
+def of_dashboard() -> Iterator[Question]:
+    """Every query of the committed dashboard, its variables given values."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            yield Question(panel["title"], _filled_in(target["expr"]))
+    for variable in dashboard["templating"]["list"]:
+        if found := _LABEL_VALUES.fullmatch(variable["query"]):
+            yield Question(f"variable {variable['name']}", f"count by ({found[2]}) ({_filled_in(found[1])})")
+    for annotation in dashboard["annotations"]["list"]:
+        yield Question(f"marks: {annotation['name']}", _filled_in(annotation["expr"]))
+
+
+def of_rules() -> Iterator[Question]:
+    """Every rule's expression; of an alert also the series that it compares, which are there while it is silent."""
+    for rule in rules():
+        if "record" in rule:
+            yield Question(rule["record"], rule["expr"].strip())
+        else:
+            asker = " ".join([rule["alert"], rule["labels"].get("windows", "")]).strip()
+            yield Question(asker, rule["expr"], may_be_empty=True)
+            yield from (Question(asker, series) for series in compared(rule["expr"]))
+
+
+def ask(prometheus: httpx.Client, question: Question) -> Answer:
+    """Put a question to the Prometheus that is the client's base URL."""
+    answer = prometheus.get("/api/v1/query", params={"query": question.query}).json()
+    if answer["status"] != "success":
+        return Answer(question, [], answer["error"])
+    return Answer(question, [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]])
+
+
+def unhealthy_rules(prometheus: httpx.Client) -> dict[str, str]:
+    """What Prometheus says of the rules that it could not evaluate, or has not yet."""
+    groups: list[dict[str, Any]] = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    return {rule["name"]: rule.get("lastError", rule["health"]) for rule in found if rule["health"] != "ok"}
+
+
+def _filled_in(expression: str) -> str:
+    for variable, value in _FILLED_IN.items():
+        expression = expression.replace(variable, value)
+    return expression

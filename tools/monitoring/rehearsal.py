@@ -1,0 +1,124 @@
+"""The service under load, watched by a Prometheus with what is shipped: what it answers to all that is ever asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+import yaml
+
+from eyestate.bundle import Bundle, CascadeBundle
+from tools.harness.load import Generator, run
+from tools.harness.service import served
+from tools.monitoring import traffic
+from tools.monitoring.artefacts import SCRAPE
+from tools.monitoring.local import prometheus
+from tools.monitoring.questions import Answer, Question, ask, of_dashboard, of_rules, unhealthy_rules
+
+_INTERVAL: Final = "1s"
+_WORKERS: Final = 2
+_QUEUE: Final = 100  # crops; so small that some batches are refused
+_CONNECTIONS: Final = 8
+_PER_CONNECTION: Final = 20  # requests, so that both workers get some
+_PATIENCE_SECONDS: Final = 180  # until everything has an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        dashboard: answers to the queries of the dashboard.
+        rules: answers to the expressions of the rules.
+        unhealthy: rules that Prometheus could not evaluate, and why.
+        samples: that a scrape brought.
+        limit: of them, as shipped.
+    """
+
+    dashboard: list[Answer]
+    rules: list[Answer]
+    unhealthy: dict[str, str]
+    samples: int
+    limit: int
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that is not as it should be, a line each."""
+        answers = [*self.dashboard, *self.rules]
+        return [
+            *(f"{each.question.asker}: {each.fault}: {each.question.query}" for each in answers if each.fault),
+            *(f"{name}: {why}" for name, why in self.unhealthy.items()),
+            *([f"{self.samples} samples a scrape, the limit is {self.limit}"] if self.samples > self.limit else []),
+        ]
+
+
+def rehearse(bundle: Bundle | CascadeBundle, folder: Path) -> Outcome:
+    """Start all, put it under load, and ask until everything has an answer or patience ends.
+
+    Args:
+        bundle: what the service serves.
+        folder: for Prometheus' data and log.
+
+    Raises:
+        ServerError, MissingError: the service or Prometheus could not be started.
+    """
+    settings = {"EYESTATE_QUEUE": str(_QUEUE), "EYESTATE_LOG_LEVEL": "error"}
+    with (
+        served(bundle, "auto", _WORKERS, "rehearsal", **settings) as service,
+        prometheus(f"127.0.0.1:{service.port}", folder, _INTERVAL) as server,
+        load(service.port, bundle.manifest.name),
+        httpx.Client(base_url=server.url, timeout=30) as client,
+    ):
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (outcome := _outcome(client)).faults and time.monotonic() < deadline:
+            time.sleep(1)
+        return outcome
+
+
+@contextmanager
+def load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
+    """Requests of every kind while the block runs.
+
+    Args:
+        port: of the service on the loopback interface.
+        model: its name.
+        rate: requests per second; as many as it answers where it is None.
+    """
+    stopping = threading.Event()
+
+    async def send() -> None:
+        stop = asyncio.Event()
+        generator = Generator(port, traffic.requests(model), _PER_CONNECTION)
+        loop = generator.closed_loop(_CONNECTIONS, stop) if rate is None else generator.open_loop(rate, stop)
+        sending = asyncio.create_task(loop)
+        await asyncio.to_thread(stopping.wait)
+        stop.set()
+        await sending
+        generator.close()
+
+    thread = threading.Thread(target=run, args=(send(),))
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _outcome(prometheus: httpx.Client) -> Outcome:
+    scrape = yaml.safe_load(SCRAPE.read_text())["scrape_configs"][0]
+    samples = ask(prometheus, Question("scrape", "max(scrape_samples_scraped)")).series
+    return Outcome(
+        dashboard=[ask(prometheus, question) for question in of_dashboard()],
+        rules=[ask(prometheus, question) for question in of_rules()],
+        unhealthy=unhealthy_rules(prometheus),
+        samples=int(samples[0][1]) if samples else 0,
+        limit=scrape["sample_limit"],
+    )

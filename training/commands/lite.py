@@ -1,0 +1,202 @@
+"""The commands that make the small network from the large one, and the cascade of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+
+from eyestate.bundle import load_bundle, load_model, models_dir
+from eyestate.scorer import Network, load
+from training.commands.options import Folder, crops_option, human_labels_option, max_wrong_option, mrl_option
+from training.commands.stages import judged_by_people, read_pool, watched
+from training.data.datasets import FAR_SIDE, Crop, load_mrl, shrunk, split_by_subject
+from training.evaluation import calibration
+from training.evaluation.eer import Labels
+from training.export.bundle import FAR_SAMPLE
+from training.export.card import write_section
+from training.export.cascade import cached_scores, make_cascade
+from training.files import write_json
+from training.models.distillation_set import write_lesson
+from training.models.student import SIDE, StudentSettings, distil, tune
+from training.plots import plot_history
+from training.runs import history, write_history
+
+LESSON: Final = Path("runs/lesson")
+SCORES: Final = Path("runs/scores")
+DEFAULT: Final = StudentSettings()
+
+teacher_option = click.option(
+    "--teacher", default="final_best", show_default=True, help="Bundle of the network that answers."
+)
+lesson_option = click.option(
+    "--lesson", type=Folder, default=LESSON, show_default=True, help="Of `python -m training lesson`."
+)
+rate_option = click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULT.learning_rate,
+    show_default=True,
+    help="Peak of the one-cycle schedule.",
+)
+
+
+@click.command("lesson")
+@crops_option
+@mrl_option
+@teacher_option
+@click.option("--views", type=click.IntRange(min=1), default=184_320, show_default=True, help="How many to draw.")
+@click.option(
+    "--own-share",
+    type=click.FloatRange(min=0, max=1),
+    default=0.4,
+    show_default=True,
+    help="Share of the views that are of the unlabelled crops; the others are of MRL's training subjects.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--output", type=Folder, default=LESSON, show_default=True)
+def lesson_command(
+    *, crops: Path, mrl: Path, teacher: str, views: int, own_share: float, seed: int, output: Path
+) -> None:
+    """Draw changed views of crops and write down what a large network says of each, for a small one to learn."""
+    network = Network(load_bundle(teacher))
+    write_lesson(_taught(mrl, crops), network, output, side=SIDE, views=views, own_share=own_share, seed=seed)
+
+
+@click.command("search-student")
+@mrl_option
+@lesson_option
+@click.option("--views", type=click.IntRange(min=DEFAULT.batch_size), default=65_536, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--trials", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--output", type=Folder, default=Path("runs/student_search"), show_default=True)
+def search_student(*, mrl: Path, lesson: Path, views: int, epochs: int, trials: int, output: Path) -> None:
+    """Search learning rate, weight decay, temperature and weight of the labels by short distillations."""
+    settings = dataclasses.replace(DEFAULT, epochs=epochs, average_decay=0.98)
+    tune(lesson, _exam(mrl), settings, output, views=views, trials=trials)
+    click.echo((output / "best.json").read_text())
+
+
+@click.command("distil")
+@crops_option
+@mrl_option
+@lesson_option
+@click.option("--epochs", type=click.IntRange(min=1), default=DEFAULT.epochs, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=2), default=DEFAULT.batch_size, show_default=True)
+@click.option(
+    "--average-decay",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=DEFAULT.average_decay,
+    show_default=True,
+    help="Of the moving average of the weights, per step; short runs need less.",
+)
+@rate_option
+@click.option("--output", type=Folder, default=Path("runs/final_best_lite"), show_default=True)
+def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, **chosen: float) -> None:
+    """Train a network of a hundredth of the cost on a lesson."""
+    settings = dataclasses.replace(DEFAULT, **chosen)  # type: ignore[arg-type]
+    distil(lesson, _taught(mrl, crops), _exam(mrl), settings, output)
+    plot_history(history(output), output / "curves.png")
+    write_history(history(output), output / "history.csv")
+
+
+@click.command("cascade")
+@crops_option
+@mrl_option
+@human_labels_option
+@click.option("--quick", default="final_best_lite", show_default=True, help="Bundle that answers first.")
+@click.option("--thorough", default="final_best", show_default=True, help="Bundle that is asked in doubt.")
+@click.option("--name", default="cascade", show_default=True)
+@click.option("--version", default="1.0.0", show_default=True)
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@max_wrong_option
+@click.option("--cache", type=Folder, default=SCORES, show_default=True, help="Where scores are kept.")
+def cascade_command(
+    *,
+    crops: Path,
+    mrl: Path,
+    human_labels: Path,
+    quick: str,
+    thorough: str,
+    name: str,
+    version: str,
+    models: Path,
+    max_wrong: float,
+    cache: Path,
+) -> None:
+    """Choose where the quick network is unsure, judge both together and write their bundle."""
+    path = make_cascade(
+        load_bundle(models / quick),
+        load_bundle(models / thorough),
+        split_by_subject(load_mrl(mrl).crops),
+        models,
+        name=name,
+        version=version,
+        max_wrong=max_wrong,
+        held_out=judged_by_people(crops, human_labels) if human_labels.exists() else [],
+        usual=read_pool(crops),
+        cache=cache,
+    )
+    for metric in load_model(path).manifest.metrics:
+        click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
+    click.echo(f"wrote {path}")
+
+
+@click.command("calibration")
+@crops_option
+@mrl_option
+@human_labels_option
+@click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
+@click.option("--cache", type=Folder, default=SCORES, show_default=True, help="Where scores are kept.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON.  [default: reports/MODEL/calibration.json]")
+def calibration_command(
+    *, crops: Path, mrl: Path, human_labels: Path, model: str, cache: Path, output: Path | None
+) -> None:
+    """Say how far the scores of a bundle are probabilities, in a report and in its card.
+
+    On MRL's validation subjects, each left out in turn, temperature and isotonic regression are held against the scores
+    as they are; on crops that chose nothing, the expected calibration error is measured.
+    """
+    scorer = load(model)
+    split = split_by_subject(load_mrl(mrl).crops)
+    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    seen, labels = cached_scores(scorer, exam, cache), _labels(exam)
+    fits = calibration.compare(seen, labels, [str(crop.subject) for crop in exam])
+    tests = {"MRL test subjects": split.test, f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)]}
+    if human_labels.exists():
+        tests["held-out crops of the unlabelled set"] = judged_by_people(crops, human_labels)
+    errors = {
+        name: calibration.errors(seen, labels, cached_scores(scorer, test, cache), _labels(test))
+        for name, test in tests.items()
+    }
+    name = scorer.manifest.name
+    write_json(
+        output or Path("reports") / name / "calibration.json",
+        {
+            "model": name,
+            "sha256": scorer.manifest.sha256,
+            "left_out": [*map(dataclasses.asdict, fits)],
+            "error": errors,
+        },
+    )
+    text = calibration.section(fits, errors)
+    click.echo(text)
+    write_section(load_model(model).path / "README.md", "Calibration", text)
+
+
+def _taught(mrl: Path, crops: Path) -> list[Crop]:
+    return [*watched(mrl).train, *read_pool(crops)]
+
+
+def _exam(mrl: Path) -> list[Crop]:
+    """A sample of MRL's validation subjects, near and as seen from afar."""
+    val = watched(mrl).val
+    return [*val, *map(shrunk, val)]
+
+
+def _labels(crops: Sequence[Crop]) -> Labels:
+    return np.array([crop.label for crop in crops])

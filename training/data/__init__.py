@@ -1,0 +1,1 @@
+"""Data sets: reading, splitting, labels, augmentation, generated eyes."""

@@ -1,0 +1,345 @@
+"""The data sets: MRL Eye Dataset (labelled) and a set of unlabelled eye crops, from a zip archive or a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+import numpy as np
+from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
+
+from eyestate.errors import EyestateError, UnreadableFileError
+from eyestate.images import MAX_BYTES, SUFFIXES, decode, to_input
+
+CLOSED: Final = 0
+OPEN: Final = 1
+
+# subject_image_gender_glasses_eyestate_reflections_light_sensor, mrl.cs.vsb.cz/eyedataset
+_MRL_NAME: Final = re.compile(
+    r"(?P<subject>s\d{4})_\d{5}_(?P<gender>[01])_(?P<glasses>[01])_(?P<label>[01])"
+    r"_(?P<reflections>[012])_(?P<light>[01])_(?P<sensor>0[123])\.\w+"
+)
+_LABEL_FOLDERS: Final = {
+    "awake": OPEN,
+    "open": OPEN,
+    "open_eyes": OPEN,
+    "openeyes": OPEN,
+    "sleepy": CLOSED,
+    "closed": CLOSED,
+    "closed_eyes": CLOSED,
+    "closedeyes": CLOSED,
+}
+ATTRIBUTES: Final = {
+    "gender": {0: "man", 1: "woman"},
+    "glasses": {0: "no", 1: "yes"},
+    "reflections": {0: "none", 1: "small", 2: "big"},
+    "light": {0: "bad", 1: "good"},
+    "sensor": {1: "RealSense", 2: "IDS", 3: "Aptina"},
+}
+SPLIT_FOLDS: Final = 7
+HELD_OUT: Final = 0.25  # share of the unlabelled crops that no stage learns from
+FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unlabelled crops
+
+
+class DataError(EyestateError):
+    """A data set that is missing, empty or cannot be used as asked."""
+
+    code = "bad_data"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One eye crop: the encoded image and, for MRL, what its file name says of it.
+
+    ``label`` is 0 (closed) or 1 (open), None where unknown; ``target`` is the P(open) to train towards where that is
+    less sure than the label; the attributes are MRL's codes (``ATTRIBUTES``).
+    """
+
+    name: str
+    data: bytes
+    label: int | None = None
+    subject: str | None = None
+    gender: int | None = None
+    glasses: int | None = None
+    reflections: int | None = None
+    light: int | None = None
+    sensor: int | None = None
+    target: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The crops of one source in the order of their names, and the files that were refused."""
+
+    crops: list[Crop]
+    refused: list[Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Crops divided so that no subject stands in two parts."""
+
+    train: list[Crop]
+    val: list[Crop]
+    test: list[Crop]
+
+    def parts(self) -> dict[str, list[Crop]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def data_dir() -> Path:
+    """The folder of the data sets: ``$EYESTATE_DATA``, else ``../shared/data`` beside the project."""
+    configured = os.environ.get("EYESTATE_DATA")
+    return Path(configured) if configured else Path(__file__).parents[3] / "shared" / "data"
+
+
+def fingerprint(crops: Iterable[Crop]) -> str:
+    """SHA-256 over names, labels or targets, and bytes of the crops, in hexadecimal: equal where the data are."""
+    digest = hashlib.sha256()
+    for crop in crops:
+        label = crop.label if crop.target is None else crop.target
+        digest.update(f"{crop.name}\0{label}\0{len(crop.data)}\0".encode(errors="surrogateescape"))
+        digest.update(crop.data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtBy:
+    """Crops of one kind that a network is trained on."""
+
+    name: str
+    crops: int
+    subjects: list[str]
+    fingerprint: str
+
+
+def sources(crops: Sequence[Crop]) -> list[TaughtBy]:
+    """The crops by kind: those of known subjects are MRL's, the others come from the unlabelled set."""
+    kinds = {
+        "MRL Eye Dataset": [crop for crop in crops if crop.subject is not None],
+        "eye crops without labels": [crop for crop in crops if crop.subject is None],
+    }
+    return [
+        TaughtBy(name, len(kind), sorted({crop.subject for crop in kind if crop.subject}), fingerprint(kind))
+        for name, kind in kinds.items()
+        if kind
+    ]
+
+
+def load_mrl(source: Path) -> Dataset:
+    """Read the MRL Eye Dataset, leaving out files that are unreadable, unlabelled or stand in both classes.
+
+    Args:
+        source: a zip archive or a folder, in the original layout (``mrlEyes_2018_01/sSSSS/sSSSS_….png``: subject,
+            label and attributes by file name) or Kaggle's (``train|val|test/awake|sleepy`` and
+            ``Open_Eyes|Closed_Eyes``: label by folder, the rest by file name where it has MRL's form).
+
+    Raises:
+        DataError: the source is missing, is no zip archive or holds no usable crop.
+    """
+    crops, refused = _load(source, labelled=True)
+    crops, clashes = _drop_contradictions(crops)
+    return _usable(source, crops, refused + clashes)
+
+
+def load_crops(source: Path) -> Dataset:
+    """Read unlabelled eye crops from a zip archive or a folder, leaving out unreadable files.
+
+    The crops are named without the folder that all of them stand in, so that an archive and the folder it was made
+    from give the same names.
+
+    Raises:
+        DataError: the source is missing, is no zip archive or holds no usable crop.
+    """
+    crops, refused = _load(source, labelled=False)
+    folders = [PurePosixPath(crop.name).parent.as_posix() for crop in crops]
+    common = os.path.commonpath(folders) if folders else ""
+    return _usable(
+        source,
+        [dataclasses.replace(crop, name=PurePosixPath(crop.name).relative_to(common).as_posix()) for crop in crops],
+        refused,
+    )
+
+
+def hold_out(crops: Iterable[Crop]) -> tuple[list[Crop], list[Crop]]:
+    """Divide unlabelled crops into a pool to learn from and ``HELD_OUT`` of them to judge by, each in its order.
+
+    The content of a crop decides, so it stays on its side whatever crops are added later.
+    """
+    pool: list[Crop] = []
+    held_out: list[Crop] = []
+    for crop in crops:
+        place = int.from_bytes(hashlib.sha256(crop.data).digest()[:8], "big") / 2**64
+        (held_out if place < HELD_OUT else pool).append(crop)
+    return pool, held_out
+
+
+def shrunk(crop: Crop, side: int = FAR_SIDE) -> Crop:
+    """The crop at ``side``×``side`` pixels, as if the eye had been filmed from afar."""
+    file = io.BytesIO()
+    Image.fromarray(to_input(decode(crop.data), side)).save(file, "PNG")
+    return dataclasses.replace(crop, data=file.getvalue())
+
+
+def split_by_subject(crops: Sequence[Crop]) -> Split:
+    """Divide labelled crops into train, val and test without sharing a subject (MRL's crops are video frames).
+
+    scikit-learn's StratifiedGroupKFold makes ``SPLIT_FOLDS`` folds alike in label as far as the subjects allow. The
+    two folds that say most about new people become test and val: those with the most effective subjects (inverse
+    Simpson index of the crops per subject) times the share of the rarer label. The rest is train.
+
+    Raises:
+        DataError: a crop has no label or subject, or there are too few subjects for both labels in every part.
+    """
+    if any(crop.subject is None or crop.label is None for crop in crops):
+        raise DataError(
+            "cannot split by subject: some crops have no subject or label in their file name (MRL's form is "
+            "sSSSS_NNNNN_G_L_E_R_C_DD.png); a random split would put frames of one video on both sides"
+        )
+    subjects = np.array([crop.subject for crop in crops])
+    labels = np.array([crop.label for crop in crops])
+    if len(set(subjects)) < SPLIT_FOLDS:
+        raise DataError(f"cannot split {len(set(subjects))} subjects; at least {SPLIT_FOLDS} are needed")
+    if min(np.bincount(labels, minlength=2)) < SPLIT_FOLDS:
+        raise DataError(f"cannot split: at least {SPLIT_FOLDS} crops of each label are needed")
+
+    folding = StratifiedGroupKFold(SPLIT_FOLDS)
+    folds = [held_out for _, held_out in folding.split(subjects, labels, subjects)]
+
+    def says_much(fold: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        _, counts = np.unique(subjects[fold], return_counts=True)
+        effective_subjects = float(counts.sum() ** 2 / (counts**2).sum())
+        open_share = float(labels[fold].mean())
+        return effective_subjects * min(open_share, 1 - open_share)
+
+    test, val, *rest = sorted(folds, key=says_much, reverse=True)
+    train = np.sort(np.concatenate(rest))
+    split = Split(*([crops[i] for i in part] for part in (train, val, test)))
+    if any(len({crop.label for crop in part}) < 2 for part in split.parts().values()):
+        raise DataError("cannot split: too few subjects have both open and closed eyes for train, val and test")
+    return split
+
+
+def _usable(source: Path, crops: list[Crop], refused: list[Refusal]) -> Dataset:
+    if not crops:
+        raise DataError(f"{source} holds no usable eye crop ({len(refused)} files refused)")
+    return Dataset(crops, refused)
+
+
+def _load(source: Path, *, labelled: bool) -> tuple[list[Crop], list[Refusal]]:
+    crops: list[Crop] = []
+    refused: list[Refusal] = []
+    for name, read in _files(source):
+        try:
+            data = read()
+            crop = _labelled_crop(name, data) if labelled else Crop(name, data)
+            decode(data)
+        except EyestateError as error:
+            refused.append(Refusal(name, error.message))
+        else:
+            crops.append(crop)
+    return crops, refused
+
+
+def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Name and reader of each image file in a zip archive or a folder, in the order of the names.
+
+    A reader stops one byte past what ``decode`` accepts, so that no file is read into memory whole to be refused.
+    """
+    if source.is_dir():
+        files = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = sorted(files, key=Path.as_posix)
+        for path in tqdm(paths, desc=f"reading {source.name}", unit="crop"):
+            yield path.relative_to(source).as_posix(), partial(_read, path.open, "rb")
+    elif zipfile.is_zipfile(source):
+        with _open_archive(source) as archive:
+            names = sorted(name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in SUFFIXES)
+            for name in tqdm(names, desc=f"reading {source.name}", unit="crop"):
+                yield name, partial(_read, archive.open, name)
+    elif source.exists():
+        raise DataError(f"{source} is neither a folder nor a zip archive")
+    else:
+        raise DataError(f"{source} does not exist; set EYESTATE_DATA to the folder that holds the data sets")
+
+
+def _open_archive(source: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(source)
+    except Exception as error:  # zipfile meets a damaged directory with whatever it trips over
+        raise DataError(f"{source} is a damaged zip archive: {error}") from None
+
+
+def _read(open_file: Callable[[str], IO[bytes]], argument: str) -> bytes:
+    try:
+        with open_file(argument) as file:
+            return file.read(MAX_BYTES + 1)
+    except Exception as error:  # and so it meets a damaged, encrypted or exotically compressed member
+        raise UnreadableFileError(f"unreadable: {error}") from None
+
+
+def _labelled_crop(name: str, data: bytes) -> Crop:
+    path = PurePosixPath(name)
+    folder_label = next(
+        (_LABEL_FOLDERS[p] for p in map(str.lower, reversed(path.parts[:-1])) if p in _LABEL_FOLDERS), None
+    )
+    match = _MRL_NAME.fullmatch(path.name)
+    if match is None:
+        if folder_label is None:
+            raise DataError("no label: neither the file name nor a folder says open or closed")
+        return Crop(name, data, folder_label)
+    subject, *codes = match.groups()
+    gender, glasses, label, reflections, light, sensor = map(int, codes)
+    if folder_label not in (None, label):
+        raise DataError("the file name and the folder contradict each other on open or closed")
+    return Crop(name, data, label, subject, gender, glasses, reflections, light, sensor)
+
+
+def _drop_contradictions(crops: Sequence[Crop]) -> tuple[list[Crop], list[Refusal]]:
+    """Leave out every image that stands in both classes (MRL has such groups, most of them of one subject)."""
+    labels: defaultdict[bytes, set[int | None]] = defaultdict(set)
+    digests = [hashlib.sha256(crop.data).digest() for crop in crops]
+    for crop, digest in zip(crops, digests, strict=True):
+        labels[digest].add(crop.label)
+    kept = [crop for crop, digest in zip(crops, digests, strict=True) if len(labels[digest]) == 1]
+    clashes = [
+        Refusal(crop.name, "the same image is labelled both open and closed")
+        for crop, digest in zip(crops, digests, strict=True)
+        if len(labels[digest]) > 1
+    ]
+    return kept, clashes
+
+
+def count(crops: Iterable[Crop], attribute: str) -> Counter[tuple[str, int]]:
+    """Crops by (value of the attribute, label), values as words."""
+    words = ATTRIBUTES.get(attribute, {})
+    return Counter(
+        (str(words.get(value := getattr(crop, attribute), value)), crop.label)
+        for crop in crops
+        if crop.label is not None
+    )
+
+
+def values(crops: Iterable[Crop], attribute: str) -> list[str]:
+    """The words that ``count`` finds, in the order of MRL's codes."""
+    words = ATTRIBUTES.get(attribute, {})
+    return [str(words.get(value, value)) for value in sorted({getattr(crop, attribute) for crop in crops})]

@@ -1,0 +1,1 @@
+"""From a checkpoint to what ships: ONNX graph, manifest, model card."""

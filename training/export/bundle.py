@@ -1,0 +1,295 @@
+"""Turn a checkpoint into a bundle: ONNX with fp16 weights, manifest and model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from eyestate.bundle import (
+    Bundle,
+    Calibration,
+    Card,
+    DataSource,
+    InputContract,
+    Manifest,
+    OutputContract,
+    Reference,
+    Thresholds,
+    Training,
+    load_bundle,
+)
+from eyestate.drift import reference
+from eyestate.errors import BundleError
+from eyestate.images import decode
+from eyestate.quality import measure, shrink
+from eyestate.scorer import Network
+from training.data.datasets import FAR_SIDE, Crop, DataError, Split, shrunk
+from training.evaluation.calibration import choose_temperature
+from training.evaluation.eer import Scores
+from training.evaluation.results import Judged, eer_metrics, slices, uncertain_band
+from training.export.card import model_card
+from training.models.classifier import Learner, evaluation_loader, load_classifier, predict
+from training.models.student import load_student
+from training.runs import outcome, read_recipe
+
+INPUT: Final = "crops"
+OUTPUT: Final = "p_open"
+MAX_BYTES: Final = 50_000_000
+MAX_PARITY: Final = 0.01
+PARITY_CROPS: Final = 512
+FAR_SAMPLE: Final = 3  # every so many validation crops count a second time as seen from afar
+MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
+
+
+class _Scoring(torch.nn.Module):
+    """What is exported: uint8 crops (N, side, side) to P(open) (N,)."""
+
+    def __init__(self, classifier: Learner) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        return self.classifier.p_open(crops)
+
+
+def to_onnx(classifier: Learner) -> onnx.ModelProto:
+    """The classifier as an ONNX graph with a dynamic batch; weights stored as fp16 and computed with as fp32.
+
+    The input ``crops`` is uint8 (batch, side, side) grey, the output ``p_open`` float32 (batch,). Batch norms are
+    folded into the convolutions. ONNX Runtime widens the weights once, when it loads the model.
+    """
+    side = classifier.side
+    example = torch.zeros((2, side, side), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+        program = torch.onnx.export(
+            _Scoring(classifier).eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1)}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.optimize()
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of the machine that exported
+    return _halve_weights(program.model_proto)
+
+
+def _halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store every float32 weight of more than a few values as float16, followed by a Cast to float32."""
+    graph = model.graph
+    casts = []
+    for weight in graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < 16:
+            continue
+        half = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), f"{weight.name}.fp16")
+        casts.append(onnx.helper.make_node("Cast", [half.name], [weight.name], to=onnx.TensorProto.FLOAT))
+        weight.CopyFrom(half)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def onnx_scores(model: bytes, crops: Sequence[Crop], side: int) -> Scores:
+    """P(open) of each crop (N,), float64, by ONNX Runtime: the scores that the bundle will give."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    batches = evaluation_loader(crops, side)
+    return np.concatenate([session.run([OUTPUT], {INPUT: batch.numpy()})[0] for batch, _ in batches]).astype(float)
+
+
+def parity(model: bytes, classifier: Learner, crops: Sequence[Crop]) -> float:
+    """The largest difference between the scores of ONNX Runtime with fp16 weights and of PyTorch in fp32.
+
+    Raises:
+        BundleError: it is more than ``MAX_PARITY``.
+    """
+    difference = np.abs(onnx_scores(model, crops, classifier.side) - predict(classifier, crops)).max()
+    if difference > MAX_PARITY:
+        raise BundleError(f"ONNX Runtime and PyTorch differ by {difference:.4f}; at most {MAX_PARITY} is allowed")
+    return float(difference)
+
+
+def reference_of(crops: Sequence[Crop], scores: Scores, thresholds: Thresholds) -> Reference:
+    """How crops of the kind that the model is for look, and how their scores (N,) are distributed."""
+    pixels = [decode(crop.data) for crop in crops]
+    measures = measure([shrink(crop) for crop in pixels])
+    return reference(
+        "crops of the unlabelled set that are not held out",
+        {
+            "score": scores,
+            "width": np.array([crop.shape[1] for crop in pixels], float),
+            "brightness": measures.brightness.astype(float),
+            "sharpness": measures.sharpness.astype(float),
+        },
+        thresholds,
+    )
+
+
+def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> Bundle:
+    """Write ``models/<name>/``, replacing a bundle of that name once the new one is complete and verified.
+
+    Raises:
+        BundleError: the model is over ``MAX_BYTES`` or does not fit its manifest.
+    """
+    if len(model) > MAX_BYTES:
+        raise BundleError(f"the model has {len(model):,} bytes; at most {MAX_BYTES:,} ship")
+    files = {"model.onnx": model, "manifest.json": to_json(manifest), "README.md": card.encode()}
+    return load_bundle(place(models, manifest.name, files, check=lambda draft: Network(load_bundle(draft))))
+
+
+def place(models: Path, name: str, files: Mapping[str, bytes], check: Callable[[Path], object]) -> Path:
+    """Write the files of ``models/<name>/``, in place of a bundle of that name once ``check`` has not refused them.
+
+    Args:
+        models: the folder of the bundles.
+        name: of the bundle.
+        files: their content, by name.
+        check: raises where the draft it is given is no good.
+
+    Returns:
+        The folder of the bundle.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=f".{name}-") as scratch:
+        draft = Path(scratch) / name
+        draft.mkdir()
+        for file, content in files.items():
+            (draft / file).write_bytes(content)
+        check(draft)
+        path = models / name
+        if path.exists():
+            path.rename(Path(scratch) / "previous")
+        draft.rename(path)
+    return path
+
+
+def to_json(manifest: Card) -> bytes:
+    """A manifest as ``manifest.json`` has it."""
+    return f"{manifest.model_dump_json(indent=2)}\n".encode()
+
+
+def thresholds_of(judged: Judged, max_wrong: float) -> Thresholds:
+    """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar.
+
+    ``max_wrong`` is the share of the verdicts outside the uncertain band that may be wrong.
+    """
+    band = uncertain_band(judged, max_wrong)
+    return Thresholds(
+        closed=math.floor(band.closed * 1000) / 1000,
+        open=math.ceil(band.open * 1000) / 1000,
+        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {max_wrong:.1%} of the crops called "
+        "open, and of those called closed, are not; both states counted as equally frequent",
+    )
+
+
+def export_run(
+    run: Path,
+    split: Split,
+    models: Path,
+    *,
+    name: str,
+    version: str,
+    max_wrong: float = MAX_WRONG,
+    held_out: Sequence[Crop] = (),
+    usual: Sequence[Crop] = (),
+) -> Bundle:
+    """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
+
+    Args:
+        run: the output folder of ``training.models.classifier.train``.
+        split: MRL; the thresholds are chosen on its validation subjects, the results are those on its test subjects.
+        models: the folder of the bundles.
+        name, version: of the bundle.
+        max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
+        held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
+        usual: the other crops of that set, the kind the model is for; the service measures drift from them.
+
+    Returns:
+        The bundle ``models/<name>/``.
+
+    Raises:
+        DataError: the run has no checkpoint, or was trained on subjects of the validation or test part.
+        BundleError: the network cannot be exported within the limits.
+    """
+    recipe = read_recipe(run)
+    taught = [DataSource(**source) for source in recipe["sources"]]
+    judges = {crop.subject for crop in (*split.val, *split.test)}
+    if not judges.isdisjoint(subject for source in taught for subject in source.subjects):
+        raise DataError(f"{run} was trained on subjects that it is to be judged by; give the data it was trained on")
+    classifier, how = _trained(run, recipe)
+    side = classifier.side
+    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    temperature = choose_temperature(
+        predict(classifier, exam), np.array([crop.label for crop in exam]), [str(crop.subject) for crop in exam]
+    )
+    classifier.cool(temperature)
+    model = to_onnx(classifier).SerializeToString()
+
+    def judged(crops: Sequence[Crop]) -> Judged:
+        return Judged(crops, onnx_scores(model, crops, side))
+
+    val = judged(exam)
+    test = judged(split.test)
+    metrics = [
+        *eer_metrics("EER, MRL validation subjects", val.where(np.arange(len(val.crops)) < len(split.val))),
+        *eer_metrics("EER, MRL test subjects", test),
+        *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", judged([*map(shrunk, split.test)])),
+        *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
+    ]
+    thresholds = thresholds_of(val, max_wrong)
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created=datetime.now(UTC).replace(microsecond=0),
+        sha256=hashlib.sha256(model).hexdigest(),
+        input=InputContract(name=INPUT, shape=("batch", side, side)),
+        output=OutputContract(name=OUTPUT),
+        thresholds=thresholds,
+        training=Training(**how, data=taught, git_revision=recipe["git_revision"]),
+        calibration=Calibration(
+            temperature=temperature,
+            rule="the temperature with the lowest log-loss on MRL's validation subjects, or 1 where that does not help "
+            "on subjects left out of the fit",
+        ),
+        metrics=metrics,
+        reference=reference_of(usual, onnx_scores(model, usual, side), thresholds) if usual else None,
+        parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
+    )
+    return write_bundle(models, manifest, model, model_card(manifest, slices(test)))
+
+
+def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, Any]]:
+    """The network of a run, and what its manifest says of how it was made."""
+    if "lesson" in recipe:
+        student = load_student(outcome(run))
+        weights = sum(parameter.numel() for parameter in student.network.parameters())
+        return student, {
+            "architecture": f"convolutions 5×5 and 3×3 after RepVGG, {weights:,} weights, sigmoid",
+            "backbone": "none",
+            "teacher": recipe["teacher"],
+            "settings": dataclasses.asdict(student.settings),
+        }
+    classifier = load_classifier(outcome(run))
+    return classifier, {
+        "architecture": "InceptionResnetV1, two logits, softmax",
+        "backbone": Path(classifier.settings.backbone).name,
+        "settings": {k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
+    }

@@ -1,0 +1,145 @@
+"""What a small network learns from: views of crops, and what the large network says of each view.
+
+The teacher answers for the very pixels that the student sees (Beyer et al. 2022, "Knowledge distillation: A good
+teacher is patient and consistent"), so any change of a crop is allowed, also one after which nobody knows the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from tqdm import tqdm
+
+from eyestate.images import Pixels, decode, to_input
+from eyestate.scorer import Scorer
+from training.data.augment import augmentation
+from training.data.datasets import Crop, fingerprint
+from training.files import read_arrays, write_arrays
+from training.models.classifier import balanced_weights
+from training.runs import claim
+
+PART: Final = 4_096  # views in a file; a lesson that was stopped goes on after the last whole one
+AS_IT_IS: Final = 0.15  # share of the views that are the crop itself
+SURE: Final = 16.0  # logits beyond are one to a float32 probability
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """N views.
+
+    Attributes:
+        crops: uint8 (N, side, side), grey.
+        logits: float32 (N,), log-odds of "open" that the teacher gives, within ±``SURE``.
+        labels: float32 (N,), 0 closed or 1 open by the data set, NaN where it has no label.
+    """
+
+    crops: Pixels
+    logits: Floats
+    labels: Floats
+
+
+class _Views(Dataset[tuple[Pixels, Pixels, float]]):
+    """Views of crops as the teacher and as the student take them, with the label of the crop."""
+
+    def __init__(self, crops: Sequence[Crop], sides: tuple[int, int]) -> None:
+        self.crops = crops
+        self.sides = sides
+        self.augment = augmentation()
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, Pixels, float]:
+        crop = self.crops[index]
+        pixels = decode(crop.data)
+        if torch.rand(()) >= AS_IT_IS:
+            pixels = self.augment(torch.from_numpy(pixels.copy())[None])[0].numpy()
+        teacher, student = (np.array(to_input(pixels, side)) for side in self.sides)
+        return teacher, student, math.nan if crop.label is None else float(crop.label)
+
+
+def write_lesson(
+    crops: Sequence[Crop], teacher: Scorer, output: Path, *, side: int, views: int, own_share: float, seed: int
+) -> None:
+    """Draw views and ask the teacher about them; one that was stopped continues after its last whole file.
+
+    Args:
+        crops: to draw from, balanced as in training (``balanced_weights``).
+        teacher: answers.
+        output: the folder of the files; an older lesson made of something else is moved aside.
+        side: width and height of the student's input in pixels.
+        views: how many to draw.
+        own_share: share of the draws that are crops without a subject.
+        seed: of the draws.
+    """
+    claim(
+        output,
+        {
+            "teacher": {"name": teacher.manifest.name, "sha256": teacher.manifest.sha256},
+            "data": fingerprint(crops),
+            "side": side,
+            "views": views,
+            "own_share": own_share,
+            "seed": seed,
+        },
+    )
+    weights = balanced_weights(crops, own_share).tolist()
+    dataset = _Views(crops, (teacher.side, side))
+    parts = [output / f"{number:04d}.npz" for number in range(math.ceil(views / PART))]
+    with tqdm(total=views, desc="asking the teacher", unit="view") as progress:
+        for number, path in enumerate(parts):
+            n = min(PART, views - number * PART)
+            if path.exists():
+                progress.update(n)
+                continue
+            draws = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            kept: list[tuple[Pixels, Floats, Floats]] = []
+            for shown, crop, labels in _batches(dataset, weights, n, draws):
+                kept.append((crop, log_odds(teacher.run(shown)), labels))
+                progress.update(len(crop))
+            pixels, logits, known = (np.concatenate(each) for each in zip(*kept, strict=True))
+            write_arrays(path, crops=pixels, logits=logits, labels=known)
+
+
+def read_lesson(folder: Path) -> Lesson:
+    """All views of a lesson.
+
+    Raises:
+        DataError: there is none, or a file is damaged.
+    """
+    paths = sorted(folder.glob("[0-9]*.npz")) or [folder / "0000.npz"]
+    parts = [read_arrays(path, "lesson") for path in paths]
+    return Lesson(*(np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels")))
+
+
+def log_odds(scores: npt.NDArray[np.floating]) -> Floats:
+    """Logits of probabilities (N,), float32, within ±``SURE``."""
+    p = scores.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        logits: Floats = np.clip(np.log(p) - np.log1p(-p), -SURE, SURE).astype(np.float32)
+    return logits
+
+
+def _batches(
+    dataset: _Views, weights: Sequence[float], n: int, draws: torch.Generator
+) -> Iterator[tuple[Pixels, Pixels, Floats]]:
+    loader = DataLoader(
+        dataset,
+        batch_size=32,
+        sampler=WeightedRandomSampler(weights, n, generator=draws),
+        num_workers=max(1, min(8, (os.cpu_count() or 1) - 1)),
+        generator=draws,
+    )
+    for shown, crop, labels in loader:
+        yield shown.numpy(), crop.numpy(), labels.float().numpy()
