@@ -10,12 +10,20 @@ from typing import Any
 import click
 from rich.console import Console
 
-from eyestate.bundle import load_model, models_dir
+from eyestate.bundle import models_dir
 from eyestate.cli import Commands
 from eyestate.scorer import load
+from training.commands.card import card_command
 from training.commands.label import label
 from training.commands.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
-from training.commands.options import backbone_option, crops_option, human_labels_option, max_wrong_option, mrl_option
+from training.commands.options import (
+    backbone_option,
+    crops_option,
+    human_labels_option,
+    max_wrong_option,
+    mrl_option,
+    reports_option,
+)
 from training.commands.report import report
 from training.commands.stages import (
     compare_command,
@@ -34,7 +42,6 @@ from training.data.synthetic import generate
 from training.evaluation import behaviour
 from training.evaluation.quality_limits import SCORED, quality_limits, table
 from training.export.bundle import export_run
-from training.export.card import write_section
 from training.export.detector import export_detector_command
 from training.models.classifier import MIN_INPUT, Settings, train
 from training.plots import plot_history
@@ -132,6 +139,7 @@ def train_mrl(
 @click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@reports_option
 @max_wrong_option
 def export(
     *,
@@ -142,9 +150,10 @@ def export(
     name: str,
     version: str,
     models: Path,
+    reports: Path,
     max_wrong: float,
 ) -> None:
-    """Judge a trained classifier on crops it never saw and write its bundle and model card.
+    """Evaluate a trained classifier on crops it never saw and write its bundle; `card` writes its model card.
 
     Where people's labels of the held-out crops are missing, MRL's test subjects alone judge. Where the unlabelled crops
     are missing, the service will have nothing to measure drift from.
@@ -153,7 +162,15 @@ def export(
     held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
     usual = read_pool(crops) if crops.exists() else []
     bundle = export_run(
-        run, split, models, name=name, version=version, max_wrong=max_wrong, held_out=held_out, usual=usual
+        run,
+        split,
+        models,
+        name=name,
+        version=version,
+        results=reports / name,
+        max_wrong=max_wrong,
+        held_out=held_out,
+        usual=usual,
     )
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
@@ -178,9 +195,7 @@ def measure_quality_limits(mrl: Path, model: str) -> None:
 def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str, output: Path | None) -> None:
     """Test what must not change a bundle's mind, and what must: on generated crops, and on real ones that are there.
 
-    The results go into a report and into the model card.
-
-    Takes minutes for a large network.
+    `card` puts the results into the model card. Takes minutes for a large network.
     """
     real = []
     if mrl.exists():
@@ -190,7 +205,6 @@ def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str,
     results = behaviour.behaviour(load(model), behaviour.generated(DRAWN), real)
     path = output or Path("reports") / results.model / "behaviour.json"
     behaviour.write(results, path)
-    write_section(load_model(model).path / "README.md", "Behaviour", behaviour.table(results))
     click.echo(behaviour.table(results))
     click.echo("\n".join(results.failures) or "everything passed")
     click.echo(f"wrote {path}")
@@ -215,6 +229,7 @@ for command in (
     distil_command,
     cascade_command,
     calibration_command,
+    card_command,
 ):
     main.add_command(command)
 

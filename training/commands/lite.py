@@ -12,13 +12,19 @@ import numpy as np
 
 from eyestate.bundle import load_bundle, load_model, models_dir
 from eyestate.scorer import Network, load
-from training.commands.options import Folder, crops_option, human_labels_option, max_wrong_option, mrl_option
+from training.commands.options import (
+    Folder,
+    crops_option,
+    human_labels_option,
+    max_wrong_option,
+    mrl_option,
+    reports_option,
+)
 from training.commands.stages import judged_by_people, read_pool, watched
 from training.data.datasets import FAR_SIDE, Crop, load_mrl, shrunk, split_by_subject
 from training.evaluation import calibration
 from training.evaluation.eer import Labels
 from training.export.bundle import FAR_SAMPLE
-from training.export.card import write_section
 from training.export.cascade import cached_scores, make_cascade
 from training.files import write_json
 from training.models.distillation_set import write_lesson
@@ -113,6 +119,7 @@ def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, **chos
 @click.option("--name", default="cascade", show_default=True)
 @click.option("--version", default="1.0.0", show_default=True)
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@reports_option
 @max_wrong_option
 @click.option("--cache", type=Folder, default=SCORES, show_default=True, help="Where scores are kept.")
 def cascade_command(
@@ -125,6 +132,7 @@ def cascade_command(
     name: str,
     version: str,
     models: Path,
+    reports: Path,
     max_wrong: float,
     cache: Path,
 ) -> None:
@@ -136,6 +144,7 @@ def cascade_command(
         models,
         name=name,
         version=version,
+        results=reports / name,
         max_wrong=max_wrong,
         held_out=judged_by_people(crops, human_labels) if human_labels.exists() else [],
         usual=read_pool(crops),
@@ -156,7 +165,7 @@ def cascade_command(
 def calibration_command(
     *, crops: Path, mrl: Path, human_labels: Path, model: str, cache: Path, output: Path | None
 ) -> None:
-    """Say how far the scores of a bundle are probabilities, in a report and in its card.
+    """Measure how far the scores of a bundle are probabilities; `card` puts the results into its card.
 
     On MRL's validation subjects, each left out in turn, temperature and isotonic regression are held against the scores
     as they are; on crops that chose nothing, the expected calibration error is measured.
@@ -183,9 +192,7 @@ def calibration_command(
             "error": errors,
         },
     )
-    text = calibration.section(fits, errors)
-    click.echo(text)
-    write_section(load_model(model).path / "README.md", "Calibration", text)
+    click.echo(calibration.section(fits, errors))
 
 
 def _taught(mrl: Path, crops: Path) -> list[Crop]:

@@ -46,3 +46,6 @@ max_wrong_option = click.option(
     show_default=True,
     help="Share of the verdicts outside the uncertain band that may be wrong on MRL's validation subjects.",
 )
+reports_option = click.option(
+    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results go to its folder NAME."
+)

@@ -1,1 +1,1 @@
-"""From a checkpoint to what ships: ONNX graph, manifest, model card."""
+"""From a checkpoint to what ships: ONNX graph, manifest and model card."""

@@ -1,4 +1,4 @@
-"""Turn a checkpoint into a bundle: ONNX with fp16 weights, manifest and model card."""
+"""Turn a checkpoint into a bundle: ONNX with fp16 weights, and a manifest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from training.data.datasets import FAR_SIDE, Crop, DataError, Split, shrunk
 from training.evaluation.calibration import choose_temperature
 from training.evaluation.eer import Scores
 from training.evaluation.results import Judged, eer_metrics, slices, uncertain_band
-from training.export.card import model_card
+from training.export.card import write_evaluation
 from training.models.classifier import Learner, evaluation_loader, load_classifier, predict
 from training.models.student import load_student
 from training.runs import outcome, read_recipe
@@ -143,7 +143,7 @@ def reference_of(crops: Sequence[Crop], scores: Scores, thresholds: Thresholds) 
     )
 
 
-def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> Bundle:
+def write_bundle(models: Path, manifest: Manifest, model: bytes) -> Bundle:
     """Write ``models/<name>/``, replacing a bundle of that name once the new one is complete and verified.
 
     Raises:
@@ -151,7 +151,7 @@ def write_bundle(models: Path, manifest: Manifest, model: bytes, card: str) -> B
     """
     if len(model) > MAX_BYTES:
         raise BundleError(f"the model has {len(model):,} bytes; at most {MAX_BYTES:,} ship")
-    files = {"model.onnx": model, "manifest.json": to_json(manifest), "README.md": card.encode()}
+    files = {"model.onnx": model, "manifest.json": to_json(manifest)}
     return load_bundle(place(models, manifest.name, files, check=lambda draft: Network(load_bundle(draft))))
 
 
@@ -207,6 +207,7 @@ def export_run(
     *,
     name: str,
     version: str,
+    results: Path,
     max_wrong: float = MAX_WRONG,
     held_out: Sequence[Crop] = (),
     usual: Sequence[Crop] = (),
@@ -218,6 +219,7 @@ def export_run(
         split: MRL; the thresholds are chosen on its validation subjects, the results are those on its test subjects.
         models: the folder of the bundles.
         name, version: of the bundle.
+        results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
         max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
         usual: the other crops of that set, the kind the model is for; the service measures drift from them.
@@ -273,7 +275,9 @@ def export_run(
         reference=reference_of(usual, onnx_scores(model, usual, side), thresholds) if usual else None,
         parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
     )
-    return write_bundle(models, manifest, model, model_card(manifest, slices(test)))
+    bundle = write_bundle(models, manifest, model)
+    write_evaluation(results / "evaluation.json", manifest, slices(test))
+    return bundle
 
 
 def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, Any]]:

@@ -2,44 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from eyestate.bundle import Card, CascadeManifest, DataSource, Manifest, Metric, Thresholds, Training
+from training.data.datasets import DataError
+from training.evaluation import behaviour, calibration
 from training.evaluation.results import Slice
+from training.files import read_json, write_json
 
 INTENDED_USE = """\
 ## Intended use
 
-Scoring crops of single eyes cut from faces, from 24 px a side on: blink and drowsiness measures, choosing photographs
-in which nobody blinks, checking face images for documents. It looks at one eye of one moment; a decision about a person
-needs more than that. It does not find eyes, and what it says of an image without an eye means nothing."""
+Scoring crops of single eyes cut from faces, at least 24 px a side: measuring blinks and drowsiness, choosing
+photographs in which nobody blinks, checking face images for documents. A score describes one eye at one moment; a
+decision about a person needs more than that. The model does not locate eyes, and its score of an image without an eye
+is meaningless."""
 LICENCES = """\
 The MRL Eye Dataset and the unlabelled eye crops are research data without a licence to redistribute; none of their
-images is part of this bundle. The starting weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs
-collected for research. Check all three before you use this model commercially. The code that made the bundle is under
-Apache-2.0."""
-BELIEVED = (
-    ", trained towards what networks believed of them that had not been trained on them, and what people answered "
-    "about the most doubtful (at most 250)"
+images is part of this bundle. The pretrained weights are FaceNet's, trained on CASIA-WebFace, a set of face photographs
+collected for research. Check all three before you use this model commercially. The code that made the bundle is
+licensed under Apache-2.0."""
+SELF_TRAINED = (
+    ", trained towards the scores of networks that had not been trained on them, and people's answers about the most "
+    "doubtful (at most 250)"
 )
-TAUGHT = ", in changed views, towards what the teacher says of each view"
+DISTILLED = ", in augmented views, trained towards the teacher's score of each view"
 
 
-def model_card(manifest: Manifest, slices: Iterable[Slice]) -> str:
-    """The card as Markdown.
+def write_evaluation(path: Path, manifest: Card, slices: Sequence[Slice]) -> None:
+    """Write what a card needs to know of a model beyond its manifest, as ``card`` reads it."""
+    found = {
+        "model": manifest.name,
+        "sha256": manifest.sha256,
+        "slices": [dataclasses.asdict(item) for item in slices],
+    }
+    write_json(path, found)
+
+
+def card(manifest: Manifest | CascadeManifest, results: Path) -> str:
+    """The card as Markdown; equal inputs give equal text.
 
     Args:
         manifest: of the bundle.
-        slices: the EER by slice on the test subjects.
+        results: the folder of what was measured of it: ``evaluation.json``, ``calibration.json``, ``behaviour.json``.
+
+    Raises:
+        DataError: one of the files is missing, damaged or of another model.
     """
+    make = "cascade" if isinstance(manifest, CascadeManifest) else f"export --name {manifest.name}"
+    evaluation = _read(results / "evaluation.json", manifest, make)
+    fits = _read(results / "calibration.json", manifest, f"calibration --model {manifest.name}")
+    behaved = _read(results / "behaviour.json", manifest, f"behaviour --model {manifest.name}")
+    sections = [
+        _cascade(manifest) if isinstance(manifest, CascadeManifest) else _network(manifest),
+        _results(manifest.metrics, [Slice(**item) for item in evaluation["slices"]]),
+        *([] if isinstance(manifest, CascadeManifest) else [_limits(manifest.training)]),
+        f"## Calibration\n\n{calibration.section([calibration.Fit(**fit) for fit in fits['left_out']], fits['error'])}",
+        f"## Behaviour\n\n{behaviour.table(behaviour.Results(**behaved))}",
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _read(path: Path, manifest: Card, maker: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = read_json(path, maker)
+    if found["sha256"] != manifest.sha256:
+        raise DataError(f"{path} is of another {manifest.name}; `python -m training {maker}` makes it anew")
+    return found
+
+
+def _network(manifest: Manifest) -> str:
     training = manifest.training
-    sources = "\n".join(_source(source, BELIEVED if training.teacher is None else TAUGHT) for source in training.data)
-    people = sum(len(source.subjects) for source in training.data)
+    sources = "\n".join(
+        _source(source, SELF_TRAINED if training.teacher is None else DISTILLED) for source in training.data
+    )
     return f"""\
 # {manifest.name} {manifest.version}
 
-Tells whether the eye in a crop is open. The score is P(open), 0 to 1.
+Classifies a crop of one eye as open or closed. The score is P(open), from 0 to 1.
 
 | | |
 |---|---|
@@ -56,58 +98,37 @@ Tells whether the eye in a crop is open. The score is P(open), 0 to 1.
 
 {sources}
 
-Subjects of MRL's validation and test sets and the held-out quarter of the unlabelled crops were never trained on.
-Images that stand in both classes were left out.
+MRL's validation and test subjects and the held-out quarter of the unlabelled crops were never trained on. Images that
+occur in both classes were left out.
 
-{LICENCES}
+{LICENCES}"""
 
-{_results(manifest.metrics, slices)}
 
+def _limits(training: Training) -> str:
+    subjects = sum(len(source.subjects) for source in training.data)
+    return f"""\
 ## Limits
 
-- Most of what it learnt are infrared crops of {people} people. Augmentation imitated ordinary cameras; children and
-  make-up it could not.
+- Most of the training data are infrared crops of {subjects} people. Augmentation imitates ordinary cameras; it cannot
+  imitate children or make-up.
 - Half-shut eyes have no clear label; expect scores between the thresholds.
-- Among the attributes of the data only the recorded gender touches on fairness; skin tone and age were not recorded, so
-  nothing can be said about them.
-"""
+- Of the attributes that bear on fairness, the data record gender only. Skin tone and age are not recorded, so nothing
+  can be said about them."""
 
 
-def with_section(card: str, title: str, body: str) -> str:
-    """The card with a section of its own for ``title``: in the place of the one it had, else at the end."""
-    before, found, rest = card.partition(f"## {title}\n")
-    after = rest.partition("\n## ")[2] if found else ""
-    section = f"{before.rstrip()}\n\n## {title}\n\n{body.strip()}\n"
-    return f"{section}\n## {after}" if after else section
-
-
-def write_section(card: Path, title: str, body: str) -> None:
-    """``with_section`` on a card's file; where there is none, none is made."""
-    if card.exists():
-        draft = card.with_suffix(".draft")
-        draft.write_text(with_section(card.read_text(), title, body))
-        draft.replace(card)
-
-
-def cascade_card(manifest: CascadeManifest, slices: Iterable[Slice]) -> str:
-    """The card of a cascade as Markdown.
-
-    Args:
-        manifest: of the bundle.
-        slices: the EER by slice on the test subjects.
-    """
+def _cascade(manifest: CascadeManifest) -> str:
     quick, thorough, unsure = manifest.quick.name, manifest.thorough.name, manifest.unsure
     return f"""\
 # {manifest.name} {manifest.version}
 
-Tells whether the eye in a crop is open. [`{quick}`](../{quick}/README.md) answers; where its score lies between
-{unsure.low:.3f} and {unsure.high:.3f}, [`{thorough}`](../{thorough}/README.md) is asked, and its score counts.
-The score is P(open), 0 to 1.
+Classifies a crop of one eye as open or closed. [`{quick}`](../{quick}/README.md) scores every crop; crops that it
+scores between {unsure.low:.3f} and {unsure.high:.3f} are deferred to [`{thorough}`](../{thorough}/README.md), whose
+score counts. The score is P(open), from 0 to 1.
 
 | | |
 |---|---|
 | Networks | `{quick}`, SHA-256 `{manifest.quick.sha256}`; `{thorough}`, SHA-256 `{manifest.thorough.sha256}` |
-| Asked twice between | {unsure.low:.3f} and {unsure.high:.3f}: {unsure.rule} |
+| Deferral band | {unsure.low:.3f} to {unsure.high:.3f}: {unsure.rule} |
 {_states(manifest.thresholds)}
 {_reference(manifest)}| Made | {manifest.created:%Y-%m-%d} |
 
@@ -115,10 +136,7 @@ The score is P(open), 0 to 1.
 
 ## Training data
 
-That of its networks; their cards say which, and what they cannot do.
-
-{_results(manifest.metrics, slices)}
-"""
+That of its networks; their cards describe it, and the limits of the networks."""
 
 
 def _states(thresholds: Thresholds) -> str:
@@ -132,21 +150,22 @@ def _results(metrics: Iterable[Metric], slices: Iterable[Slice]) -> str:
     return f"""\
 ## Results
 
-The equal error rate (EER) is the rate at which as many closed eyes are taken for open as open eyes for closed.
-Crops of MRL are frames of videos, so the interval over subjects is the one to trust for new people; it is wide because
-the subjects are few. Held-out crops are judged by the labels on which two or more people agreed.
+The equal error rate (EER) is the error rate at the threshold where the share of closed eyes taken for open equals the
+share of open eyes taken for closed. MRL's crops are frames of videos, so the interval over subjects is the one that
+applies to new people; it is wide because there are few subjects. The labels of held-out crops are those on which two
+or more people agreed.
 
 {_metrics(metrics)}
 
-On MRL's test subjects by slice (an EER needs both states in the slice; brightness is the mean grey value, sharpness
-the variance of the Laplacian at 24 px):
+MRL's test subjects by slice (an EER needs both states in the slice; brightness is the mean grey value, sharpness the
+variance of the Laplacian at 24 px):
 
 {_slices(slices)}"""
 
 
 def _origin(training: Training) -> str:
     if training.teacher is None:
-        return f"starting weights `{training.backbone}`"
+        return f"pretrained weights `{training.backbone}`"
     return f"distilled from `{training.teacher.name}`, SHA-256 `{training.teacher.sha256[:16]}…`"
 
 
@@ -155,7 +174,7 @@ def _reference(manifest: Card) -> str:
     if reference is None:
         return ""
     of = f"{reference.crops:,} {reference.data}, {reference.uncertain:.1%} of them uncertain"
-    return f"| Drift is measured from | {of} (`reference` in `manifest.json`) |\n"
+    return f"| Reference for drift | {of} (`reference` in `manifest.json`) |\n"
 
 
 def _metrics(metrics: Iterable[Metric]) -> str:

@@ -18,7 +18,7 @@ from training.data.datasets import FAR_SIDE, Crop, Split, fingerprint, shrunk
 from training.evaluation.eer import Scores, equal_error_rate
 from training.evaluation.results import Judged, eer_metrics, slices
 from training.export.bundle import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
-from training.export.card import cascade_card
+from training.export.card import write_evaluation
 from training.files import read_arrays, write_arrays
 from training.labelling.label_quality import wilson
 from training.models.distillation_set import log_odds
@@ -91,6 +91,7 @@ def make_cascade(
     *,
     name: str,
     version: str,
+    results: Path,
     max_wrong: float,
     held_out: Sequence[Crop],
     usual: Sequence[Crop],
@@ -103,6 +104,7 @@ def make_cascade(
         split: MRL.
         models: the folder of the bundles.
         name, version: of the cascade.
+        results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
         max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: labelled crops of the unlabelled set that no network learnt from.
         usual: the other crops of that set; they choose the band, and the service measures drift from them.
@@ -144,10 +146,10 @@ def make_cascade(
         metrics=metrics,
         reference=reference_of(usual, at_home.together(band), thresholds),
     )
-    card = cascade_card(manifest, slices(Judged(split.test, ask(split.test).together(band))))
-    return place(
-        models, name, {"manifest.json": to_json(manifest), "README.md": card.encode()}, check=lambda draft: draft
-    )
+    path = place(models, name, {"manifest.json": to_json(manifest)}, check=lambda draft: draft)
+    by_slice = slices(Judged(split.test, ask(split.test).together(band)))
+    write_evaluation(results / "evaluation.json", manifest, by_slice)
+    return path
 
 
 def _share(name: str, chosen: npt.NDArray[np.bool_]) -> Metric:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -26,10 +27,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(run: Path, split: Split, models: Path) -> Bundle:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path, split: Split, models: Path, results: Path) -> Bundle:
     held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
     usual = [dataclasses.replace(crop, subject=None, label=None) for crop in split.train]
-    return export_run(run, split, models, name="miniature", version="0.0.1", held_out=held_out, usual=usual)
+    return export_run(
+        run, split, models, name="miniature", version="0.0.1", results=results, held_out=held_out, usual=usual
+    )
 
 
 def test_bundle_scores_like_the_checkpoint(bundle: Bundle, run: Path, split: Split) -> None:
@@ -97,18 +105,17 @@ def test_reference_is_what_the_service_will_see(bundle: Bundle, split: Split) ->
     assert darker["brightness"] > 0.2 > darker["sharpness"]
 
 
-def test_card_carries_the_figures(bundle: Bundle) -> None:
-    card = (bundle.path / "README.md").read_text()
-    assert bundle.manifest.reference is not None
-    assert f"{bundle.manifest.reference.uncertain:.1%} of them uncertain" in card
-    assert bundle.manifest.sha256 in card
-    for metric in bundle.manifest.metrics:
-        assert f"{metric.value:.4f}" in card
+def test_writes_the_slices_of_the_test_subjects(bundle: Bundle, results: Path, split: Split) -> None:
+    found = json.loads((results / "evaluation.json").read_text())
+    assert found["sha256"] == bundle.manifest.sha256
+    by_subject = [item for item in found["slices"] if item["attribute"] == "subject"]
+    assert {item["value"] for item in by_subject} == {crop.subject for crop in split.test}
+    assert sum(item["crops"] for item in by_subject) == len(split.test)
 
 
 def test_exporting_again_replaces_the_bundle(bundle: Bundle, models: Path) -> None:
     newer = bundle.manifest.model_copy(update={"version": "0.0.2"})
-    write_bundle(models, newer, bundle.onnx.read_bytes(), "card")
+    write_bundle(models, newer, bundle.onnx.read_bytes())
     assert eyestate.load(models / "miniature").manifest.version == "0.0.2"
     assert [path.name for path in models.iterdir()] == ["miniature"]
 
@@ -116,16 +123,16 @@ def test_exporting_again_replaces_the_bundle(bundle: Bundle, models: Path) -> No
 def test_a_network_that_does_not_fit_leaves_the_old_bundle(bundle: Bundle, models: Path) -> None:
     before = (models / "miniature" / "manifest.json").read_text()
     with pytest.raises(BundleError, match="damaged"):
-        write_bundle(models, bundle.manifest, b"another network", "card")
+        write_bundle(models, bundle.manifest, b"another network")
     with pytest.raises(BundleError, match="at most"):
-        write_bundle(models, bundle.manifest, bytes(MAX_BYTES + 1), "card")
+        write_bundle(models, bundle.manifest, bytes(MAX_BYTES + 1))
     assert (models / "miniature" / "manifest.json").read_text() == before
     assert [path.name for path in models.iterdir()] == ["miniature"]
 
 
 def test_judged_by_what_it_learnt_from(run: Path, split: Split, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="to be judged by"):
-        export_run(run, Split(split.train, split.val, split.train), tmp_path, name="x", version="1")
+        export_run(run, Split(split.train, split.val, split.train), tmp_path, name="x", version="1", results=tmp_path)
 
 
 def test_parity_is_held(run: Path, split: Split) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
         models,
         name="both",
         version="0.0.1",
+        results=tmp_path / "results",
         max_wrong=0.01,
         held_out=strangers,
         usual=split.train,
@@ -82,6 +84,6 @@ def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
     assert "EER, MRL test subjects" in names
     assert "Share asked twice, held-out crops of the unlabelled set" in names
     assert scorer.score([split.test[0].data]).shape == (1,)
-    card = (path / "README.md").read_text()
-    assert "[`thorough`](../thorough/README.md)" in card
-    assert f"{scorer.manifest.unsure.low:.3f}" in card
+    evaluation = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert evaluation["sha256"] == scorer.manifest.sha256
+    assert {item["attribute"] for item in evaluation["slices"]} > {"glasses", "brightness", "subject"}
