@@ -48,7 +48,7 @@ COPIED: Final = {  # what stages measured, by its name in results.json
 @click.option(
     "--reports",
     type=Folder,
-    default=Path("reports/final_best"),
+    default=Path("reports/pipeline"),
     show_default=True,
     help="For the Markdown, the figures without crops and results.json.",
 )
