@@ -1,4 +1,4 @@
-"""Turn the MTCNN that facenet-pytorch ships into ``models/mtcnn``: three ONNX files, ``detector.json`` and a card."""
+"""Export the MTCNN that facenet-pytorch ships to ``models/mtcnn``: three ONNX files, ``detector.json``, a card."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ Finds faces and their eyes in a photo, for `POST /v1/faces` and `eyestate faces`
 | Networks | MTCNN's P-Net, R-Net and O-Net: `pnet.onnx`, `rnet.onnx`, `onet.onnx`, fp32 |
 | Weights | {source} |
 | Licence | {licence} |
-| Input | uint8 RGB, NHWC, scaled within the graphs; P-Net takes any size from 12 px, R-Net 24×24, O-Net 48×48 |
-| Output | confidence that it is a face, offsets of the box's edges as shares of its size, O-Net's five landmarks |
-| ONNX Runtime against PyTorch | largest difference of an output {parity:.1e}, on noise |
+| Input | uint8 RGB, NHWC, normalised within the graphs; P-Net takes any size from 12 px, R-Net 24×24, O-Net 48×48 |
+| Output | confidence of a face, offsets of the box's edges as shares of its size, O-Net's five landmarks |
+| ONNX Runtime against PyTorch | largest difference of any output {parity:.1e}, on noise |
 | Made | {created:%Y-%m-%d} by `python -m training export-detector` |
 
-`detector.json` has the SHA-256 of each file and of the weights it was made from. What puts the networks together is
-`eyestate/mtcnn.py`; [docs/faces.md](../../docs/faces.md) tells what was measured.
+`detector.json` has the SHA-256 of each file and of the weights it was made from. `eyestate/mtcnn.py` runs the three
+networks; [docs/faces.md](../../docs/faces.md) has the measurements.
 
 ## Intended use
 
-Finding the eyes of people who look more or less towards the camera. It tells no one apart. Faces that are turned away,
-upside down, covered, or smaller than 32 px or a 48th of the photo's longest side are not found, and now and then
+Finding the eyes of people who look roughly towards the camera. It does not identify anyone. Faces that are turned away,
+upside down, covered, or smaller than 32 px or 1/48 of the photo's longest side are not found, and occasionally
 something else is taken for a face.
 
 ## Training data
 
-MTCNN's authors trained on WIDER FACE and CelebA, photographs collected for research; facenet-pytorch does not tell
-where its weights come from beyond that. None of the images is part of this folder.
+MTCNN's authors trained on WIDER FACE and CelebA, photographs collected for research; facenet-pytorch says no more about
+the origin of its weights. None of the images is part of this folder.
 
 ## Licence of the weights
 
@@ -70,7 +70,7 @@ where its weights come from beyond that. None of the images is part of this fold
 
 
 class _Detecting(nn.Module):
-    """What is exported: uint8 patches (N, height, width, 3) to the confidence, the offsets and the landmarks."""
+    """The exported graph: uint8 patches (N, height, width, 3) to the confidence, the offsets and the landmarks."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -83,11 +83,11 @@ class _Detecting(nn.Module):
 
 
 def to_onnx(network: Network) -> bytes:
-    """One of the three as an ONNX graph, with a dynamic batch, and for P-Net a dynamic height and width too."""
+    """One of the three networks as an ONNX graph with a dynamic batch; P-Net's height and width are dynamic too."""
     side = _SIDES[network]
     sizes = {0: "batch", 1: "height", 2: "width"} if network == "pnet" else {0: "batch"}
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the newer exporter would hold P-Net to even or odd sizes, for its pooling
+        warnings.simplefilter("ignore")  # deprecated, but the newer exporter fixes the parity of P-Net's sides
         torch.onnx.export(
             _Detecting(_ARCHITECTURES[network]()).eval(),
             (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
@@ -102,7 +102,7 @@ def to_onnx(network: Network) -> bytes:
 
 
 def parity(network: Network, model: bytes) -> float:
-    """The largest difference of an output between ONNX Runtime and PyTorch, on noise of sizes even and odd.
+    """The largest difference of any output between ONNX Runtime and PyTorch, on noise of even and odd sizes.
 
     Raises:
         DetectorError: it is more than ``MAX_PARITY``.
@@ -121,10 +121,10 @@ def parity(network: Network, model: bytes) -> float:
 
 
 def export_detector(models: Path) -> FaceDetector:
-    """Write ``models/mtcnn/``, replacing what is there once the new one is complete and verified.
+    """Write ``models/mtcnn/``, replacing it once the new one is complete and verified.
 
     Raises:
-        DetectorError: the networks cannot be exported to the same outputs.
+        DetectorError: ONNX Runtime and PyTorch differ by more than ``MAX_PARITY``.
     """
     networks = {network: to_onnx(network) for network in _ARCHITECTURES}
     package = Path(facenet_pytorch.__file__).parent
@@ -157,7 +157,7 @@ def _written(models: Path, description: Description, networks: Mapping[Network, 
         for network, model in networks.items():
             (draft / f"{network}.onnx").write_bytes(model)
         (draft / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n")
-        (draft / "README.md").write_text(_CARD.format(text=_licence(), **description.model_dump()))
+        (draft / "README.md").write_text(detector_card(description), encoding="utf-8")
         detector = FaceDetector(draft)
         path = models / FOLDER
         if path.exists():
@@ -166,8 +166,12 @@ def _written(models: Path, description: Description, networks: Mapping[Network, 
     return detector
 
 
+def detector_card(description: Description) -> str:
+    """The card as Markdown, with the text of the weights' licence from facenet-pytorch's wheel."""
+    return _CARD.format(text=_licence(), **description.model_dump())
+
+
 def _licence() -> str:
-    """The text that must go with the weights, from the wheel."""
     folder = Path(facenet_pytorch.__file__).parents[1]
     (path,) = folder.glob("facenet_pytorch-*.dist-info/LICENSE*")
     return path.read_text()

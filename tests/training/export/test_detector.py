@@ -1,4 +1,4 @@
-"""The exported detector finds what facenet-pytorch's own finds."""
+"""The exported detector finds the faces that facenet-pytorch's own finds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image
 from eyestate.images import Pixels
 from eyestate.mtcnn import DESCRIPTION, Description, FaceDetector, smallest_face
 from tests.photos import collage, portrait, shrunk, without_face
-from training.export.detector import MAX_PARITY, export_detector
+from training.export.detector import MAX_PARITY, detector_card, export_detector
 
+SHIPPED = Path("models/mtcnn")
 MIN_OVERLAP = 0.85  # intersection over union
 MAX_DISTANCE = 0.02  # of an eye, in widths of the face: 1 px in a face of 50
 
@@ -27,9 +28,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models / "mtcnn"
 
 
-def test_it_is_what_ships(exported: Path) -> None:
-    shipped = Path("models/mtcnn")
-    made, ships = (Description.model_validate_json((path / DESCRIPTION).read_bytes()) for path in (exported, shipped))
+def description(folder: Path) -> Description:
+    return Description.model_validate_json((folder / DESCRIPTION).read_bytes())
+
+
+def test_the_export_equals_the_shipped_detector(exported: Path) -> None:
+    made, ships = description(exported), description(SHIPPED)
     assert made.model_copy(update={"created": ships.created, "parity": ships.parity}) == ships
     assert made.parity <= MAX_PARITY
     for network, sha256 in ships.networks.items():
@@ -37,7 +41,11 @@ def test_it_is_what_ships(exported: Path) -> None:
     assert sum(path.stat().st_size for path in exported.glob("*.onnx")) < 2_100_000
 
 
-def test_card_carries_the_licence_and_no_path_of_the_exporting_machine(exported: Path) -> None:
+def test_the_shipped_card_is_that_of_the_shipped_detector() -> None:
+    assert (SHIPPED / "README.md").read_text(encoding="utf-8") == detector_card(description(SHIPPED))
+
+
+def test_card_includes_the_licence_and_no_path_of_the_exporting_machine(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     assert "Permission is hereby granted" in card
     for path in exported.iterdir():
@@ -61,7 +69,7 @@ PHOTOS = {
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_it_finds_what_facenet_pytorch_finds(name: str) -> None:
+def test_finds_the_faces_that_facenet_pytorch_finds(name: str) -> None:
     photo = np.asarray(PHOTOS[name])
     faces = FaceDetector().detect(photo)
     ours = np.array([(*face.box, *face.right_eye, *face.left_eye) for face in faces]).reshape(-1, 8)
