@@ -21,12 +21,12 @@ from eyestate.execution import cores
 from eyestate.images import Pixels
 from eyestate.scorer import Network, Scores
 from eyestate.settings import Device
-from loadtests.bare import Bare
 from tools.harness import crops
 from tools.harness.load import Connection, Generator, http_request, losses, run, statuses, stop_after
 from tools.harness.report import REPORTS, circumstances, described, table, write
 from tools.harness.servers import Server, ServerError
 from tools.harness.service import served
+from tools.harness.sessions import BareSessions
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.wrk import drive
 
@@ -118,7 +118,7 @@ def main(
     """
     bundle = crops.bundle(model)
     threads = max(1, cores() // workers)
-    bare = Bare(bundle, device, sessions=workers, threads=threads)
+    bare = BareSessions(bundle, device, sessions=workers, threads=threads)
     batch = bare.best_batch(seconds / 4)
     scorer = Network(bundle, device)
     settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
@@ -190,7 +190,7 @@ async def check(server: Server, request: bytes, expected: Scores) -> None:
         raise ServerError(f"the service answers {len(scores)} scores that are not those of the {len(expected)} crops")
 
 
-def beside(bare: Bare, batch: int, seconds: int, way: Way, load: Callable[[], Load]) -> Point:
+def beside(bare: BareSessions, batch: int, seconds: int, way: Way, load: Callable[[], Load]) -> Point:
     """Measure a load between two runs of the bare session, each half as long, so that noise meets both."""
     before = bare.crops_per_second(batch, seconds / 2)
     found = load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +16,20 @@ import onnxruntime
 
 from eyestate.bundle import Bundle, Thresholds
 from eyestate.execution import cores, open_session
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import Pixels
 from eyestate.scorer import Scores
 from eyestate.settings import Device
 from tools.harness import crops
-from tools.harness.int8 import write_int8
+from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, model_inputs, write_int8
 from tools.harness.report import REPORTS, circumstances, described, table, write
 from tools.harness.servers import SCRATCH
+from tools.harness.sessions import openvino_session
 from training.commands.stages import SCORED, judged_by_people
 from training.data.datasets import Crop, data_dir, hold_out, load_crops, load_mrl, split_by_subject
 from training.evaluation.eer import Interval, bootstrap_eer
 
 BATCHES: Final = (1, 8, 32, 64, 256)
 REFERENCE: Final = "ONNX Runtime CPU, fp32"
-CALIBRATION_CROPS: Final = 256
 GPU_PROVIDERS: Final[dict[Device, str]] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -88,7 +87,7 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
         unlabelled = data_dir() / "eyes-dataset.zip"
         int8 = SCRATCH / f"{bundle.manifest.name}-int8.onnx"
         pool, _ = hold_out(load_crops(unlabelled).crops)
-        write_int8(bundle.onnx, calibration(split.train, pool, side), int8)
+        write_int8(bundle.onnx, calibration_crops(split.train, pool, side), int8)
         judgements = [
             judgement("held-out crops", judged_by_people(unlabelled, data_dir() / "human-labels.csv"), side),
             judgement("crops of MRL test subjects", split.test[::SCORED], side),
@@ -115,11 +114,11 @@ def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Exec
     if int8 is not None:
         yield Execution("ONNX Runtime CPU, int8", open_session(int8, "cpu", threads)[0])
     if "OpenVINOExecutionProvider" in available:
-        yield Execution("OpenVINO, fp32", openvino(bundle.onnx, "f32", threads))
-        yield Execution("OpenVINO, bf16", openvino(bundle.onnx, "bf16", threads))
+        yield Execution("OpenVINO, fp32", openvino_session(bundle.onnx, "f32", threads))
+        yield Execution("OpenVINO, bf16", openvino_session(bundle.onnx, "bf16", threads))
         if int8 is not None:
-            yield Execution("OpenVINO, int8, the rest fp32", openvino(int8, "f32", threads))
-            yield Execution("OpenVINO, int8, the rest bf16", openvino(int8, "bf16", threads))
+            yield Execution("OpenVINO, int8, the rest fp32", openvino_session(int8, "f32", threads))
+            yield Execution("OpenVINO, int8, the rest bf16", openvino_session(int8, "bf16", threads))
     for device, provider in GPU_PROVIDERS.items():
         if provider in available:
             session, name = open_session(bundle.onnx, device, threads)
@@ -127,39 +126,9 @@ def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Exec
                 yield Execution(name, session)
 
 
-def openvino(onnx: Path, precision: str, threads: int) -> onnxruntime.InferenceSession:
-    """A session of OpenVINO's execution provider in a precision, ``f32`` or ``bf16``, whatever the processor has."""
-    hints = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        onnx,
-        options,
-        providers=["OpenVINOExecutionProvider"],
-        provider_options=[{"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}],
-    )
-
-
-def calibration(labelled: Sequence[Crop], unlabelled: Sequence[Crop], side: int) -> Pixels:
-    """Crops to calibrate on, half of either kind, none of which judges: uint8 (CALIBRATION_CROPS, side, side)."""
-    random = np.random.default_rng(0)
-    halves = [random.choice(len(kind), CALIBRATION_CROPS // 2, replace=False) for kind in (labelled, unlabelled)]
-    chosen = [labelled[i] for i in halves[0]] + [unlabelled[i] for i in halves[1]]
-    return inputs([chosen[i] for i in random.permutation(len(chosen))], side)
-
-
 def judgement(name: str, labelled: Sequence[Crop], side: int) -> Judgement:
     """Labelled crops, made ready."""
-    return Judgement(name, inputs(labelled, side), [crop.label or 0 for crop in labelled])
-
-
-def inputs(chosen: Sequence[Crop], side: int) -> Pixels:
-    """Crops to model inputs, uint8 (N, side, side)."""
-    return np.stack([to_input(decode(crop.data), side) for crop in chosen])
+    return Judgement(name, model_inputs(labelled, side), [crop.label or 0 for crop in labelled])
 
 
 def measured(

@@ -14,7 +14,6 @@ from eyestate.execution import cores
 from eyestate.images import Pixels, decode
 from eyestate.scorer import Scorer, open_scorer
 from eyestate.settings import Device
-from loadtests.devices import calibration
 from tools.benchmarks.accuracy import (
     CHOICE,
     MRL_TEST,
@@ -41,6 +40,7 @@ from tools.benchmarks.contestants import (
 from tools.benchmarks.cost import Cost, cost, peak_memory
 from tools.benchmarks.report import Report, Row, TestSet
 from tools.benchmarks.speed import mix_runner, network_runners, race, roof
+from tools.harness.int8 import calibration_crops
 from tools.harness.report import circumstances
 from training.data.datasets import data_dir, hold_out, load_crops, load_mrl, split_by_subject
 
@@ -118,7 +118,7 @@ def int8(lite: Own, folder: Path) -> Own:
     """The small network in int8, calibrated on crops that judge nothing."""
     split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
     pool, _ = hold_out(load_crops(data_dir() / "eyes-dataset.zip").crops)
-    return quantised(lite, calibration(split.train, pool, lite.side), folder)
+    return quantised(lite, calibration_crops(split.train, pool, lite.side), folder)
 
 
 def row(

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from eyestate.execution import cores, open_session
 from eyestate.images import Pixels
 from eyestate.settings import Device
-from loadtests.devices import openvino
 from tools.benchmarks.contestants import Network, parts
+from tools.harness.sessions import openvino_session
 
 BATCHES: Final = (1, 8, 64, 1024)
 ONNX_RUNTIME: Final = "ONNX Runtime, fp32"
@@ -66,7 +66,7 @@ def network_runners(networks: Sequence[Network], device: Device) -> Iterator[Run
             continue
         yield _runner(network, ONNX_RUNTIME, open_session(network.onnx, "cpu")[0])
         if "OpenVINOExecutionProvider" in onnxruntime.get_available_providers():
-            yield _runner(network, OPENVINO, openvino(network.onnx, "f32", cores()))
+            yield _runner(network, OPENVINO, openvino_session(network.onnx, "f32", cores()))
 
 
 def _runner(network: Network, engine: str, session: onnxruntime.InferenceSession) -> Runner:

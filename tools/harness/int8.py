@@ -1,4 +1,4 @@
-"""A bundle's network in int8: weights and activations quantised by ONNX Runtime, calibrated on crops."""
+"""Static int8 quantisation of a bundle's network with ONNX Runtime, and the crops to calibrate it on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,26 +22,27 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from eyestate.images import Pixels
+from eyestate.images import Pixels, decode, to_input
+from training.data.datasets import Crop
 
-# The convolutions and what lies between them; preprocessing and softmax stay in float32.
+CALIBRATION_CROPS: Final = 256
+# Convolutions and the layers between them; preprocessing and softmax stay in float32.
 _OPERATORS: Final = ("Conv", "Relu", "Add", "Mul", "Concat", "MaxPool")
-# Of four calibrations that were tried (extremes, their moving average, symmetric, percentile) the one whose scores are
-# nearest to float32's.
+# Min-max, moving-average, symmetric and percentile calibration were tried: this one's scores are closest to float32's.
 _PERCENTILE: Final = 99.999
 _BATCH: Final = 32
 
 
 def write_int8(network: Path, crops: Pixels, path: Path) -> None:
-    """Quantise a network statically, in the QDQ format that both ONNX Runtime and OpenVINO compute in int8.
+    """Quantise a network statically to the QDQ format, which both ONNX Runtime and OpenVINO execute in int8.
 
-    Weights have all 8 bits, for processors with VNNI. Without it ONNX Runtime's kernels add products in 16 bits, which
-    saturate, and scores come out further from float32's.
+    Weights use the full 8 bits, which suits processors with VNNI. Without VNNI, ONNX Runtime's kernels accumulate
+    products in 16 bits, which saturates and moves scores further from float32's.
 
     Args:
-        network: ONNX, as bundles hold it.
-        crops: model inputs to calibrate on, uint8 (N, side, side), of the kind that will be scored.
-        path: file to write.
+        network: ONNX file of a bundle.
+        crops: calibration inputs, uint8 (N, side, side), from the distribution that will be scored.
+        path: output file.
     """
     with tempfile.TemporaryDirectory() as scratch:
         wide, prepared = Path(scratch) / "wide.onnx", Path(scratch) / "prepared.onnx"
@@ -62,7 +64,7 @@ def write_int8(network: Path, crops: Pixels, path: Path) -> None:
 
 
 def with_float32_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Undo the storage in float16: each such weight becomes float32, and the Cast behind it goes."""
+    """Convert weights stored in float16 to float32 and remove the Cast nodes that followed them."""
     graph = model.graph
     weights = {weight.name: weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT16}
     nodes = []
@@ -78,6 +80,22 @@ def with_float32_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def calibration_crops(labelled: Sequence[Crop], unlabelled: Sequence[Crop], side: int) -> Pixels:
+    """A random sample, half from each source, as uint8 (CALIBRATION_CROPS, side, side).
+
+    Both sources must be disjoint from the evaluation sets.
+    """
+    random = np.random.default_rng(0)
+    halves = [random.choice(len(kind), CALIBRATION_CROPS // 2, replace=False) for kind in (labelled, unlabelled)]
+    chosen = [labelled[i] for i in halves[0]] + [unlabelled[i] for i in halves[1]]
+    return model_inputs([chosen[i] for i in random.permutation(len(chosen))], side)
+
+
+def model_inputs(crops: Sequence[Crop], side: int) -> Pixels:
+    """Crops decoded and resized to model inputs, uint8 (N, side, side)."""
+    return np.stack([to_input(decode(crop.data), side) for crop in crops])
+
+
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime comes without types
     def __init__(self, name: str, crops: Pixels) -> None:
         self._feeds = iter([{name: crops[start : start + _BATCH]} for start in range(0, len(crops), _BATCH)])
@@ -87,8 +105,8 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime com
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the quantiser's progress reports off the terminal."""
+def _quiet() -> Iterator[None]:
+    """Suppress the quantiser's progress output."""
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)
     try:

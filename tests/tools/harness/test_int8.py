@@ -7,8 +7,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from tools.harness.int8 import with_float32_weights, write_int8
+from tools.harness.crops import jpeg
+from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, with_float32_weights, write_int8
 from tools.harness.small_bundle import SIDE, write_small_bundle
+from training.data.datasets import Crop
 
 
 def scores(network: Path, crops: np.ndarray) -> np.ndarray:
@@ -51,3 +53,11 @@ def test_weights_stored_in_float16_are_widened() -> None:
     assert weight.name == "weight"
     assert numpy_helper.to_array(weight).dtype == np.float32
     assert np.array_equal(numpy_helper.to_array(weight), half)
+
+
+def test_calibration_crops_are_half_of_either_source() -> None:
+    bright, dark = (Crop("", jpeg(np.full((24, 24), value, np.uint8)), None, None) for value in (255, 0))
+    crops = calibration_crops([bright] * 200, [dark] * 200, SIDE)
+    assert crops.shape == (CALIBRATION_CROPS, SIDE, SIDE)
+    assert crops.dtype == np.uint8
+    assert (crops.mean(axis=(1, 2)) > 128).sum() == CALIBRATION_CROPS // 2
