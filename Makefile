@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
+.PHONY: help serve test test-runtime lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -8,6 +8,7 @@ SCENARIO ?= mixed
 TARGET ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := .venv-runtime
 
 # Where it is set, every process compiles all modules that it imports: seconds for each server that a test starts.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,8 +31,11 @@ lint: $(VENV)/.dev ## Check style and formatting
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev ## Run the tests, two files at a time: many wait for servers
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+unit: $(VENV)/.dev ## Run all tests, two files at a time
+	$(call pytest,$(BIN))
+
+test-runtime: $(RUNTIME)/.test ## Test the runtime and the service in an environment of their own, without PyTorch
+	$(call pytest,$(RUNTIME)/bin) tests/eyestate tests/service tests/models
 
 loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
@@ -65,13 +69,17 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 	$(call compile,serve-gpu,pyproject.toml --extra gpu --extra serve --extra client -c requirements/serve.txt)
 	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra client --extra train -c requirements/serve.txt)
 	$(call compile,dev,pyproject.toml --extra cpu --extra serve --extra client --extra train --extra ray --extra dev -c requirements/train.txt)
+	$(call compile,test,pyproject.toml --extra cpu --extra serve --extra test -c requirements/dev.txt)
 	$(call compile,bootstrap,requirements/bootstrap.in -c requirements/dev.txt)
 	$(call compile,../loadtests/peers/requirements,loadtests/peers/requirements.in -c requirements/serve.txt)
 	$(call compile,../loadtests/peers/mlserver,loadtests/peers/mlserver.in)
 	$(call compile,checkov,requirements/checkov.in)
 
+# Many tests wait for servers, so two files run at a time. What was skipped, and why, is printed at the end.
+pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -rs --durations 15
+
 clean: ## Remove the environment and all caches, but no training run
-	rm -rf $(VENV) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RUNTIME) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A training step frees and takes the same gigabytes again and again; when glibc keeps them, in large pages, training on
 # CPU is about a sixth faster.
@@ -83,26 +91,36 @@ compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 
 # Each environment holds the one before it. The pins are complete, so nothing is resolved: --no-deps also keeps
 # facenet-pytorch's outdated caps out of it, and --no-config the overrides of pyproject.toml, which would undo the pins.
-install = $(BIN)/uv pip install --no-config --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/$(1).txt
+install = $(@D)/bin/uv pip install --no-config --quiet --python $(@D)/bin/python --no-deps --require-hashes \
+	-r requirements/$(1).txt
 
-$(VENV)/.uv: requirements/bootstrap.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+$(VENV)/.uv $(RUNTIME)/.uv: requirements/bootstrap.txt
+	@$(PYTHON) -c '$(check_python)'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@touch $@
 
-$(VENV)/.serve: requirements/serve.txt pyproject.toml $(VENV)/.uv
-	@echo "Installing the serving environment into $(VENV) …"
+check_python = import sys; found = sys.version_info[:3]; (3, 11) <= found < (3, 14) or sys.exit( \
+	"eyestate needs Python 3.11 to 3.13; this is %d.%d.%d: make PYTHON=python3.12 $(MAKECMDGOALS)" % found)
+
+$(VENV)/.serve $(RUNTIME)/.serve: %/.serve: requirements/serve.txt pyproject.toml %/.uv
+	@echo "Installing the serving environment into $(@D) …"
 	$(call install,serve)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(RUNTIME)/.test: requirements/test.txt $(RUNTIME)/.serve
+	@echo "Installing the tests' requirements into $(@D) …"
+	$(call install,test)
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt $(VENV)/.serve
-	@echo "Installing the training environment into $(VENV); PyTorch with CUDA takes about 6 GB …"
+	@echo "Installing the training environment into $(@D); PyTorch with CUDA takes about 6 GB …"
 	$(call install,train)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.train
-	@echo "Installing the development tools into $(VENV) …"
+	@echo "Installing the development tools into $(@D) …"
 	$(call install,dev)
 	@touch $@
 

@@ -12,7 +12,6 @@ from eyestate.bundle import Distribution, Feature, Reference, Thresholds
 from eyestate.drift import EDGES, HALF_LIFE, LEAST, Drift, Values, psi, reference
 from eyestate.images import Pixels, decode
 from eyestate.quality import measure, shrink
-from training.data.datasets import data_dir, hold_out, load_crops
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="made for a test")
 
@@ -110,6 +109,9 @@ def test_a_window_remembers_half_after_a_half_life(usual: Reference) -> None:
 @pytest.mark.shared
 def test_real_crops() -> None:
     """Held-out crops are like the shipped model's reference; in other light or out of focus they are not."""
+    pytest.importorskip("sklearn", reason="the data sets are read with the training environment")
+    from training.data.datasets import data_dir, hold_out, load_crops
+
     scorer = eyestate.load()
     manifest = scorer.manifest
     assert manifest.reference is not None

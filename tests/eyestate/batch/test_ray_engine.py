@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from eyestate.batch.job import run
 from eyestate.batch.outputs import Manifest
@@ -18,6 +17,8 @@ from tests.bundles import write_bundle
 from tests.eyestate.batch.crops import png, write_tar
 from tests.eyestate.batch.test_job import CROPS, Told, assert_scored, job
 from tests.faulty_service import FaultyService, faulty_service
+
+ray = pytest.importorskip("ray", reason="the environment is without Ray")
 
 # Ray 2.60 warns of settings that it makes itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
