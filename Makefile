@@ -10,19 +10,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := .venv-runtime
 
-# Where it is set, every process compiles all modules that it imports: seconds for each server that a test starts.
+# If set, every process recompiles all modules it imports, which costs seconds per server that a test starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-help: ## Show this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
+	@$(BIN)/python -c "$$check_port" $(HOST) $(PORT)
 	@echo "Starting on http://$(HOST):$(PORT); once /readyz answers, score an eye from another terminal with"
 	@echo "  curl -F image=@examples/open.jpg http://$(HOST):$(PORT)/v1/score"
 	@BENTOML_HOME=$(CURDIR)/.bentoml/$(PORT) BENTOML_DO_NOT_TRACK=True \
 		$(BIN)/bentoml serve service --host $(HOST) --port $(PORT)
 
-test: lint types unit ## Run lint, type checks and all tests
+test: lint types unit ## Run everything a change has to pass: lint, type checks and all tests
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .
@@ -34,37 +35,37 @@ types: $(VENV)/.dev ## Check types
 unit: $(VENV)/.dev ## Run all tests, two files at a time
 	$(call pytest,$(BIN))
 
-test-runtime: $(RUNTIME)/.test ## Test the runtime and the service in an environment of their own, without PyTorch
+test-runtime: $(RUNTIME)/.test ## Test the runtime and the service only, in an environment without PyTorch (under 1 GB)
 	$(call pytest,$(RUNTIME)/bin) tests/eyestate tests/service tests/models
 
-loadtest: $(VENV)/.dev ## Start the service and load it for half a minute: exit code 0 if it held (SCENARIO=mixed)
+loadtest: $(VENV)/.dev ## Start the service and load it for 30 seconds; fails if an objective is missed (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
 
-benchmark: $(VENV)/.dev ## Judge and time all models beside the public ones, and write docs/benchmarks.md (ten minutes on two cores)
+benchmark: $(VENV)/.dev ## Compare accuracy and speed with public models and write docs/benchmarks.md (10 minutes on 2 cores)
 	$(BIN)/python -m tools.benchmarks
 
-monitoring: $(VENV)/.dev ## Start the service and Prometheus, with Grafana where it is installed
+monitoring: $(VENV)/.dev ## Start the service with Prometheus, and with Grafana if it is installed
 	@$(BIN)/python -m tools.monitoring up --port $(PORT)
 
-k8s-check: $(VENV)/.dev .bentoml/k8s/checkov/.installed ## Hold the Kubernetes manifests against every validator, and run their containers here
+k8s-check: $(VENV)/.dev .bentoml/k8s/checkov/.installed ## Validate the Kubernetes manifests with every validator and run their containers locally
 	$(BIN)/pytest tests/k8s
 
-image: $(VENV)/.dev ## Build the container image with docker, podman or buildah (TARGET=cpu, or cuda)
+image: $(VENV)/.dev ## Build the container image with docker, podman or buildah (TARGET=cpu or cuda)
 	$(BIN)/python -m tools.container build $(TARGET)
 
-image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, score, stop it under load (TARGET=cpu, or cuda)
+image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, score, stop it under load (TARGET=cpu or cuda)
 	$(BIN)/python -m tools.container test $(TARGET)
 
-sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in dist/ (TARGET=cpu, or cuda)
+sbom: $(VENV)/.dev ## Write the image's SBOM (CycloneDX) to dist/ (TARGET=cpu or cuda)
 	$(BIN)/python -m tools.container sbom $(TARGET)
 
-audit: $(VENV)/.dev ## Ask PyPI for known vulnerabilities of everything pinned: fails on one, and where it cannot ask
+audit: $(VENV)/.dev ## Check every pinned package for known vulnerabilities; fails if there is one or PyPI is unreachable
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off $(foreach set,serve serve-gpu dev,-r requirements/$(set).txt)
 
-train: $(VENV)/.train ## Make final_best from unlabelled crops: what of dvc.yaml is not up to date (about two hours on two cores)
+train: $(VENV)/.train ## Train the shipped models: run the DVC stages that are out of date (about 2 hours on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
 
-lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade renews all)
+lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade updates all)
 	$(call compile,serve,pyproject.toml --extra cpu --extra serve --extra client)
 	$(call compile,serve-gpu,pyproject.toml --extra gpu --extra serve --extra client -c requirements/serve.txt)
 	$(call compile,train,pyproject.toml --extra cpu --extra serve --extra client --extra train -c requirements/serve.txt)
@@ -75,13 +76,29 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 	$(call compile,../loadtests/peers/mlserver,loadtests/peers/mlserver.in)
 	$(call compile,checkov,requirements/checkov.in)
 
-# Many tests wait for servers, so two files run at a time. What was skipped, and why, is printed at the end.
-pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -rs --durations 15
+# Many tests wait for servers, so two files run at a time.
+pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
-clean: ## Remove the environment and all caches, but no training run
+clean: ## Remove the environments and all caches; training runs stay
 	rm -rf $(VENV) $(RUNTIME) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# A training step frees and takes the same gigabytes again and again; when glibc keeps them, in large pages, training on
+define check_python
+import sys
+found = sys.version_info[:3]
+if not (3, 11) <= found < (3, 14):
+    sys.exit("eyestate needs Python 3.11 to 3.13; this is %d.%d.%d: make PYTHON=python3.12 " % found + " ".join(sys.argv[1:]))
+endef
+export check_python
+
+define check_port
+import contextlib, socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+    sys.exit(f"port {port} is in use: make serve PORT={port + 1}")
+endef
+export check_port
+
+# A training step frees and allocates the same gigabytes over and over; if glibc keeps them, in huge pages, training on
 # CPU is about a sixth faster.
 keep_memory = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=100000000000 \
 	MALLOC_MMAP_THRESHOLD_=100000000000
@@ -89,19 +106,16 @@ keep_memory = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=268435456 MA
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(UPGRADE) $(2) --output-file requirements/$(1).txt
 
-# Each environment holds the one before it. The pins are complete, so nothing is resolved: --no-deps also keeps
-# facenet-pytorch's outdated caps out of it, and --no-config the overrides of pyproject.toml, which would undo the pins.
+# Each environment contains the one before it. The pins are complete, so nothing is resolved: --no-deps ignores
+# facenet-pytorch's outdated upper bounds, --no-config the overrides of pyproject.toml, which would undo the pins.
 install = $(@D)/bin/uv pip install --no-config --quiet --python $(@D)/bin/python --no-deps --require-hashes \
 	-r requirements/$(1).txt
 
 $(VENV)/.uv $(RUNTIME)/.uv: requirements/bootstrap.txt
-	@$(PYTHON) -c '$(check_python)'
+	@$(PYTHON) -c "$$check_python" $(MAKECMDGOALS)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@touch $@
-
-check_python = import sys; found = sys.version_info[:3]; (3, 11) <= found < (3, 14) or sys.exit( \
-	"eyestate needs Python 3.11 to 3.13; this is %d.%d.%d: make PYTHON=python3.12 $(MAKECMDGOALS)" % found)
 
 $(VENV)/.serve $(RUNTIME)/.serve: %/.serve: requirements/serve.txt pyproject.toml %/.uv
 	@echo "Installing the serving environment into $(@D) …"
@@ -124,7 +138,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.train
 	$(call install,dev)
 	@touch $@
 
-# Its pins and those of the other environments exclude each other.
+# In an environment of its own: its pins conflict with the others.
 .bentoml/k8s/checkov/.installed: requirements/checkov.txt $(VENV)/.uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
 	$(BIN)/uv pip install --no-config --quiet --python $(@D)/bin/python --no-deps --require-hashes -r $<

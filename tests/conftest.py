@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # training.data.datasets.data_dir, without importing it: the tests of the runtime run where training is not installed
+    # As training.data.datasets.data_dir says, which cannot be imported where only the runtime is tested.
     folder = Path(os.environ.get("EYESTATE_DATA") or Path(__file__).parents[2] / "shared" / "data")
     missing = [name for name in ("eyes-dataset.zip", "mrl-eyes.zip") if not (folder / name).exists()]
     if missing:

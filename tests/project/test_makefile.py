@@ -1,0 +1,83 @@
+"""What `make` does and says before anything is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+
+def make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run make as a user's shell would, with a folder in front of the PATH."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    if path:
+        environment["PATH"] = f"{path}:{environment['PATH']}"
+    return subprocess.run(
+        ["make", "PYTHON=python3", "HOST=127.0.0.1", *arguments],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def script(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """An environment that make takes for complete, with a BentoML that only prints its arguments."""
+    environment = tmp_path / "venv"
+    script(environment / "bin" / "python", f'exec {sys.executable} "$@"')
+    script(environment / "bin" / "bentoml", 'echo "bentoml $*"')
+    for stamp in (".uv", ".serve"):
+        (environment / stamp).touch()
+    return environment
+
+
+def test_help_lists_every_target() -> None:
+    text = (PROJECT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)", text, re.MULTILINE)
+    listed = [line.split()[0] for line in make("help").stdout.splitlines()]
+    assert sorted(listed) == sorted(phony.replace("\\\n", " ").split())
+
+
+@pytest.mark.parametrize("version", ["2, 7, 18", "3, 10, 13", "3, 14, 0"])
+def test_an_unsupported_python_is_named_before_anything_is_created(tmp_path: Path, version: str) -> None:
+    script(tmp_path / "python3", f'exec {sys.executable} -c "import sys; sys.version_info = ({version}); $2" "$3"')
+    result = make("serve", f"VENV={tmp_path / 'venv'}", path=tmp_path)
+    assert result.returncode != 0
+    found = version.replace(", ", ".")
+    wanted = f"eyestate needs Python 3.11 to 3.13; this is {found}: make PYTHON=python3.12 serve"
+    assert result.stderr.splitlines()[0] == wanted
+    assert not (tmp_path / "venv").exists()
+
+
+class TestServe:
+    def test_a_taken_port_is_one_line(self, installed: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            result = make("serve", f"PORT={port}", f"VENV={installed}")
+        assert result.returncode != 0
+        assert result.stderr.splitlines()[0] == f"port {port} is in use: make serve PORT={port + 1}"
+        assert "Traceback" not in result.stderr
+        assert "bentoml" not in result.stdout
+
+    def test_a_free_port_is_served_on(self, installed: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        result = make("serve", f"PORT={port}", f"VENV={installed}")
+        assert result.returncode == 0, result.stderr
+        assert f"bentoml serve service --host 127.0.0.1 --port {port}" in result.stdout
