@@ -25,9 +25,12 @@ serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
 
 test: lint types unit ## Run everything a change has to pass: lint, type checks and all tests
 
-lint: $(VENV)/.dev ## Check style and formatting
+lint: $(VENV)/.dev ## Check style, formatting, spelling, dependencies and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
+	$(BIN)/deptry .
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
