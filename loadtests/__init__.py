@@ -1,1 +1,1 @@
-"""Load measurements: the service beside others, execution on CPU and GPU, and runs that try to break it."""
+"""Load tests: scenarios, capacity, other servers, devices and precisions, fault injection."""

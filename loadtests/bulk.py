@@ -22,10 +22,10 @@ from eyestate.images import Pixels
 from eyestate.scorer import Network, Scores
 from eyestate.settings import Device
 from tools.harness import crops
-from tools.harness.load import Connection, Generator, http_request, losses, run, statuses, stop_after
-from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.load import Connection, LoadGenerator, http_request, losses, run, statuses, stop_after
+from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import Server, ServerError
-from tools.harness.service import served
+from tools.harness.service import running_service
 from tools.harness.sessions import BareSessions
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.wrk import drive
@@ -34,7 +34,7 @@ JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 SHORT: Final = {JSON: "JSON", NPY: "npy", ARROW: "Arrow"}
-WAYS: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # of the request, of the answer
+MODES: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # of the request, of the answer
 WANTED_SMALL: Final = 0.8  # of the bare session, in bulk
 WANTED: Final = 0.95  # with a model that costs more than serving it
 SINGLE_CONNECTIONS: Final = 128
@@ -42,7 +42,7 @@ WARM_UP_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Mode:
     """How crops are sent: format of the request, format of the answer, crops in a request, connections."""
 
     request: str
@@ -66,9 +66,9 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A way and its load, once; ``bare`` is the bare session's crops per second around it."""
+    """A mode and its load, once; ``bare`` is the bare session's crops per second around it."""
 
-    way: Way
+    mode: Mode
     load: Load
     bare: float
 
@@ -80,9 +80,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All rounds of a way: medians, and the requests that were not answered with 200."""
+    """All rounds of a mode: medians, and the requests that were not answered with 200."""
 
-    way: Way
+    mode: Mode
     crops_per_second: int
     bare: int
     share: float
@@ -122,21 +122,21 @@ def main(
     batch = bare.best_batch(seconds / 4)
     scorer = Network(bundle, device)
     settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
-    about = circumstances(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
+    about = conditions(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
     points = []
-    with served(bundle, device, workers, "bulk") as server:
+    with running_service(bundle, device, workers, "bulk") as server:
         for _ in range(rounds):
-            for sort, answer in WAYS:
+            for content_type, answer in MODES:
                 for size in sizes:
-                    body, pixels = packed(sort, size, side)
-                    request = http_request("/v1/score/batch", body, sort, answer)
+                    body, pixels = pack(content_type, size, side)
+                    request = http_request("/v1/score/batch", body, content_type, answer)
                     run(check(server, request, scorer.score(pixels)))
                     for number in connections:
                         load = partial(by_generator, server, request, number, seconds, size)
-                        way = Way(SHORT[sort], SHORT[answer], size, number)
-                        points.append(beside(bare, batch, seconds, way, load))
-            way = Way("JPEG", "JSON", 1, SINGLE_CONNECTIONS)
-            points.append(beside(bare, batch, seconds, way, partial(by_wrk, server, seconds)))
+                        mode = Mode(SHORT[content_type], SHORT[answer], size, number)
+                        points.append(beside(bare, batch, seconds, mode, load))
+            mode = Mode("JPEG", "JSON", 1, SINGLE_CONNECTIONS)
+            points.append(beside(bare, batch, seconds, mode, partial(by_wrk, server, seconds)))
     rows = table_rows(points)
     result = {
         "about": about,
@@ -144,15 +144,15 @@ def main(
         "points": [dataclasses.asdict(point) for point in points],
     }
     text = page(about, rows)
-    write(output, f"bulk-{bundle.manifest.name}", result, text)
+    write_report(output, f"bulk-{bundle.manifest.name}", result, text)
     click.echo("\n" + text)
 
 
-def packed(sort: str, number: int, side: int) -> tuple[bytes, Pixels]:
+def pack(content_type: str, number: int, side: int) -> tuple[bytes, Pixels]:
     """A body with so many crops, an eye under noise, and the crops, uint8 (number, side, side)."""
     noise = np.random.default_rng(0).integers(0, 32, (number, side, side))
     pixels = np.clip(crops.eye(side) + noise, 0, 255).astype(np.uint8)
-    if sort == NPY:
+    if content_type == NPY:
         file = io.BytesIO()
         np.save(file, pixels)
         return file.getvalue(), pixels
@@ -163,11 +163,11 @@ def packed(sort: str, number: int, side: int) -> tuple[bytes, Pixels]:
     return sink.getvalue().to_pybytes(), pixels
 
 
-def unpacked(sort: str, body: bytes) -> Scores:
+def unpack(content_type: str, body: bytes) -> Scores:
     """The scores of an answer, float32 (N,)."""
-    if sort == JSON:
+    if content_type == JSON:
         return np.array([result["score"] for result in json.loads(body)["results"]], np.float32)
-    if sort == NPY:
+    if content_type == NPY:
         scores: Scores = np.load(io.BytesIO(body))
         return scores
     with pa.ipc.open_stream(body) as stream:
@@ -181,23 +181,23 @@ async def check(server: Server, request: bytes, expected: Scores) -> None:
         ServerError: it does not.
     """
     connection = await Connection.open(server.port)
-    answer = await connection.ask(request)
+    answer = await connection.request(request)
     connection.close()
     if answer.status != 200:
         raise ServerError(f"the service answers {answer.status}: {answer.body[:200]!r}")
-    scores = unpacked(answer.headers["content-type"].partition(";")[0], answer.body)
+    scores = unpack(answer.headers["content-type"].partition(";")[0], answer.body)
     if scores.shape != expected.shape or np.abs(scores - expected).max() > 0.02:
         raise ServerError(f"the service answers {len(scores)} scores that are not those of the {len(expected)} crops")
 
 
-def beside(bare: BareSessions, batch: int, seconds: int, way: Way, load: Callable[[], Load]) -> Point:
+def beside(bare: BareSessions, batch: int, seconds: int, mode: Mode, load: Callable[[], Load]) -> Point:
     """Measure a load between two runs of the bare session, each half as long, so that noise meets both."""
     before = bare.crops_per_second(batch, seconds / 2)
     found = load()
     after = bare.crops_per_second(batch, seconds / 2)
-    point = Point(way, found, (before + after) / 2)
+    point = Point(mode, found, (before + after) / 2)
     click.echo(
-        f"{way.name}, {way.crops:,} crops, {way.connections} connections: {found.crops_per_second:,.0f} crops/s, "
+        f"{mode.name}, {mode.crops:,} crops, {mode.connections} connections: {found.crops_per_second:,.0f} crops/s, "
         f"bare {point.bare:,.0f}, {point.share:.2f}, {found.statuses} {found.lost or 'none lost'}"
     )
     return point
@@ -206,8 +206,8 @@ def beside(bare: BareSessions, batch: int, seconds: int, way: Way, load: Callabl
 def by_generator(server: Server, request: bytes, connections: int, seconds: float, crops_each: int) -> Load:
     """Keep so many connections busy with one request, after a moment to warm up."""
 
-    async def busy(duration: float) -> Generator:
-        generator = Generator(server.port, [request])
+    async def busy(duration: float) -> LoadGenerator:
+        generator = LoadGenerator(server.port, [request])
         stop = asyncio.Event()
         await asyncio.gather(generator.closed_loop(connections, stop), stop_after(duration, stop))
         generator.close()
@@ -215,9 +215,11 @@ def by_generator(server: Server, request: bytes, connections: int, seconds: floa
 
     run(busy(WARM_UP_SECONDS))
     outcomes = run(busy(seconds)).outcomes
-    took = max(outcome.sent + outcome.seconds for outcome in outcomes) - min(outcome.sent for outcome in outcomes)
+    elapsed_seconds = max(outcome.sent + outcome.seconds for outcome in outcomes) - min(
+        outcome.sent for outcome in outcomes
+    )
     answered = statuses(outcomes)
-    return Load(answered.get("200", 0) * crops_each / took, answered, losses(outcomes))
+    return Load(answered.get("200", 0) * crops_each / elapsed_seconds, answered, losses(outcomes))
 
 
 def by_wrk(server: Server, seconds: int) -> Load:
@@ -235,13 +237,13 @@ def by_wrk(server: Server, seconds: int) -> Load:
 
 
 def table_rows(points: Sequence[Point]) -> list[Row]:
-    """One row for each way, in the order measured first."""
-    by_way: dict[Way, list[Point]] = {}
+    """One row for each mode, in the order measured first."""
+    by_way: dict[Mode, list[Point]] = {}
     for point in points:
-        by_way.setdefault(point.way, []).append(point)
+        by_way.setdefault(point.mode, []).append(point)
     return [
         Row(
-            way,
+            mode,
             round(median(point.load.crops_per_second for point in found)),
             round(median(point.bare for point in found)),
             round(median(point.share for point in found), 3),
@@ -250,7 +252,7 @@ def table_rows(points: Sequence[Point]) -> list[Row]:
                 for point in found
             ),
         )
-        for way, found in by_way.items()
+        for mode, found in by_way.items()
     ]
 
 
@@ -258,22 +260,22 @@ def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
     """The measurement as Markdown."""
     best: dict[str, Row] = {}
     for row in rows:
-        if row.way.name not in best or row.share > best[row.way.name].share:
-            best[row.way.name] = row
+        if row.mode.name not in best or row.share > best[row.mode.name].share:
+            best[row.mode.name] = row
     small = about["settings"]["model"] == SMALL
     return "\n".join(
         [
             f"# Bulk requests, `{about['settings']['model']}`\n",
-            described(about) + "\n",
+            describe_conditions(about) + "\n",
             "Crops per second over HTTP as a share of the bare ONNX Runtime session's at its best batch size, with as "
             "many threads, measured before and after each point. The load generator runs on the same cores; the "
             "service resizes the crops, the bare session does not. Medians over the rounds, the best load of each "
-            "way first.\n",
+            "mode first.\n",
             table(
                 ["Request → answer", "Wanted", "Best share", "Held"],
                 [
                     (name, None, f"{row.share:.2f}", None)
-                    if small and row.way.crops == 1
+                    if small and row.mode.crops == 1
                     else (name, *held(row.share, WANTED_SMALL if small else WANTED))
                     for name, row in best.items()
                 ],
@@ -282,9 +284,9 @@ def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
                 ["Request → answer", "Crops", "Connections", "Crops/s", "Bare", "Share", "Failed"],
                 [
                     (
-                        row.way.name,
-                        f"{row.way.crops:,}",
-                        row.way.connections,
+                        row.mode.name,
+                        f"{row.mode.crops:,}",
+                        row.mode.connections,
                         f"{row.crops_per_second:,}",
                         f"{row.bare:,}",
                         f"{row.share:.2f}",

@@ -21,7 +21,7 @@ from eyestate.scorer import Scores
 from eyestate.settings import Device
 from tools.harness import crops
 from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, model_inputs, write_int8
-from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import SCRATCH
 from tools.harness.sessions import openvino_session
 from training.commands.stages import SCORED, judged_by_people
@@ -46,7 +46,7 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class LabelledSet:
     """Labelled crops as model inputs, uint8 (N, side, side)."""
 
     name: str
@@ -81,23 +81,23 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
     """
     bundle = crops.bundle(model)
     side = bundle.manifest.input.side
-    int8, judgements = None, []
+    int8, sets = None, []
     if data_dir().is_dir():
         split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
         unlabelled = data_dir() / "eyes-dataset.zip"
         int8 = SCRATCH / f"{bundle.manifest.name}-int8.onnx"
         pool, _ = hold_out(load_crops(unlabelled).crops)
         write_int8(bundle.onnx, calibration_crops(split.train, pool, side), int8)
-        judgements = [
-            judgement("held-out crops", judged_by_people(unlabelled, data_dir() / "human-labels.csv"), side),
-            judgement("crops of MRL test subjects", split.test[::SCORED], side),
+        sets = [
+            labelled_set("held-out crops", judged_by_people(unlabelled, data_dir() / "human-labels.csv"), side),
+            labelled_set("crops of MRL test subjects", split.test[::SCORED], side),
         ]
     found = list(executions(bundle, int8, threads))
     speeds = measured(found, side, batches, seconds, rounds)
-    rows = judged(found, speeds, judgements, bundle.manifest.thresholds)
-    about = circumstances(model=bundle.manifest.name, side=side, threads=threads, seconds=seconds, rounds=rounds)
-    text = page(about, rows, judgements)
-    write(output, "devices", {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, text)
+    rows = compare(found, speeds, sets, bundle.manifest.thresholds)
+    about = conditions(model=bundle.manifest.name, side=side, threads=threads, seconds=seconds, rounds=rounds)
+    text = page(about, rows, sets)
+    write_report(output, "devices", {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, text)
     click.echo("\n" + text)
 
 
@@ -126,9 +126,9 @@ def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Exec
                 yield Execution(name, session)
 
 
-def judgement(name: str, labelled: Sequence[Crop], side: int) -> Judgement:
+def labelled_set(name: str, labelled: Sequence[Crop], side: int) -> LabelledSet:
     """Labelled crops, made ready."""
-    return Judgement(name, model_inputs(labelled, side), [crop.label or 0 for crop in labelled])
+    return LabelledSet(name, model_inputs(labelled, side), [crop.label or 0 for crop in labelled])
 
 
 def measured(
@@ -167,17 +167,17 @@ def scores(session: onnxruntime.InferenceSession, pixels: Pixels) -> Scores:
     return np.concatenate([session.run(None, {name: pixels[i : i + _SCORING_BATCH]})[0] for i in starts])
 
 
-def judged(
+def compare(
     found: Sequence[Execution],
     speeds: dict[str, dict[int, float]],
-    judgements: Sequence[Judgement],
+    sets: Sequence[LabelledSet],
     thresholds: Thresholds,
 ) -> list[Row]:
     """A row for each execution; the differences are from the first one's scores."""
     rows: list[Row] = []
     reference: Scores | None = None
     for item in found:
-        parts = {judging.name: scores(item.session, judging.inputs) for judging in judgements}
+        parts = {labelled.name: scores(item.session, labelled.inputs) for labelled in sets}
         joined = np.concatenate(list(parts.values())) if parts else None
         reference = joined if reference is None else reference
         differences = None if joined is None or reference is None else np.abs(joined - reference)
@@ -188,26 +188,26 @@ def judged(
             round(max(by_batch.values()) / max(speeds[found[0].name].values()), 2),
             None if differences is None else round(float(differences.max()), 4),
             None if differences is None else round(float(differences.mean()), 5),
-            None if joined is None or reference is None else changed(joined, reference, thresholds),
-            {j.name: bootstrap_eer(parts[j.name], j.labels) for j in judgements},
+            None if joined is None or reference is None else verdicts_changed(joined, reference, thresholds),
+            {j.name: bootstrap_eer(parts[j.name], j.labels) for j in sets},
         )
         rows.append(row)
     return rows
 
 
-def changed(found: Scores, reference: Scores, thresholds: Thresholds) -> float:
+def verdicts_changed(found: Scores, reference: Scores, thresholds: Thresholds) -> float:
     """Share of the crops whose verdict (open, closed or uncertain) is another one."""
     verdicts = [(s >= thresholds.open).astype(int) - (s <= thresholds.closed).astype(int) for s in (found, reference)]
     return round(float((verdicts[0] != verdicts[1]).mean()), 5)
 
 
-def page(about: dict[str, Any], rows: Sequence[Row], judgements: Sequence[Judgement]) -> str:
+def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]) -> str:
     """The measurement as Markdown."""
     batches = list(rows[0].crops_per_second)
-    judging = " and ".join(f"{len(item.labels):,} {item.name}" for item in judgements)
+    labelled = " and ".join(f"{len(item.labels):,} {item.name}" for item in sets)
     parts = [
         f"# Devices and precisions, `{about['settings']['model']}`\n",
-        described(about) + "\n",
+        describe_conditions(about) + "\n",
         "Crops per second by batch size, medians over rounds that take all executions in turn; the ratio is that of "
         "the best batch sizes.\n",
         table(
@@ -218,14 +218,14 @@ def page(about: dict[str, Any], rows: Sequence[Row], judgements: Sequence[Judgem
             ],
         ),
     ]
-    if judgements:
+    if sets:
         parts += [
-            f"Scores of {judging}, which no network learnt from, against those of {REFERENCE}; int8 was calibrated on "
+            f"Scores of {labelled}, which no network learnt from, against those of {REFERENCE}; int8 was calibrated on "
             f"{CALIBRATION_CROPS} other crops. The EERs have 95 % intervals by bootstrap over crops.\n",
             table(
                 [
-                    *("Execution", "Largest difference", "Mean difference", "Verdicts changed"),
-                    *(f"EER, {item.name}" for item in judgements),
+                    *("Execution", "Largest difference", "Mean difference", "Verdicts verdicts_changed"),
+                    *(f"EER, {item.name}" for item in sets),
                 ],
                 [
                     (
@@ -233,7 +233,7 @@ def page(about: dict[str, Any], rows: Sequence[Row], judgements: Sequence[Judgem
                         f"{row.largest_difference:.4f}",
                         f"{row.mean_difference:.5f}",
                         f"{row.verdicts_changed:.2%}",
-                        *(eer_cell(row.eer[item.name]) for item in judgements),
+                        *(eer_cell(row.eer[item.name]) for item in sets),
                     )
                     for row in rows
                 ],

@@ -18,7 +18,7 @@ from PIL import Image
 from eyestate.faces import find
 from eyestate.images import MAX_SIDE
 from eyestate.mtcnn import FaceDetector
-from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import PROJECT
 
 PORTRAIT: Final = PROJECT / "docs" / "images" / "face.jpg"
@@ -56,7 +56,7 @@ def photos() -> Iterator[tuple[str, bytes]]:
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(rounds: int, output: Path) -> None:
     """Measure how long one thread takes for a photo, and write faces.json and .md."""
-    about = circumstances(rounds=rounds)
+    about = conditions(rounds=rounds)
     files = [*photos()]
     before = _peak()
     started = time.thread_time()
@@ -80,10 +80,11 @@ def main(rounds: int, output: Path) -> None:
     page = (
         "# Faces in a photo\n\nMedians for one photo in one thread, from the JPEG to the crops of the eyes; the crops' "
         f"scores come on top.\n\n{text}\nLoading the detector takes {loading:.0f} ms of one core. Photos and detector "
-        f"together raise the process's peak by {memory:,.0f} MiB.\n\n`python -m loadtests.faces`. {described(about)}\n"
+        f"together raise the peak of the process by {memory:,.0f} MiB.\n\n`python -m loadtests.faces`. "
+        f"{describe_conditions(about)}\n"
     )
     result = {"about": about, "loading_ms": loading, "memory_mib": memory, "rows": [*map(asdict, rows)]}
-    write(output, "faces", result, page)
+    write_report(output, "faces", result, page)
     click.echo(page)
 
 

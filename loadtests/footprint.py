@@ -26,10 +26,10 @@ import numpy as np
 from eyestate.server.uploads import MAX_BODY_BYTES
 from eyestate.settings import Device
 from tools.harness import crops
-from tools.harness.load import Generator, http_request, run, statuses, stop_after
-from tools.harness.report import REPORTS, circumstances, described, table, write
+from tools.harness.load import LoadGenerator, http_request, run, statuses, stop_after
+from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import MIB, SCRATCH, Server, ServerError, tail
-from tools.harness.service import served
+from tools.harness.service import running_service
 
 NPY: Final = "application/x-npy"
 _SAMPLE_SECONDS: Final = 0.05
@@ -83,11 +83,11 @@ def loads() -> tuple[Load, ...]:
 def main(*, model: str, device: Device, workers: int, seconds: float, output: Path) -> None:
     """Measure what one pod takes, for its requests and limits, and write footprint-MODEL.json and .md."""
     bundle = crops.bundle(model)
-    about = circumstances(model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
+    about = conditions(model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
     with tempfile.TemporaryDirectory() as tmp:
         home = {"HOME": tmp, "TMPDIR": tmp, "BENTOML_HOME": f"{tmp}/bentoml"}
         started = time.monotonic()
-        with served(bundle, device, workers, "footprint", **home) as server:
+        with running_service(bundle, device, workers, "footprint", **home) as server:
             ready = round(time.monotonic() - started, 1)
             rows = [measured(server, Path(tmp), load, seconds) for load in loads()]
             client = batch_client(server, Path(tmp))
@@ -98,8 +98,8 @@ def main(*, model: str, device: Device, workers: int, seconds: float, output: Pa
     text = table(["Under", "Memory, MiB", "/tmp, MiB", "Answers"], figures)  # noqa: S108
     page = f"# What one pod takes with `{bundle.manifest.name}`\n\nReady after {ready:g} s. "
     page += f"Memory is the resident set of all processes.\n\n{text}\n"
-    page += f"`python -m loadtests.footprint --model {model}`. {described(about)}\n"
-    write(
+    page += f"`python -m loadtests.footprint --model {model}`. {describe_conditions(about)}\n"
+    write_report(
         output,
         f"footprint-{bundle.manifest.name}",
         {"about": about, "ready_seconds": ready, "rows": [*map(dataclasses.asdict, rows)]},
@@ -164,7 +164,7 @@ def watched(server: Server, tmp: Path, row: Row) -> Iterator[None]:
 
 
 async def _drive(port: int, load: Load, seconds: float) -> dict[str, int]:
-    generator = Generator(port, [load.request])
+    generator = LoadGenerator(port, [load.request])
     stop = asyncio.Event()
     await asyncio.gather(stop_after(seconds, stop), generator.closed_loop(load.connections, stop))
     generator.close()

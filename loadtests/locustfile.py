@@ -22,6 +22,7 @@ from locust.runners import LocalRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from eyestate.errors import EyestateError
+from loadtests.scenarios.claims import REFUSED, Row, claims
 from loadtests.scenarios.options import OPTIONS
 from loadtests.scenarios.plan import (
     BATCHES_PER_SECOND,
@@ -31,9 +32,8 @@ from loadtests.scenarios.plan import (
     scaled,
     users_at,
 )
-from loadtests.scenarios.requests import Body, api_key, bodies, fault, retry_after
-from loadtests.scenarios.verdict import REFUSED, Row, claims
-from tools.harness.claims import Claim, verdicts
+from loadtests.scenarios.requests import Body, api_key, request_bodies, response_error, retry_after
+from tools.harness.claims import Claim, format_claims
 
 _MAX_SPAWN_RATE = 100.0  # users a second, beyond which Locust warns
 
@@ -59,7 +59,7 @@ class Caller(FastHttpUser):
 
     def on_start(self) -> None:
         options = chosen_options(self.environment)
-        prepared = bodies(self.kind, options.crops, options.batch)
+        prepared = request_bodies(self.kind, options.crops, options.batch)
         self._bodies = itertools.cycle(random.sample(prepared, len(prepared)))
         key = api_key(options.api_key_file, os.environ)
         self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
@@ -75,7 +75,9 @@ class Caller(FastHttpUser):
             if wait is not None:
                 response.request_meta["name"] = self.kind + REFUSED
                 response.success()
-            elif response.status_code and (wrong := fault(body, response.status_code, response.content or b"")):
+            elif response.status_code and (
+                wrong := response_error(body, response.status_code, response.content or b"")
+            ):
                 response.failure(wrong)  # without a status Locust itself says what went wrong
         if wait is not None:
             gevent.sleep(wait)
@@ -128,7 +130,7 @@ def check(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, LocalRunner):
         options = chosen_options(environment)
         try:
-            bodies(SCENARIOS[options.scenario].kinds[0], options.crops, options.batch)
+            request_bodies(SCENARIOS[options.scenario].kinds[0], options.crops, options.batch)
             api_key(options.api_key_file, os.environ)
         except EyestateError as error:
             raise SystemExit(f"locust: {error.message}") from None
@@ -152,7 +154,7 @@ def decide(environment: Environment, **_: Any) -> None:
 
 def report(environment: Environment) -> None:
     """Print what held and what did not."""
-    print(f"\nScenario {chosen_options(environment).scenario}\n{verdicts(judged(environment))}\n", flush=True)
+    print(f"\nScenario {chosen_options(environment).scenario}\n{format_claims(judged(environment))}\n", flush=True)
 
 
 def chosen_options(environment: Environment) -> Namespace:

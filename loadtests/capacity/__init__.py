@@ -1,1 +1,1 @@
-"""What one pod carries, and what follows from it."""
+"""Capacity of one pod, and the sizing that follows from it."""

@@ -1,4 +1,4 @@
-"""``python -m loadtests.capacity``: what one pod carries on this machine, and the sizing that follows from it."""
+"""``python -m loadtests.capacity``: the capacity of one pod on this machine, and the sizing that follows from it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final
 import click
 from pydantic import TypeAdapter
 
-from loadtests.capacity.measure import Curve, Placement, Plan, Sort, batch, measured, single
+from loadtests.capacity.measure import Curve, Placement, Plan, RequestKind, batch, measure_curves, single
 from loadtests.capacity.page import Measurement, fill, report
 from loadtests.capacity.plot import draw
 from loadtests.capacity.sizing import Assumptions
 from tools.harness import crops
-from tools.harness.report import circumstances, write
+from tools.harness.report import conditions, write_report
 from tools.harness.servers import PROJECT
 from tools.harness.small_bundle import NAME as SMALL
 
@@ -24,11 +24,11 @@ REPORTS: Final = Path("reports") / "capacity"
 DOCUMENT: Final = PROJECT / "docs" / "capacity.md"
 PLOT: Final = PROJECT / "docs" / "images" / "capacity.svg"
 
-SINGLES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)  # of the most the service can do
+SINGLES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)  # of the maximum rate
 BATCHES: Final = (0.3, 0.6, 0.8, 0.9, 1.0, 1.2)
-FEW_SINGLES: Final = (0.2, 0.4, 0.6, 0.8, 1.0)
-FEW_BATCHES: Final = (0.6, 0.9, 1.1)
-GUARDED: Final = (0.5, 0.8, 1.0, 1.2, 1.5)
+SHARED_SINGLES: Final = (0.2, 0.4, 0.6, 0.8, 1.0)
+SHARED_BATCHES: Final = (0.6, 0.9, 1.1)
+SHORT_QUEUE: Final = (0.5, 0.8, 1.0, 1.2, 1.5)
 DEFAULTS: Final = Assumptions()
 
 
@@ -36,20 +36,22 @@ DEFAULTS: Final = Assumptions()
 @click.option("--models", multiple=True, default=("final_best", SMALL), show_default=True, help="Bundles to measure.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=6.0, show_default=True, help="Of load at each rate.")
 @click.option("--batch", "size", type=click.IntRange(1, 16_384), default=256, show_default=True, help="Packed crops.")
-@click.option("--p99-ms", default=50.0, show_default=True, help="The knee of single crops: the longest p99.")
-@click.option("--batch-p99-ms", default=5_000.0, show_default=True, help="The same of packed crops.")
-@click.option("--document", is_flag=True, help="Measure nothing: make tables and plot anew from the last report.")
-@click.option("--peak", default=DEFAULTS.peak, show_default=True, help="Sizing: busiest second over the day's mean.")
-@click.option("--load", default=DEFAULTS.load, show_default=True, help="Sizing: load of a pod then, of its knee.")
-@click.option("--machine-cores", default=DEFAULTS.machine_cores, show_default=True, help="Sizing: cores of a machine.")
-@click.option("--core-hour", default=DEFAULTS.core_hour, show_default=True, help="Sizing: price; put in your own.")
+@click.option("--p99-ms", default=50.0, show_default=True, help="Longest acceptable p99 of single crops: the knee.")
+@click.option("--batch-p99-ms", default=5_000.0, show_default=True, help="The same for packed crops.")
+@click.option("--document", is_flag=True, help="Regenerate tables and plot from the last report without measuring.")
+@click.option("--peak", default=DEFAULTS.peak, show_default=True, help="Sizing: peak rate over daily mean.")
+@click.option(
+    "--load", default=DEFAULTS.load, show_default=True, help="Sizing: pod load at the peak, as a share of its knee."
+)
+@click.option("--machine-cores", default=DEFAULTS.machine_cores, show_default=True, help="Sizing: cores per machine.")
+@click.option("--core-hour", default=DEFAULTS.core_hour, show_default=True, help="Sizing: price; use your own.")
 @click.option(
     "--gpu-crops-per-second",
     default=DEFAULTS.gpu_crops_per_second,
     show_default=True,
-    help="Sizing: put in your GPU's, from `python -m loadtests.devices --device cuda`.",
+    help="Sizing: use your GPU's, from `python -m loadtests.devices`.",
 )
-@click.option("--gpu-hour", default=DEFAULTS.gpu_hour, show_default=True, help="Sizing: price; put in your own.")
+@click.option("--gpu-hour", default=DEFAULTS.gpu_hour, show_default=True, help="Sizing: price; use your own.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(
     *,
@@ -62,13 +64,13 @@ def main(
     output: Path,
     **assumptions: float,
 ) -> None:
-    """Raise the load step by step until beyond what the service can do, and write down what happened.
+    """Raise the load step by step beyond saturation, and report throughput and latency at each rate.
 
-    Writes capacity.json and capacity.md, and the tables and the plot of docs/capacity.md. The service has a core of its
-    own in the main curves and shares all cores with the load generator in the others. Nothing else should run
-    meanwhile; it takes about ten minutes.
+    Writes capacity.json and capacity.md, and the tables and the plot of docs/capacity.md. In the main curves the
+    service has a core of its own; in the others it shares all cores with the load generator. Nothing else should run
+    meanwhile. It takes about ten minutes.
     """
-    assumed = Assumptions(**assumptions)  # type: ignore[arg-type]  # click takes their types from the defaults
+    assumed = Assumptions(**assumptions)  # type: ignore[arg-type]  # click derives their types from the defaults
     file = output / "capacity.json"
     if document:
         if not file.exists():
@@ -76,43 +78,45 @@ def main(
         found = TypeAdapter(Measurement).validate_json(file.read_bytes())
     else:
         if len(sched_getaffinity(0)) < 2:
-            raise click.ClickException("the service needs a core of its own, and this machine has only one in all")
-        about = circumstances(models=" and ".join(models), seconds=seconds, batch=size)
-        limits: dict[Sort, float] = {"single": p99_ms, "packed": batch_p99_ms}
-        curves = list(told(all_curves(models, seconds, size, p99_ms)))
+            raise click.ClickException("the service needs a separate core, but this machine has only one")
+        about = conditions(models=" and ".join(models), seconds=seconds, batch=size)
+        limits: dict[RequestKind, float] = {"single": p99_ms, "packed": batch_p99_ms}
+        curves = list(echo_curves(all_curves(models, seconds, size, p99_ms)))
         found = Measurement(about, limits, curves)
     page = report(found, assumed)
-    write(output, "capacity", dataclasses.asdict(found), page)
+    write_report(output, "capacity", dataclasses.asdict(found), page)
     draw(found.pinned, found.limits, PLOT)
     DOCUMENT.write_text(fill(DOCUMENT.read_text(), found, assumed))
     click.echo(page)
 
 
 def all_curves(models: tuple[str, ...], seconds: float, size: int, p99_ms: float) -> Iterator[Curve]:
-    """One core of its own, then all cores with one worker and with one for each core; at last a short queue."""
+    """Curves on a separate core, on all cores with one worker and with one per core, and with a short queue."""
     cores = len(sched_getaffinity(0))
-    alone = Placement(1, shared=False, workers=1)
+    separate = Placement(1, shared=False, workers=1)
     one, many = single(), batch(size)
     main: Curve | None = None
     for model in models:
-        for curve in measured(crops.bundle(model), alone, [Plan(one, SINGLES, seconds), Plan(many, BATCHES, seconds)]):
+        for curve in measure_curves(
+            crops.bundle(model), separate, [Plan(one, SINGLES, seconds), Plan(many, BATCHES, seconds)]
+        ):
             main = main or curve
             yield curve
     for model in models:
         for workers in (1, cores):
-            place = Placement(cores, shared=True, workers=workers)
-            plans = [Plan(one, FEW_SINGLES, seconds / 2), Plan(many, FEW_BATCHES, seconds / 2)]
-            yield from measured(crops.bundle(model), place, plans)
+            placement = Placement(cores, shared=True, workers=workers)
+            plans = [Plan(one, SHARED_SINGLES, seconds / 2), Plan(many, SHARED_BATCHES, seconds / 2)]
+            yield from measure_curves(crops.bundle(model), placement, plans)
     if main:
-        queue = max(1, round(main.most.crops_per_second * p99_ms / 1e3 / 2))
-        plan = Plan(one, GUARDED, seconds, most=main.points[SINGLES.index(1.0)].offered)
-        yield from measured(crops.bundle(models[0]), alone, [plan], queue)
+        queue = max(1, round(main.best_point.crops_per_second * p99_ms / 1e3 / 2))
+        plan = Plan(one, SHORT_QUEUE, seconds, max_rate=main.points[SINGLES.index(1.0)].offered)
+        yield from measure_curves(crops.bundle(models[0]), separate, [plan], queue)
 
 
-def told(curves: Iterator[Curve]) -> Iterator[Curve]:
-    """The curves, each printed as it comes, to follow the run by."""
+def echo_curves(curves: Iterator[Curve]) -> Iterator[Curve]:
+    """Pass the curves on, and print each to show progress."""
     for curve in curves:
-        click.echo(f"{curve.model} ({curve.device}), {curve.sort}, {curve.placement.name}, queue {curve.queue}")
+        click.echo(f"{curve.model} ({curve.device}), {curve.kind}, {curve.placement.name}, queue {curve.queue}")
         for point in curve.points:
             click.echo(
                 f"  {point.offered * curve.crops:>9,.1f} crops/s offered, {point.crops_per_second:>9,.1f} answered, "

@@ -1,8 +1,7 @@
 """One service under rising load: throughput, latency, CPU time and memory at each rate.
 
-Requests are sent when they are due, whether or not earlier ones were answered, and latency counts from that time, so a
-service that falls behind shows it. Callers who wait for an answer before they send again would spare it, and hide how
-long they had to wait (coordinated omission).
+Requests are sent when they are due, whether or not earlier ones have been answered, and latency counts from that time,
+so it includes the delay when the service falls behind. A closed loop would hide that delay (coordinated omission).
 """
 
 from __future__ import annotations
@@ -21,41 +20,44 @@ import numpy as np
 import psutil
 
 from eyestate.bundle import Bundle
-from loadtests.bulk import NPY, packed
+from loadtests.bulk import NPY, pack
 from tools.harness import crops
-from tools.harness.load import Connection, Generator, Outcome, http_request, poisson, run, stop_after
+from tools.harness.load import Connection, LoadGenerator, Outcome, http_request, poisson, run, stop_after
 from tools.harness.servers import Probe, Server, ServerError
-from tools.harness.service import served
+from tools.harness.service import running_service
 
-Sort = Literal["single", "packed"]
+RequestKind = Literal["single", "packed"]
 
 WARM_UP_SECONDS: Final = 1.0
-FEWEST_REQUESTS: Final = 20  # at each rate, as far as LONGEST_STEP allows
-LONGEST_STEP: Final = 3.0  # times the seconds that were asked for
-CONNECTIONS: Final[dict[Sort, int]] = {"single": 64, "packed": 2}  # that find out what the service can do at most
+FEWEST_REQUESTS: Final = 20  # at each rate, within LONGEST_STEP
+LONGEST_STEP: Final = 3.0  # multiple of the requested seconds
+CONNECTIONS: Final[dict[RequestKind, int]] = {
+    "single": 64,
+    "packed": 2,
+}  # that saturate the service
 SAMPLE_SECONDS: Final = 0.1
-KEPT_UP: Final = 0.95  # the time of the load, of the time until its last answer, from which nothing was piling up
-LAG_MS: Final = 20.0  # a generator that is later than this to begin its requests is at its own limit
+KEPT_UP: Final = 0.95  # duration of the load over the time until its last response: no backlog from this ratio on
+LAG_MS: Final = 20.0  # a generator that starts requests later than this is itself saturated
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A request that is sent again and again: its bytes, and the crops in it."""
+    """A request that is sent repeatedly: its kind, the crops in it, its bytes."""
 
-    sort: Sort
+    kind: RequestKind
     crops: int
     request: bytes
 
     def arrivals(self, rate: float, seed: int) -> Iterator[float]:
-        """When requests are due: single ones are of independent callers, packed ones come steadily from few."""
-        if self.sort == "single":
+        """When requests are due: single crops as from independent callers, packed ones at even intervals."""
+        if self.kind == "single":
             return poisson(rate, seed)
         return (number / rate for number in itertools.count())
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the service runs: how many cores it has, shared with the generator or not, and its workers."""
+    """Where the service runs: number of cores, whether it shares them with the generator, and number of workers."""
 
     cores: int
     shared: bool
@@ -64,17 +66,22 @@ class Placement:
     @property
     def name(self) -> str:
         """For tables."""
-        place = "1 core of its own" if not self.shared else f"{self.cores} cores, shared with the generator"
+        place = "1 separate core" if not self.shared else f"{self.cores} cores, shared with the generator"
         return f"{place}, {self.workers} worker{'s' if self.workers > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One rate. ``offered`` is in requests a second; latencies are of requests answered with 200, None without any.
+    """The measurement at one rate.
 
-    Requests were sent for so many ``seconds``, and the last answer came after ``elapsed``. ``busy_cores`` is the CPU
-    time of the service's processes per second, ``waiting`` the crops in its queue at the 95th percentile of samples,
-    ``lag_ms`` the generator's own lateness at its 99th percentile.
+    Attributes:
+        offered: requests per second.
+        seconds: for how long requests were sent.
+        elapsed: seconds until the last response.
+        p50_ms, p95_ms, p99_ms: latency of requests answered with 200, None if there were none.
+        busy_cores: CPU time of the service's processes per second.
+        waiting: crops in its queue, 95th percentile of samples.
+        lag_ms: by how much the generator was late, 99th percentile.
     """
 
     offered: float
@@ -94,7 +101,7 @@ class Point:
     lag_ms: float
 
     def holds(self, limit_ms: float) -> bool:
-        """Whether every request was answered, 99 of 100 within the limit, and nothing piled up meanwhile."""
+        """Whether every request was answered, 99 % within the limit, and no backlog built up."""
         if self.p99_ms is None or self.answered < self.sent:
             return False
         return self.p99_ms <= limit_ms and self.elapsed * KEPT_UP <= self.seconds
@@ -102,15 +109,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One service under one kind of request, at rising rates.
+    """One service under one kind of request at rising rates.
 
-    ``queue`` is EYESTATE_QUEUE where it is not the default, ``answer_bytes`` the size of a whole answer, ``memory_mib``
-    the most that was used (PSS).
+    Attributes:
+        queue: EYESTATE_QUEUE if it is not the default.
+        answer_bytes: size of a response with its headers.
+        memory_mib: peak (PSS).
     """
 
     model: str
     device: str
-    sort: Sort
+    kind: RequestKind
     crops: int
     placement: Placement
     queue: int | None
@@ -126,8 +135,8 @@ class Curve:
         return max(held, key=lambda point: point.offered, default=None)
 
     @property
-    def most(self) -> Point:
-        """The rate at which most crops were answered."""
+    def best_point(self) -> Point:
+        """The rate with the highest throughput."""
         return max(self.points, key=lambda point: point.crops_per_second)
 
 
@@ -137,55 +146,61 @@ def single() -> Traffic:
 
 
 def batch(size: int) -> Traffic:
-    """So many crops of 24×24 pixels as npy, answered as npy."""
-    body, _ = packed(NPY, size, crops.SIDE)
+    """That many crops of 24×24 pixels as npy, answered as npy."""
+    body, _ = pack(NPY, size, crops.SIDE)
     return Traffic("packed", size, http_request("/v1/score/batch", body, NPY, NPY))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The rates of a curve as shares of ``most`` requests a second, and the seconds at each.
+    """The rates of a curve.
 
-    ``most`` is what the service can do, and found out where it is None.
+    Attributes:
+        traffic: what is sent.
+        shares: rates as shares of ``max_rate``.
+        seconds: at each rate.
+        max_rate: requests per second at saturation, measured if None.
     """
 
     traffic: Traffic
     shares: Sequence[float]
     seconds: float
-    most: float | None = None
+    max_rate: float | None = None
 
 
-def measured(bundle: Bundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None) -> Iterator[Curve]:
+def measure_curves(
+    bundle: Bundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None
+) -> Iterator[Curve]:
     """Start a service and yield a curve for each plan.
 
-    A service with a core of its own runs on the last one, and everything of this process on the others.
+    With a separate core the service runs on the last one, and this process on the others.
 
     Raises:
         ServerError: the service did not start, or does not answer with 200.
     """
     everywhere = sched_getaffinity(0)
-    own = {max(everywhere)}
+    separate = {max(everywhere)}
     settings = {"EYESTATE_QUEUE": str(queue)} if queue else {}
     with ExitStack() as stack:
         started = time.perf_counter()
-        with on_cores(everywhere if placement.shared else own):
+        with pinned_to(everywhere if placement.shared else separate):
             name = f"capacity-{bundle.manifest.name}"
-            server = stack.enter_context(served(bundle, "auto", placement.workers, name, **settings))
+            server = stack.enter_context(running_service(bundle, "auto", placement.workers, name, **settings))
         ready = time.perf_counter() - started
-        stack.enter_context(on_cores(everywhere if placement.shared else everywhere - own))
-        device = json.loads(server.ask(Probe("/readyz")))["device"]
+        stack.enter_context(pinned_to(everywhere if placement.shared else everywhere - separate))
+        device = json.loads(server.fetch(Probe("/readyz")))["device"]
         for plan in plans:
             traffic = plan.traffic
-            answer_bytes = run(size_of_answer(server, traffic))
-            most = plan.most or highest_rate(server, traffic, plan.seconds)
+            answer_bytes = run(response_size(server, traffic))
+            max_rate = plan.max_rate or highest_rate(server, traffic, plan.seconds)
             points, memory = [], 0.0
             for number, share in enumerate(plan.shares):
-                points.append(run(step(server, traffic, share * most, plan.seconds, seed=number)))
+                points.append(run(step(server, traffic, share * max_rate, plan.seconds, seed=number)))
                 memory = max(memory, server.memory().pss)
             yield Curve(
                 model=bundle.manifest.name,
                 device=device,
-                sort=traffic.sort,
+                kind=traffic.kind,
                 crops=traffic.crops,
                 placement=placement,
                 queue=queue,
@@ -198,8 +213,8 @@ def measured(bundle: Bundle, placement: Placement, plans: Sequence[Plan], queue:
 
 
 @contextmanager
-def on_cores(cores: set[int]) -> Iterator[None]:
-    """Keep this thread, and processes that it starts meanwhile, on these cores."""
+def pinned_to(cores: set[int]) -> Iterator[None]:
+    """Pin this thread, and the processes it starts within the block, to these cores."""
     before = sched_getaffinity(0)
     sched_setaffinity(0, cores)
     try:
@@ -208,14 +223,14 @@ def on_cores(cores: set[int]) -> Iterator[None]:
         sched_setaffinity(0, before)
 
 
-async def size_of_answer(server: Server, traffic: Traffic) -> int:
-    """Bytes of an answer with its head.
+async def response_size(server: Server, traffic: Traffic) -> int:
+    """Bytes of a response with its headers.
 
     Raises:
-        ServerError: it is no score.
+        ServerError: its status is not 200.
     """
     connection = await Connection.open(server.port)
-    answer = await connection.ask(traffic.request)
+    answer = await connection.request(traffic.request)
     connection.close()
     if answer.status != 200:
         raise ServerError(f"the service answers {answer.status}: {answer.body[:200]!r}")
@@ -224,29 +239,29 @@ async def size_of_answer(server: Server, traffic: Traffic) -> int:
 
 
 def highest_rate(server: Server, traffic: Traffic, seconds: float) -> float:
-    """Requests a second that are answered while so many connections are kept busy."""
+    """Requests per second answered in a closed loop that saturates the service."""
 
     async def busy(duration: float) -> Sequence[Outcome]:
-        generator = Generator(server.port, [traffic.request])
+        generator = LoadGenerator(server.port, [traffic.request])
         stop = asyncio.Event()
-        load = generator.closed_loop(CONNECTIONS[traffic.sort], stop)
+        load = generator.closed_loop(CONNECTIONS[traffic.kind], stop)
         await asyncio.gather(load, stop_after(duration, stop))
         generator.close()
         return generator.outcomes
 
     run(busy(WARM_UP_SECONDS))
     outcomes = run(busy(seconds / 2))
-    return len(outcomes) / took(outcomes)
+    return len(outcomes) / elapsed_seconds(outcomes)
 
 
 async def step(server: Server, traffic: Traffic, rate: float, seconds: float, seed: int) -> Point:
-    """Send ``rate`` requests a second for so many seconds, longer where these are few, and wait for all answers."""
+    """Send ``rate`` requests per second for that long, longer if they are few, and wait for all responses."""
     duration = max(seconds, min(LONGEST_STEP * seconds, FEWEST_REQUESTS / rate))
-    generator = Generator(server.port, [traffic.request])
+    generator = LoadGenerator(server.port, [traffic.request])
     stop = asyncio.Event()
     before = cpu_seconds(server)
     async with queue_watched(server) as waiting:
-        await asyncio.gather(generator.arrive(traffic.arrivals(rate, seed), stop), stop_after(duration, stop))
+        await asyncio.gather(generator.send_at(traffic.arrivals(rate, seed), stop), stop_after(duration, stop))
     cpu = cpu_seconds(server) - before
     generator.close()
 
@@ -254,7 +269,7 @@ async def step(server: Server, traffic: Traffic, rate: float, seconds: float, se
     sent = generator.sent + generator.refused + generator.held_back
     good = [outcome for outcome in outcomes if outcome.status == 200]
     refused = sum(outcome.status == 429 for outcome in outcomes)
-    elapsed = max(duration, took(outcomes))
+    elapsed = max(duration, elapsed_seconds(outcomes))
     times = [(outcome.late + outcome.seconds) * 1e3 for outcome in good]
     p50, p95, p99 = np.percentile(times, [50, 95, 99]).round(2).tolist() if times else (None, None, None)
     scored = len(good) * traffic.crops
@@ -277,16 +292,16 @@ async def step(server: Server, traffic: Traffic, rate: float, seconds: float, se
     )
 
 
-def took(outcomes: Sequence[Outcome]) -> float:
-    """Seconds from the first request's time to the last answer."""
+def elapsed_seconds(outcomes: Sequence[Outcome]) -> float:
+    """Seconds from when the first request was due to the last response."""
     begun = min(outcome.sent - outcome.late for outcome in outcomes)
     return max(outcome.sent + outcome.seconds for outcome in outcomes) - begun
 
 
 def cpu_seconds(server: Server) -> float:
-    """CPU time that all processes of the service have taken, in user and system mode."""
+    """CPU time of all processes of the service, user and system."""
     total = 0.0
-    for process in server.tree():
+    for process in server.processes():
         try:
             used = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -297,14 +312,14 @@ def cpu_seconds(server: Server) -> float:
 
 @asynccontextmanager
 async def queue_watched(server: Server) -> AsyncIterator[list[int]]:
-    """The crops that wait, as ``/readyz`` tells them while the block runs."""
+    """Number of queued crops, polled from ``/readyz`` while the block runs."""
     samples: list[int] = []
 
     async def watch() -> None:
         connection = await Connection.open(server.port)
         try:
             while connection.usable:
-                samples.append(json.loads((await connection.ask(http_request("/readyz"))).body)["waiting"])
+                samples.append(json.loads((await connection.request(http_request("/readyz"))).body)["waiting"])
                 await asyncio.sleep(SAMPLE_SECONDS)
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""The capacity curves as a picture."""
+"""Plot of the capacity curves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtests.capacity.measure import Curve, Sort
+from loadtests.capacity.measure import Curve, RequestKind
 
-LABELS: Final[dict[Sort, str]] = {"single": "one JPEG a request", "packed": "{crops} packed crops a request"}
-COLOURS: Final[dict[Sort, str]] = {"single": "tab:blue", "packed": "tab:orange"}
+LABELS: Final[dict[RequestKind, str]] = {"single": "one JPEG per request", "packed": "{crops} packed crops per request"}
+COLOURS: Final[dict[RequestKind, str]] = {"single": "tab:blue", "packed": "tab:orange"}
 
 
-def draw(curves: Sequence[Curve], limits: dict[Sort, float], path: Path) -> None:
-    """Throughput and p99 against the offered load: a column for each model, a line for each kind of request."""
+def draw(curves: Sequence[Curve], limits: dict[RequestKind, float], path: Path) -> None:
+    """Throughput and p99 against the offered load: a column per model, a line per kind of request."""
     models = list(dict.fromkeys(curve.model for curve in curves))
     with mpl.rc_context({"svg.hashsalt": "capacity", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(5 * len(models), 6.5), layout="constrained")
@@ -25,14 +25,14 @@ def draw(curves: Sequence[Curve], limits: dict[Sort, float], path: Path) -> None
         for column, model in enumerate(models):
             for curve in curves:
                 if curve.model == model:
-                    _line(axes[0, column], axes[1, column], curve, limits[curve.sort])
+                    _line(axes[0, column], axes[1, column], curve, limits[curve.kind])
             _label(axes[0, column], axes[1, column], model)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
 
 
 def _line(throughput: Axes, latency: Axes, curve: Curve, limit: float) -> None:
-    colour, label = COLOURS[curve.sort], LABELS[curve.sort].format(crops=curve.crops)
+    colour, label = COLOURS[curve.kind], LABELS[curve.kind].format(crops=curve.crops)
     offered = [point.offered * curve.crops for point in curve.points]
     throughput.plot(offered, [point.crops_per_second for point in curve.points], "o-", color=colour, label=label)
     slow = [(rate, point.p99_ms) for rate, point in zip(offered, curve.points, strict=True) if point.p99_ms]
@@ -45,7 +45,7 @@ def _line(throughput: Axes, latency: Axes, curve: Curve, limit: float) -> None:
 
 def _label(throughput: Axes, latency: Axes, model: str) -> None:
     end = max(throughput.get_xlim()[1], throughput.get_ylim()[1])
-    throughput.plot([0, end], [0, end], color="lightgrey", zorder=0, label="all that is offered")
+    throughput.plot([0, end], [0, end], color="lightgrey", zorder=0, label="all offered crops")
     throughput.set(title=f"{model}, one core", ylabel="answered, crops/s", xlim=(0, None), ylim=(0, None))
     throughput.legend()
     latency.set(yscale="log", xlabel="offered, crops/s", ylabel="p99, ms")

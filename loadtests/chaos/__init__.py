@@ -1,1 +1,1 @@
-"""Runs that try to break the service: each says what was sent, what was answered and what was lost."""
+"""Fault injection and overload: each run reports what was sent, what was answered and what was lost."""

@@ -1,4 +1,4 @@
-"""``python -m loadtests.chaos RUN``: try to break the service, and exit with 1 where that succeeds."""
+"""``python -m loadtests.chaos RUN``: try to break the service, and exit with 1 if that succeeds."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import click
 from eyestate.settings import Device
 from loadtests.chaos.kill import kill
 from loadtests.chaos.overload import overload
+from loadtests.chaos.report import report_run
 from loadtests.chaos.soak import soak
 from tools.harness import crops
-from tools.harness.account import finish
 from tools.harness.claims import Claim
 from tools.harness.drain import drain
 from tools.harness.load import run
-from tools.harness.report import REPORTS, circumstances
+from tools.harness.report import REPORTS, conditions
 from tools.harness.servers import Server
-from tools.harness.service import served
+from tools.harness.service import running_service
 
 Found = tuple[dict[str, Any], list[Claim]]
 
 
 def seconds_option(default: float) -> Callable[[Any], Any]:
-    """How long a run lasts."""
+    """The option for the duration of a run."""
     return click.option("--seconds", type=click.FloatRange(1), default=default, show_default=True, help="Of load.")
 
 
 def service_options(command: Any) -> Any:
-    """The options that say which service is attacked."""
+    """The options for the service under attack."""
     for option in (
         click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True),
         click.option("--workers", type=click.IntRange(1), default=2, show_default=True),
@@ -43,7 +43,7 @@ def service_options(command: Any) -> Any:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Attack a service that is started for it; every run writes chaos-RUN.json and exits with 1 unless it held."""
+    """Attack a service started for it. Every run writes chaos-RUN.json and exits with 1 unless all claims hold."""
 
 
 @main.command("overload")
@@ -52,7 +52,7 @@ def main() -> None:
 @click.option("--factor", type=click.FloatRange(1.1), default=2.0, show_default=True, help="Of the capacity.")
 @click.option("--timeout", type=click.FloatRange(1), default=5.0, show_default=True, help="EYESTATE_TIMEOUT, seconds.")
 def overload_command(*, seconds: float, factor: float, timeout: float, **service: Any) -> None:
-    """Send more than the service can answer: all but its capacity must be refused, at once and politely."""
+    """Send more than the service can handle: it must reject the excess promptly and keep serving at capacity."""
     attack(
         "overload",
         lambda server: overload(server, factor=factor, seconds=seconds, timeout=timeout),
@@ -67,7 +67,7 @@ def overload_command(*, seconds: float, factor: float, timeout: float, **service
 @seconds_option(30.0)
 @click.option("--every", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Seconds between kills.")
 def kill_command(*, seconds: float, every: float, **service: Any) -> None:
-    """Kill a random worker again and again: only what it held may be lost, and it must come back."""
+    """Kill a random worker repeatedly: only its in-flight requests may be lost, and it must be replaced."""
     attack(
         "kill",
         lambda server: kill(server, workers=service["workers"], seconds=seconds, every=every),
@@ -80,7 +80,7 @@ def kill_command(*, seconds: float, every: float, **service: Any) -> None:
 @service_options
 @seconds_option(5.0)
 def drain_command(*, seconds: float, **service: Any) -> None:
-    """Stop the service under load: nothing accepted may be lost."""
+    """Stop the service under load: no accepted request may be lost."""
     attack("drain", lambda server: drain(server, seconds=seconds), {"seconds": seconds}, service)
 
 
@@ -89,7 +89,7 @@ def drain_command(*, seconds: float, **service: Any) -> None:
 @seconds_option(60.0)
 @click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Requests per second.")
 def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
-    """Keep the service busy, with good requests and bad ones: its memory must stay flat."""
+    """Keep the service busy with valid and invalid requests: its memory must not grow."""
     attack("soak", lambda server: soak(server, rate=rate, seconds=seconds), {"seconds": seconds, "rate": rate}, service)
 
 
@@ -104,16 +104,16 @@ def attack(
 
     Args:
         name: of the run.
-        attacker: what is done to it.
-        chosen: the settings of the run, for the report.
-        service: the choices of ``service_options``.
-        environment: more settings of the service.
+        attacker: the attack.
+        chosen: settings of the run, for the report.
+        service: values of ``service_options``.
+        environment: additional settings of the service.
     """
     bundle = crops.bundle(service["model"])
-    with served(bundle, service["device"], service["workers"], name, **environment) as server:
+    with running_service(bundle, service["device"], service["workers"], name, **environment) as server:
         figures, claims = run(attacker(server))
     settings = {"model": bundle.manifest.name, "device": service["device"], "workers": service["workers"]}
-    finish(service["output"], name, circumstances(**settings, **chosen), figures, claims)
+    report_run(service["output"], name, conditions(**settings, **chosen), figures, claims)
 
 
 if __name__ == "__main__":

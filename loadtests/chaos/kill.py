@@ -1,4 +1,4 @@
-"""kill -9 of a worker, again and again, under load: what it was working on is lost, everything else is answered."""
+"""kill -9 of a random worker, repeatedly, under load: its in-flight requests are lost, all others are answered."""
 
 from __future__ import annotations
 
@@ -13,25 +13,35 @@ from typing import Any, Final
 import psutil
 
 from tools.harness import crops
-from tools.harness.account import balanced, books, counts, only
 from tools.harness.claims import Claim
-from tools.harness.load import Connection, Generator, Lost, http_request, losses, percentiles_ms, stop_after
+from tools.harness.load import (
+    Connection,
+    LoadGenerator,
+    RequestLostError,
+    http_request,
+    losses,
+    percentiles_ms,
+    stop_after,
+)
+from tools.harness.outcomes import all_accounted_for, format_counts, only_statuses, request_counts
 from tools.harness.servers import Server, ServerError
 
 CONNECTIONS: Final = 16
-REQUESTS_PER_CONNECTION: Final = 50  # else all would stay with the worker that was there all the time
+REQUESTS_PER_CONNECTION: Final = 50  # otherwise all would stay with the surviving worker
 BACK_SECONDS: Final = 30
-_WORKER: Final = "--worker-id"  # in the command line of BentoML's workers
+_WORKER: Final = "--worker-id"  # on the command line of BentoML's workers
 _POLL_SECONDS: Final = 0.05
 _SEED: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One worker's end.
+    """The end of one worker.
 
-    ``in_flight`` counts the connections that it held, each with one request; ``back_seconds`` is the time until
-    another worker in its place answered.
+    Attributes:
+        at_seconds: since the start of the run.
+        in_flight: connections that it held, each with one request.
+        back_seconds: until its replacement answered.
     """
 
     at_seconds: float
@@ -40,73 +50,80 @@ class Kill:
 
 
 async def kill(server: Server, *, workers: int, seconds: float, every: float) -> tuple[dict[str, Any], list[Claim]]:
-    """Kill a random worker every few seconds, each time once the last one is back.
+    """Kill a random worker every few seconds, each time after the last one has been replaced.
 
     Args:
         server: the service.
-        workers: that it has.
+        workers: number of its workers.
         seconds: of load.
-        every: seconds between kills, at least.
+        every: minimum number of seconds between kills.
+
+    Returns:
+        The figures for the report, and the claims.
     """
     request = http_request("/v1/score", crops.jpeg(crops.eye()))
-    generator = Generator(server.port, [request], REQUESTS_PER_CONNECTION)
+    generator = LoadGenerator(server.port, [request], REQUESTS_PER_CONNECTION)
     stop = asyncio.Event()
     load = asyncio.create_task(generator.closed_loop(CONNECTIONS, stop))
-    chance = random.Random(_SEED)  # noqa: S311  # whom it hits need not be a secret
+    rng = random.Random(_SEED)  # noqa: S311
     started = time.perf_counter()
     kills: list[Kill] = []
-    doomed_ports: set[int] = set()
+    killed_ports: set[int] = set()
     await asyncio.sleep(every)
     while time.perf_counter() - started < seconds:
-        victim = chance.choice(await asyncio.to_thread(all_workers, server, workers))
-        before = {worker.pid for worker in all_workers(server, workers)}
-        ports = await asyncio.to_thread(strike, victim, server.port)
+        victim = rng.choice(await asyncio.to_thread(worker_processes, server, workers))
+        before = {worker.pid for worker in worker_processes(server, workers)}
+        ports = await asyncio.to_thread(kill_worker, victim, server.port)
         at = time.perf_counter()
-        doomed_ports |= ports
-        back = await until_back(server, before)
+        killed_ports |= ports
+        back = await wait_for_replacement(server, before)
         kills.append(Kill(round(at - started, 2), len(ports), round(back - at, 2)))
         await asyncio.sleep(every)
     await asyncio.gather(load, stop_after(0, stop))
     generator.close()
 
     lost = [outcome for outcome in generator.outcomes if outcome.status is None]
-    strangers = [outcome for outcome in lost if outcome.local_port not in doomed_ports]
+    elsewhere = [outcome for outcome in lost if outcome.local_port not in killed_ports]
     answers = sorted(outcome.sent + outcome.seconds for outcome in generator.outcomes if outcome.status == 200)
-    silence = max((later - earlier for earlier, later in itertools.pairwise(answers)), default=seconds)
+    longest_gap = max((later - earlier for earlier, later in itertools.pairwise(answers)), default=seconds)
     in_flight = sum(each.in_flight for each in kills)
     slowest = max((each.back_seconds for each in kills), default=0.0)
-    figures = books(generator) | {
+    figures = request_counts(generator) | {
         "kills": [asdict(each) for each in kills],
         "in_flight_on_killed_workers": in_flight,
-        "lost_elsewhere": len(strangers),
-        "longest_silence_seconds": round(silence, 3),
+        "lost_elsewhere": len(elsewhere),
+        "longest_silence_seconds": round(longest_gap, 3),
         "answered_ms": percentiles_ms(generator.outcomes, lambda outcome: outcome.status == 200),
     }
     claims = [
-        balanced(generator),
+        all_accounted_for(generator),
         Claim("workers were killed", str(len(kills)), bool(kills)),
         Claim(
-            "only what a killed worker held is lost",
-            f"{len(lost):,} lost ({counts(losses(generator.outcomes))}), {in_flight} in flight on killed workers, "
-            f"{len(strangers)} elsewhere",
-            not strangers and len(lost) <= in_flight,
+            "only requests in flight on killed workers are lost",
+            f"{len(lost):,} lost ({format_counts(losses(generator.outcomes))}), {in_flight} in flight on killed "
+            f"workers, {len(elsewhere)} elsewhere",
+            not elsewhere and len(lost) <= in_flight,
         ),
-        only(generator, 200),
+        only_statuses(generator, 200),
         Claim("no connection is refused", f"{generator.refused}", generator.refused == 0),
-        Claim("every worker comes back", f"within {slowest:.1f} s", slowest < BACK_SECONDS),
-        Claim("the others keep serving: no second without an answer", f"longest {silence:.2f} s", silence < 1),
+        Claim("every killed worker is replaced", f"within {slowest:.1f} s", slowest < BACK_SECONDS),
+        Claim(
+            "the other workers keep serving: no second without a response",
+            f"longest {longest_gap:.2f} s",
+            longest_gap < 1,
+        ),
     ]
     return figures, claims
 
 
-def all_workers(server: Server, wanted: int) -> list[psutil.Process]:
+def worker_processes(server: Server, wanted: int) -> list[psutil.Process]:
     """The worker processes.
 
     Raises:
-        ServerError: there are not so many.
+        ServerError: their number is not ``wanted``.
     """
     found = []
-    for process in server.tree():
+    for process in server.processes():
         try:
             if _WORKER in process.cmdline():
                 found.append(process)
@@ -117,10 +134,10 @@ def all_workers(server: Server, wanted: int) -> list[psutil.Process]:
     return found
 
 
-def strike(worker: psutil.Process, port: int) -> set[int]:
-    """Kill a worker and say which connections it held: the ports of their other ends.
+def kill_worker(worker: psutil.Process, port: int) -> set[int]:
+    """Kill a worker and return the client ports of the connections that it held.
 
-    It is stopped before they are counted, so that none comes or goes meanwhile.
+    It is stopped before they are counted, so that none opens or closes in between.
     """
     worker.send_signal(signal.SIGSTOP)
     held = worker.net_connections("tcp")
@@ -128,8 +145,12 @@ def strike(worker: psutil.Process, port: int) -> set[int]:
     return {each.raddr.port for each in held if each.raddr and each.laddr.port == port}
 
 
-async def until_back(server: Server, before: set[int]) -> float:
-    """The ``time.perf_counter()`` at which a worker answers that was not there before.
+async def wait_for_replacement(server: Server, before: set[int]) -> float:
+    """The ``time.perf_counter()`` at which a new worker answers.
+
+    Args:
+        server: the service.
+        before: process ids of the workers before the kill.
 
     Raises:
         ServerError: none does within ``BACK_SECONDS``.
@@ -138,21 +159,21 @@ async def until_back(server: Server, before: set[int]) -> float:
     while time.perf_counter() < deadline:
         try:
             connection = await Connection.open(server.port)
-            await connection.ask(http_request("/livez"))
+            await connection.request(http_request("/livez"))
             asked = time.perf_counter()
-            answerer = await asyncio.to_thread(owner, server, connection.local_port)
+            pid = await asyncio.to_thread(connection_owner, server, connection.local_port)
             connection.close()
-        except (OSError, Lost):
-            answerer = None
-        if answerer is not None and answerer not in before:
+        except (OSError, RequestLostError):
+            pid = None
+        if pid is not None and pid not in before:
             return asked
         await asyncio.sleep(_POLL_SECONDS)
     raise ServerError(f"no worker came back within {BACK_SECONDS} s")
 
 
-def owner(server: Server, remote_port: int) -> int | None:
-    """The id of the process of the server that holds the connection from a port."""
-    for process in server.tree():
+def connection_owner(server: Server, remote_port: int) -> int | None:
+    """Process id of the server process that holds the connection from a client port; None if there is none."""
+    for process in server.processes():
         try:
             if any(each.raddr and each.raddr.port == remote_port for each in process.net_connections("tcp")):
                 return int(process.pid)

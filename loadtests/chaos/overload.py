@@ -1,28 +1,21 @@
-"""Twice as many requests as the service can answer: it refuses what is too much at once, and keeps its pace."""
+"""More requests than the service can handle: it rejects the excess promptly and keeps its throughput."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
 
+from loadtests.chaos.memory import memory_figures, memory_growth, memory_sampled
 from tools.harness import crops
-from tools.harness.account import (
-    balanced,
-    books,
-    growth,
-    growth_figures,
-    nothing_lost,
-    only,
-    sampled,
-)
 from tools.harness.claims import Claim
-from tools.harness.load import Generator, http_request, percentiles_ms, statuses, stop_after
+from tools.harness.load import LoadGenerator, http_request, percentiles_ms, statuses, stop_after
+from tools.harness.outcomes import all_accounted_for, none_lost, only_statuses, request_counts
 from tools.harness.servers import Server
 
 CAPACITY_CONNECTIONS: Final = 64
 WARM_UP_SECONDS: Final = 2
-GOODPUT: Final = 0.7  # of the capacity must still be answered with 200; the generator takes its part of the cores
-REFUSAL_MS: Final = 1_000  # within which nine of ten refusals must be there: "at once", on cores that are overloaded
+GOODPUT: Final = 0.7  # of the capacity that must still be answered with 200; the generator shares the cores
+REFUSAL_MS: Final = 1_000  # p90 of rejections, on overloaded cores
 GROWTH_MIB: Final = 48
 
 
@@ -33,21 +26,24 @@ async def overload(
 
     Args:
         server: the service.
-        factor: of the capacity.
-        seconds: of overload; the capacity takes a quarter of that before.
-        timeout: the service's own, within which it must have answered.
+        factor: multiple of the capacity to send.
+        seconds: of overload; measuring the capacity takes another quarter of that.
+        timeout: EYESTATE_TIMEOUT of the service in seconds.
+
+    Returns:
+        The figures for the report, and the claims.
     """
     request = http_request("/v1/score", crops.jpeg(crops.eye()))
     capacity = 0.0
     for duration in (WARM_UP_SECONDS, max(2.0, seconds / 4)):
-        calm = Generator(server.port, [request])
+        baseline = LoadGenerator(server.port, [request])
         stop = asyncio.Event()
-        await asyncio.gather(calm.closed_loop(CAPACITY_CONNECTIONS, stop), stop_after(duration, stop))
-        calm.close()
-        capacity = statuses(calm.outcomes).get("200", 0) / duration
-    generator = Generator(server.port, [request])
+        await asyncio.gather(baseline.closed_loop(CAPACITY_CONNECTIONS, stop), stop_after(duration, stop))
+        baseline.close()
+        capacity = statuses(baseline.outcomes).get("200", 0) / duration
+    generator = LoadGenerator(server.port, [request])
     stop = asyncio.Event()
-    async with sampled(server, every=max(0.5, seconds / 200)) as samples:
+    async with memory_sampled(server, every=max(0.5, seconds / 200)) as samples:
         await asyncio.gather(generator.open_loop(factor * capacity, stop), stop_after(seconds, stop))
     generator.close()
 
@@ -58,8 +54,8 @@ async def overload(
     goodput = statuses(outcomes).get("200", 0) / took
     accepted_ms = percentiles_ms(outcomes, lambda outcome: outcome.status == 200)
     refused_ms = percentiles_ms(outcomes, lambda outcome: outcome.status == 429)
-    memory = growth(samples, warm_up=seconds / 4)
-    figures = books(generator) | {
+    memory = memory_growth(samples, warm_up=seconds / 4)
+    figures = request_counts(generator) | {
         "capacity_per_second": round(capacity, 1),
         "offered_per_second": round(generator.sent / seconds, 1),
         "accepted_per_second": round(goodput, 1),
@@ -68,13 +64,13 @@ async def overload(
         "refusals_without_retry_after": without,
     }
     claims = [
-        balanced(generator),
-        nothing_lost(generator),
-        only(generator, 200, 429),
-        Claim("some requests are refused, for there are too many", f"{len(refused):,}", bool(refused)),
-        Claim("every refusal says when to come back", f"{without} do not", without == 0),
+        all_accounted_for(generator),
+        none_lost(generator),
+        only_statuses(generator, 200, 429),
+        Claim("some requests are rejected", f"{len(refused):,}", bool(refused)),
+        Claim("every rejection has a Retry-After header", f"{without} have none", without == 0),
         Claim(
-            f"refusals come at once: p90 under {REFUSAL_MS} ms",
+            f"rejections are prompt: p90 under {REFUSAL_MS} ms",
             "none" if refused_ms is None else f"{refused_ms['p90']:,.0f} ms",
             refused_ms is not None and refused_ms["p90"] < REFUSAL_MS,
         ),
@@ -96,4 +92,4 @@ async def overload(
             memory.total_mib < GROWTH_MIB,
         ),
     ]
-    return figures | growth_figures(samples, memory), claims
+    return figures | memory_figures(samples, memory), claims

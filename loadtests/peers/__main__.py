@@ -14,11 +14,11 @@ from eyestate.execution import cores
 from eyestate.scorer import Network
 from eyestate.settings import Device
 from loadtests.peers.environments import programs
-from loadtests.peers.lineup import PEERS, Peer
+from loadtests.peers.servers import PEERS, Peer
 from loadtests.peers.tables import Point, page, ratios, rows, targets
 from tools.harness import crops
-from tools.harness.report import REPORTS, circumstances, write
-from tools.harness.servers import SCRATCH, Server, ServerError, running
+from tools.harness.report import REPORTS, conditions, write_report
+from tools.harness.servers import SCRATCH, Server, ServerError, running_server
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.wrk import drive
 
@@ -77,7 +77,7 @@ def main(
         "BENTOML_DO_NOT_TRACK": "True",
     }
     chosen = [peer for peer in PEERS if not only or peer.name in only]
-    about = circumstances(
+    about = conditions(
         model=bundle.manifest.name,
         device=device,
         seconds=seconds,
@@ -109,7 +109,7 @@ def main(
         "points": [dataclasses.asdict(point) for point in points],
     }
     text = page(about, PEERS, points)
-    write(output, "peers", result, text)
+    write_report(output, "peers", result, text)
     click.echo("\n" + text)
 
 
@@ -124,7 +124,7 @@ def measured(
     command = [part.replace("{bin}", str(folder)).replace("{workers}", workers) for part in peer.command]
     environment = {name: value.replace("{workers}", workers) for name, value in peer.environment.items()}
     log = SCRATCH / "logs" / f"{peer.name.replace(' ', '-').lower()}-{turn}.log"
-    with running(command, settings | environment, peer.probe(image), log) as server:
+    with running_server(command, settings | environment, peer.probe(image), log) as server:
         check_score(peer, server, image, expected)
         url = server.url + peer.path
         drive(url, body, content_type, connections=WARM_UP_CONNECTIONS, seconds=WARM_UP_SECONDS, observe=server.memory)
@@ -139,7 +139,7 @@ def check_score(peer: Peer, server: Server, image: bytes, expected: float) -> No
     Raises:
         ServerError: it gives an image another score than the model does.
     """
-    answer = server.ask(peer.probe(image)).decode()
+    answer = server.fetch(peer.probe(image)).decode()
     found = re.search(r"score\W+([0-9.e-]+)", answer)
     if not found or abs(float(found[1]) - expected) > SCORE_TOLERANCE:
         raise ServerError(f"{peer.name} answers {answer[:200]!r}; the model's score is {expected:.6f}")

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any, Final
 
 from loadtests.peers.environments import version
-from loadtests.peers.lineup import BARE, OURS, QUICKSTART, Peer
-from tools.harness.report import described, table
+from loadtests.peers.servers import BARE, OURS, QUICKSTART, Peer
+from tools.harness.report import describe_conditions, table
 from tools.harness.servers import Memory
 from tools.harness.wrk import Load
 
@@ -129,7 +129,7 @@ def page(about: dict[str, Any], peers: Iterable[Peer], points: Sequence[Point]) 
     return "\n".join(
         [
             "# Side by side\n",
-            described(about) + "\n",
+            describe_conditions(about) + "\n",
             "One JPEG crop of 24×24 pixels a request, keep-alive, load generator (wrk, one thread) on the same "
             "machine. Every server was started anew in every round, one after another, each round in another order. "
             "Figures are medians over the rounds; requests/s counts answers with 2xx only, latencies are of all "

@@ -16,7 +16,7 @@ from loadtests.scenarios.options import OPTIONS
 from loadtests.scenarios.plan import SCENARIOS
 from tools.harness import crops
 from tools.harness.servers import PROJECT
-from tools.harness.service import served
+from tools.harness.service import running_service
 
 REPORTS: Final = Path("reports") / "loadtests"
 LOCUSTFILE: Final = PROJECT / "loadtests" / "locustfile.py"
@@ -78,7 +78,7 @@ def main(
             bundle = crops.bundle(model)
             settings = {name: value for name, value in SCENARIOS[scenario].settings.items() if name not in os.environ}
             click.echo(f"Starting the service with {bundle.manifest.name}, {workers} worker(s) …")
-            server = stack.enter_context(served(bundle, device, workers, f"scenario-{scenario}", **settings))
+            server = stack.enter_context(running_service(bundle, device, workers, f"scenario-{scenario}", **settings))
             host = server.url
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
         command += ["--host", host, "--scenario", scenario]

@@ -45,7 +45,7 @@ def share(text: str) -> float:
 OPTIONS: Final = (
     Option("--factor", "X", positive, 1.0, "X times as many callers as the scenario has.  [default: 1]"),
     Option("--seconds", "S", positive, None, "Stretch the scenario to so many seconds.  [default: the scenario's own]"),
-    Option("--crops", "PATH", str, None, "Folder, zip or tar of crops to send.  [default: drawn eyes]"),
+    Option("--crops", "PATH", str, None, "Folder, zip or tar of crops to send.  [default: synthetic_images eyes]"),
     Option("--batch", "N", count, 16, "Crops in a batch.  [default: 16]"),
     Option("--api-key-file", "FILE", str, None, "Send its first line as API key; $EYESTATE_API_KEY goes before it."),
     Option("--p95-ms", "MS", positive, None, "Longest p95 of any kind of request.  [default: the scenario's]"),

@@ -1,4 +1,4 @@
-"""What callers send, real crops or drawn ones, and what is wrong with an answer."""
+"""What callers send, real crops or synthetic_images ones, and what is wrong with an answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Body(NamedTuple):
     crops: int
 
 
-def bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
+def request_bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
     """The requests of one kind of caller.
 
     Args:
@@ -48,7 +48,7 @@ def bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
     Raises:
         InputError: there is no image in ``source``.
     """
-    images = read(source) if source else drawn()
+    images = read(source) if source else synthetic_images()
     if kind == "single":
         return [Body("/v1/score", image, {"Content-Type": "application/octet-stream"}, 1) for image in images]
     make = _multipart if kind == "multipart" else _packed
@@ -57,7 +57,7 @@ def bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
 
 
 @cache
-def drawn() -> tuple[bytes, ...]:
+def synthetic_images() -> tuple[bytes, ...]:
     """Drawn eyes, open and closed in turn, as JPEG files of the size of a crop."""
     return tuple(crops.jpeg(to_input(pixels, crops.SIDE)) for pixels, _ in labelled(_DRAWN, seed=0))
 
@@ -71,7 +71,9 @@ def read(source: str) -> tuple[bytes, ...]:
     """
     first = next(open_input([source], Columns()).parts(_READ))
     with closing(Reader()) as reader:
-        images = tuple(row.image for row in reader.rows(first) if isinstance(row.image, bytes) and _sound(row.image))
+        images = tuple(
+            row.image for row in reader.rows(first) if isinstance(row.image, bytes) and _decodable(row.image)
+        )
     if not images:
         raise InputError(f"{source} holds no image that can be read")
     return images
@@ -101,7 +103,7 @@ def retry_after(status: int | None, header: str | None) -> float | None:
     return float(header) if status in (429, 503) and header and header.isdigit() else None
 
 
-def fault(body: Body, status: int | None, answer: bytes) -> str | None:
+def response_error(body: Body, status: int | None, answer: bytes) -> str | None:
     """What is wrong with an answer to a request, None where nothing is."""
     if status != 200:
         return f"status {status}: {answer[:100].decode(errors='replace')}"
@@ -138,7 +140,7 @@ def _packed(images: Sequence[bytes]) -> Body:
     return Body("/v1/score/batch", file.getvalue(), {"Content-Type": NPY, "Accept": NPY}, len(images))
 
 
-def _sound(image: bytes) -> bool:
+def _decodable(image: bytes) -> bool:
     try:
         decode(image)
     except ImageError:

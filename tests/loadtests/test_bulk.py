@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from eyestate.server.packed import from_arrow, from_npy
-from loadtests.bulk import ARROW, JSON, NPY, Load, Point, Way, packed, page, table_rows, unpacked
+from loadtests.bulk import ARROW, JSON, NPY, Load, Mode, Point, pack, page, table_rows, unpack
 
 SCORES = np.array([0.25, 0.5, 1.0], np.float32)
-WAY = Way("npy", "JSON", 256, 4)
+MODE = Mode("npy", "JSON", 256, 4)
 
 
 def arrow_answer() -> bytes:
@@ -29,31 +29,31 @@ def npy_answer() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("sort", "read"), [(NPY, from_npy), (ARROW, from_arrow)])
-def test_packed_is_what_the_service_reads(sort: str, read: object) -> None:
+@pytest.mark.parametrize(("content_type", "read"), [(NPY, from_npy), (ARROW, from_arrow)])
+def test_packed_is_what_the_service_reads(content_type: str, read: object) -> None:
     assert callable(read)
-    body, pixels = packed(sort, 10, 24)
+    body, pixels = pack(content_type, 10, 24)
     assert pixels.shape == (10, 24, 24)
     assert np.array_equal(read(body), pixels)
 
 
 @pytest.mark.parametrize(
-    ("sort", "body"),
+    ("content_type", "body"),
     [
         (JSON, json.dumps({"results": [{"score": score} for score in SCORES.tolist()]}).encode()),
         (NPY, npy_answer()),
         (ARROW, arrow_answer()),
     ],
 )
-def test_unpacked(sort: str, body: bytes) -> None:
-    assert np.array_equal(unpacked(sort, body), SCORES)
+def test_unpacked(content_type: str, body: bytes) -> None:
+    assert np.array_equal(unpack(content_type, body), SCORES)
 
 
 def test_rows_are_medians_and_count_failures() -> None:
     points = [
-        Point(WAY, Load(800, {"200": 8}, {}), 1000),
-        Point(WAY, Load(900, {"200": 8, "429": 1}, {}), 1000),
-        Point(WAY, Load(400, {"200": 8}, {"reset by the server": 2}), 1000),
+        Point(MODE, Load(800, {"200": 8}, {}), 1000),
+        Point(MODE, Load(900, {"200": 8, "429": 1}, {}), 1000),
+        Point(MODE, Load(400, {"200": 8}, {"reset by the server": 2}), 1000),
     ]
     (row,) = table_rows(points)
     assert (row.crops_per_second, row.bare, row.share, row.failed) == (800, 1000, 0.8, 3)
@@ -64,8 +64,8 @@ def test_rows_are_medians_and_count_failures() -> None:
 )
 def test_page(model: str, single: str) -> None:
     points = [
-        Point(WAY, Load(960, {"200": 8}, {}), 1000),
-        Point(Way("JPEG", "JSON", 1, 64), Load(170, {"200": 8}, {}), 1000),
+        Point(MODE, Load(960, {"200": 8}, {}), 1000),
+        Point(Mode("JPEG", "JSON", 1, 64), Load(170, {"200": 8}, {}), 1000),
     ]
     about = {
         "measured": "2026-01-01T00:00:00+00:00",

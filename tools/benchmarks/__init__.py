@@ -1,1 +1,1 @@
-"""Eye-state models side by side: how good each of them is, and what it costs."""
+"""Benchmark of eye-state models: accuracy and cost, this project's models and public ones side by side."""

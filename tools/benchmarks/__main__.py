@@ -1,4 +1,4 @@
-"""``python -m tools.benchmarks``: this project's models and the public ones, judged and timed in one run."""
+"""``python -m tools.benchmarks``: evaluate and time this project's models and the public ones in one run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRATCH = Path("runs") / "benchmarks"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What is timed.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to time.")
 @click.option(
     "--peers",
     type=click.Path(path_type=Path, file_okay=False),
@@ -27,10 +27,12 @@ SCRATCH = Path("runs") / "benchmarks"
     show_default="beside the data",
     help="Folder of the public models.",
 )
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Judge on one crop in so many.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Evaluate on every N-th crop.")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=BATCHES, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="Of each measurement.")
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measurements of each point.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="Duration of each measurement."
+)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measurements per point.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("reports/benchmarks"), show_default=True
 )
@@ -39,9 +41,9 @@ SCRATCH = Path("runs") / "benchmarks"
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("docs"),
     show_default=True,
-    help="The page's.",
+    help="Folder for the page.",
 )
-@click.option("--page-only", is_flag=True, help="Measure nothing: write the page from the last reports.")
+@click.option("--page-only", is_flag=True, help="Write the page from the last reports without measuring.")
 def main(
     *,
     device: Device,
@@ -54,13 +56,13 @@ def main(
     docs: Path,
     page_only: bool,
 ) -> None:
-    """Judge and time all models, and write DEVICE.json, benchmarks.md and its picture.
+    """Evaluate and time all models, and write DEVICE.json, benchmarks.md and its plot.
 
-    What is missing, a model, a peer or a data set ($EYESTATE_DATA), is left out and the page says so. Scores are kept
-    in runs/benchmarks: a run that was stopped does not compute them anew.
+    Whatever is missing, a model, a peer or a data set ($EYESTATE_DATA), is skipped, and the page says so. Scores are
+    cached in runs/benchmarks, so an interrupted run resumes.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise click.ClickException("there is no CUDA here; leave out --device to measure on the CPU")
+        raise click.ClickException("CUDA is not available; omit --device to measure on the CPU")
     if not page_only:
         report = measure(device, peers, every=every, batches=batches, seconds=seconds, rounds=rounds, scratch=SCRATCH)
         output.mkdir(parents=True, exist_ok=True)
@@ -69,10 +71,10 @@ def main(
 
 
 def write_page(reports: Path, docs: Path) -> None:
-    """Write ``docs/benchmarks.md`` and its picture from the reports, and say what held.
+    """Write ``docs/benchmarks.md`` and its plot from the reports, and print which targets hold.
 
     Raises:
-        ClickException: there is no report of a run on the CPU.
+        ClickException: there is no report of a CPU run.
     """
     found = {
         device: Report.model_validate_json(path.read_bytes())
@@ -88,8 +90,8 @@ def write_page(reports: Path, docs: Path) -> None:
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "benchmarks.md").write_text(page(found["cpu"], found.get("cuda"), picture if drawn else None))
     for target in targets(found["cpu"]):
-        verdict = {True: "held", False: "NOT HELD", None: "–"}[target.held]
-        click.echo(f"{verdict:>8}  {target.wanted}: {target.found}")
+        outcome = {True: "held", False: "NOT HELD", None: "–"}[target.held]
+        click.echo(f"{outcome:>8}  {target.wanted}: {target.found}")
 
 
 if __name__ == "__main__":

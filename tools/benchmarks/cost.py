@@ -1,4 +1,4 @@
-"""What a network costs by itself: bytes, parameters, arithmetic, the numbers it moves, memory."""
+"""Cost of a network by itself: file size, parameters, arithmetic, memory traffic, peak memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ _BYTES: Final = 4  # of a float32
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one crop costs.
+    """Cost of one crop.
 
-    ``flop`` counts a multiply-add as two and looks at convolutions and matrix products, all else being small beside
-    them. ``traffic`` are the bytes in float32 that these layers read and write for a crop, ``weights`` those of their
-    weights, which a batch reads once: what memory must carry when nothing stays in a cache between two layers.
+    Attributes:
+        file: bytes of the ONNX file.
+        parameters: number of weights.
+        flop: operations in convolutions and matrix products, a multiply-add counting as two; others are negligible.
+        traffic: bytes in float32 that these layers read and write per crop.
+        weights: bytes in float32 of their weights, read once per batch. With ``traffic``: the memory traffic if nothing
+            stays in a cache between two layers.
     """
 
     file: int
@@ -37,12 +41,12 @@ class Cost:
     weights: int
 
     def bytes_per_crop(self, batch: int) -> float:
-        """What is read and written for a crop, in batches of that size."""
+        """Memory traffic per crop in batches of that size."""
         return self.traffic + self.weights / batch
 
 
 def cost(network: Path) -> Cost:
-    """Count a network, an ONNX file whose first input has the batch as its first dimension.
+    """Analyse an ONNX file whose first input has the batch as its first dimension.
 
     Raises:
         ValueError: the shapes of a layer cannot be inferred.
@@ -72,7 +76,7 @@ def cost(network: Path) -> Cost:
 
 
 def _summed(node: onnx.NodeProto, weight: tuple[int, ...]) -> int:
-    """How many products one output of the layer adds up."""
+    """How many products are summed for one output of the layer."""
     if node.op_type == "Conv":  # weight: (outputs, inputs of the group, height, width)
         return math.prod(weight[1:])
     transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
@@ -80,12 +84,12 @@ def _summed(node: onnx.NodeProto, weight: tuple[int, ...]) -> int:
 
 
 def peak_memory(networks: Sequence[Path], batch: int) -> float:
-    """The most MiB a process took that loaded the networks and scored a batch with each, Python and all.
+    """Peak memory in MiB of a process that loads the networks and scores a batch with each.
 
-    Without networks: what Python and ONNX Runtime take by themselves.
+    Without networks: the baseline of Python and ONNX Runtime.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the process failed.
     """
     command = [
         sys.executable,

@@ -1,6 +1,6 @@
 """``python -m tools.benchmarks.memory BATCH NETWORK…``: print the peak memory, in bytes, of scoring one batch.
 
-A process of its own, for a peak cannot be set back.
+It runs as a separate process because a process's peak cannot be reset.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 def peak() -> int:
-    """The most memory this process has had resident, in bytes (``getrusage`` would count its parent's before exec)."""
+    """Peak resident memory of this process in bytes; ``getrusage`` would include its parent's from before exec."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024

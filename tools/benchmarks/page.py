@@ -1,17 +1,17 @@
-"""The benchmark in words and tables: ``docs/benchmarks.md``."""
+"""The benchmark as Markdown: ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from tools.benchmarks.contestants import CASCADE, FINAL_BEST
+from tools.benchmarks.candidates import CASCADE, FINAL_BEST
 from tools.benchmarks.report import Report, Row, targets
 from tools.benchmarks.speed import Speed
-from tools.harness.report import described, table
+from tools.harness.report import describe_conditions, table
 from training.evaluation.eer import Interval
 
-_ROOF_BATCH: Final = 64
+_ROOFLINE_BATCH: Final = 64
 _HELD: Final = {True: "held", False: "**not held**", None: "not measured"}
 
 
@@ -20,8 +20,8 @@ def page(report: Report, gpu: Report | None, picture: str | None) -> str:
 
     Args:
         report: the run on the CPU.
-        gpu: the run on a GPU, None where there was none.
-        picture: where the plot lies, relative to the page; None where there is none.
+        gpu: the run on a GPU, None if there was none.
+        picture: path of the plot relative to the page, None if there is none.
     """
     return "\n".join(_blocks(report, gpu, picture))
 
@@ -29,65 +29,65 @@ def page(report: Report, gpu: Report | None, picture: str | None) -> str:
 def _blocks(report: Report, gpu: Report | None, picture: str | None) -> Iterator[str]:
     yield "# Benchmarks\n"
     yield (
-        "The models of this project beside the public eye-state models: how often each of them errs, and what it "
-        "costs. `make benchmark` measures all of it and writes this page; nothing here is written by hand.\n"
+        "This project's models and public eye-state models side by side: accuracy and cost. `make benchmark` measures "
+        "everything and generates this page.\n"
     )
-    yield described(report.about) + "\n"
+    yield describe_conditions(report.about) + "\n"
     if picture:
         yield f"![EER against crops per second]({picture})\n"
-    yield "## What was wanted\n"
-    yield table(["Wanted", "Found", ""], [(t.wanted, t.found, _HELD[t.held]) for t in targets(report)])
+    yield "## Targets\n"
+    yield table(["Target", "Found", ""], [(t.wanted, t.found, _HELD[t.held]) for t in targets(report)])
     yield from _accuracy(report)
     yield from _costs(report)
     yield from _speeds(report)
     yield from _mix(report)
-    yield from _roof(report)
+    yield from _roofline(report)
     yield "## On a GPU\n"
     if gpu is None:
         yield (
-            "Not measured: no GPU was at hand. `python -m tools.benchmarks --device cuda` measures the same there and "
-            "adds it to this page.\n"
+            "Not measured: no GPU was available. `python -m tools.benchmarks --device cuda` runs the same measurement "
+            "on one and adds it to this page.\n"
         )
     else:
-        yield described(gpu.about) + "\n"
+        yield describe_conditions(gpu.about) + "\n"
         yield from _speed_tables(gpu)
-        yield from _roof(gpu)
+        yield from _roofline(gpu)
 
 
 def _accuracy(report: Report) -> Iterator[str]:
     yield "## Accuracy\n"
-    if not report.tests:
-        yield "Not measured: the data sets are not here (`$EYESTATE_DATA`).\n"
-    tests = [test for test in report.tests if any(test.name in row.eer for row in report.rows)]
+    if not report.evaluation_sets:
+        yield "Not measured: the data sets are not available (`$EYESTATE_DATA`).\n"
+    tests = [test for test in report.evaluation_sets if any(test.name in row.eer for row in report.rows)]
     for test in tests:
         subjects = f" of {test.subjects} subjects" if test.subjects else ""
         yield f"- {test.what}: {test.crops:,} crops{subjects}, {test.open / test.crops:.0%} of them open"
     yield (
-        "\nEER with its 95 % interval by bootstrap, over subjects where they are known, else over crops. No network of "
-        "this project has learnt from any of these crops. Of the held-out crops, 24 px a side, those judge on which at "
-        "least two people agree.\n"
+        "\nEER with its 95 % bootstrap interval, over subjects if they are known, otherwise over crops. No network of "
+        "this project was trained on any of these crops. The held-out crops have a side of 24 px; only those on which "
+        "at least two annotators agree are used.\n"
     )
     yield table(
         ["Model", *(f"EER, {test.what}" for test in tests), "Licence"],
         [
             *((row.name, *(_interval(row.eer.get(test.name)) for test in tests), row.licence) for row in report.rows),
-            *((name, *(None for _ in tests), f"not here: {why}") for name, why in report.absent.items()),
+            *((name, *(None for _ in tests), f"not available: {why}") for name, why in report.missing.items()),
         ],
     )
     yield from (f"{row.name}: {row.note}\n" for row in report.rows if row.note)
-    choices = [row for row in report.rows if len(row.boxes) > 1]
+    choices = [row for row in report.rows if len(row.region_eers) > 1]
     if tests and choices:
         yield (
-            "The peers look at a part of the crop. On MRL it is the part with the lowest EER on its validation "
-            "subjects; on the held-out crops, framed otherwise, the part that the peer's authors name, which is the "
-            "first of its rows here. In bold what the table above took:\n"
+            "Public models are given a region of the crop. On MRL it is the one with the lowest EER on the validation "
+            "subjects. The held-out crops are framed differently, so there it is the region that the authors specify, "
+            "listed first. The table above uses the values in bold:\n"
         )
         yield table(
-            ["Model", "Shown", *(test.what for test in report.tests)],
+            ["Model", "Region", *(test.what for test in report.evaluation_sets)],
             [
-                (row.name, box, *(_choice(row, box, test.name) for test in report.tests))
+                (row.name, region, *(_choice(row, region, test.name) for test in report.evaluation_sets))
                 for row in choices
-                for box in row.boxes
+                for region in row.region_eers
             ],
         )
 
@@ -96,11 +96,11 @@ def _costs(report: Report) -> Iterator[str]:
     yield "## Cost\n"
     yield (
         "MFLOP count a multiply-add as two, in convolutions and matrix products. Memory is the peak of a process that "
-        f"loads the network and scores 64 crops at once; Python and ONNX Runtime alone take {report.bare_memory:,.0f} "
-        "MiB of it.\n"
+        "loads the network and scores 64 crops at once; Python and ONNX Runtime alone account for "
+        f"{report.baseline_memory:,.0f} MiB.\n"
     )
     yield table(
-        ["Model", "File, KiB", "Parameters", "MFLOP a crop", "Memory, MiB"],
+        ["Model", "File, KiB", "Parameters", "MFLOP per crop", "Memory, MiB"],
         [
             (
                 row.name,
@@ -113,19 +113,19 @@ def _costs(report: Report) -> Iterator[str]:
         ],
     )
     cascade = report.row(CASCADE)
-    if cascade and cascade.escalated:
-        what = {test.name: test.what for test in report.tests}
-        shares = "; ".join(f"{share:.1%} of {what[name]}" for name, share in cascade.escalated.items())
-        yield f"The cascade asks {FINAL_BEST} about {shares}. Its MFLOP are those of the mix below.\n"
+    if cascade and cascade.deferred:
+        what = {test.name: test.what for test in report.evaluation_sets}
+        shares = "; ".join(f"{share:.1%} of {what[name]}" for name, share in cascade.deferred.items())
+        yield f"The cascade defers to {FINAL_BEST} on {shares}. Its MFLOP are those on the mix below.\n"
 
 
 def _speeds(report: Report) -> Iterator[str]:
     yield "## Speed of the networks\n"
     yield (
-        "Crops per second by batch size, inputs at hand: the median of the rounds and, in brackets, their range. All "
-        "contestants take turns in one run, each point is measured in every round, after a warm-up. All computed in "
-        "float32, but for the parts of the int8 network that are quantised. The peers get floats: scaling to them is "
-        "part of this project's networks and not of theirs.\n"
+        "Crops per second by batch size with inputs in memory: median over the rounds, range in brackets. All models "
+        "take turns within one run; every point is measured in every round, after a warm-up. Computed in float32, "
+        "except for the quantised parts of the int8 network. Public models are given floats: scaling pixels is part of "
+        "this project's networks but not of theirs.\n"
     )
     yield from _speed_tables(report)
 
@@ -143,15 +143,15 @@ def _speed_tables(report: Report) -> Iterator[str]:
 def _mix(report: Report) -> Iterator[str]:
     yield "## Speed on a realistic mix\n"
     if not report.mix:
-        yield "Not measured: the data sets are not here.\n"
+        yield "Not measured: the data sets are not available.\n"
         return
-    escalated = (
-        "" if report.mix_escalated is None else f" The cascade asked {FINAL_BEST} about {report.mix_escalated:.1%}."
+    deferred = (
+        "" if report.mix_deferred is None else f" The cascade deferred {report.mix_deferred:.1%} to {FINAL_BEST}."
     )
     yield (
-        f"What a cascade costs depends on the crops. {report.mix_crops:,} real ones: held-out crops of the unlabelled "
-        "set, also those that people disagree on, and as many frames of MRL's test subjects, in runs as a video "
-        f"brings them. Scored from grey pixels, resizing included, {report.mix[0].engine}.{escalated}\n"
+        f"The cost of a cascade depends on the crops. This mix has {report.mix_crops:,} real ones, half of them "
+        "held-out crops of the unlabelled set, half of them frames of MRL's test subjects in sequences, as in a video. "
+        f"Scored from greyscale pixels including resizing, {report.mix[0].engine}.{deferred}\n"
     )
     batches = sorted({speed.batch for speed in report.mix})
     names = list(dict.fromkeys(speed.name for speed in report.mix))
@@ -162,29 +162,33 @@ def _mix(report: Report) -> Iterator[str]:
     yield table(["Model", *(f"batch {batch:,}" for batch in batches)], rows)
 
 
-def _roof(report: Report) -> Iterator[str]:
+def _roofline(report: Report) -> Iterator[str]:
     yield (
-        f"This machine multiplies large matrices at {report.roof.flops / 1e9:,.0f} GFLOP/s and copies "
-        f"{report.roof.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep nothing "
-        "in a cache between them can't be faster than the slower of the two allows; one that does can beat that of "
-        "memory, and int8 that of arithmetic. "
-        f"Crops/s at batch {_ROOF_BATCH} as a share of either bound:\n"
+        f"This machine multiplies large matrices at {report.roofline.flops / 1e9:,.0f} GFLOP/s and copies "
+        f"{report.roofline.bandwidth / 1e9:,.1f} GB/s (read and written), in float32. A network whose layers keep "
+        "nothing in a cache between them cannot exceed the lower of these two bounds; with caching it can exceed the "
+        "memory bound, and with int8 the arithmetic bound. "
+        f"Crops/s at batch {_ROOFLINE_BATCH} as a share of each bound:\n"
     )
     rows = []
     for engine in report.engines:
         for row in report.rows:
-            speed = report.by_batch(row.name, engine).get(_ROOF_BATCH)
+            speed = report.by_batch(row.name, engine).get(_ROOFLINE_BATCH)
             if speed:
-                arithmetic = speed.median * row.cost.flop / report.roof.flops
-                memory = speed.median * row.cost.bytes_per_crop(_ROOF_BATCH) / report.roof.bandwidth
+                arithmetic = speed.median * row.cost.flop / report.roofline.flops
+                memory = speed.median * row.cost.bytes_per_crop(_ROOFLINE_BATCH) / report.roofline.bandwidth
                 rows.append((row.name, engine, f"{arithmetic:.0%}", f"{memory:.0%}"))
-    yield table(["Model", "Engine", "of its arithmetic", "of its memory"], rows)
+    yield table(["Model", "Engine", "of the arithmetic bound", "of the memory bound"], rows)
 
 
-def _choice(row: Row, box: str, test: str) -> str | None:
-    if test not in row.boxes[box]:
+def _choice(row: Row, region: str, test: str) -> str | None:
+    if test not in row.region_eers[region]:
         return None
-    return f"**{row.boxes[box][test]:.4f}**" if row.shown[test] == box else f"{row.boxes[box][test]:.4f}"
+    return (
+        f"**{row.region_eers[region][test]:.4f}**"
+        if row.chosen_region[test] == region
+        else f"{row.region_eers[region][test]:.4f}"
+    )
 
 
 def _interval(eer: Interval | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Accuracy against cost as a picture."""
+"""Plot of accuracy against speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.benchmarks.accuracy import HELD_OUT, MRL_TEST
-from tools.benchmarks.contestants import PEERS
+from tools.benchmarks.candidates import PEERS
 from tools.benchmarks.report import Report, Row
 from tools.benchmarks.speed import ONNX_RUNTIME, Speed
 
@@ -23,9 +23,11 @@ _MARKERS: Final = "osD^vP*X"
 
 
 def draw(report: Report, path: Path) -> bool:
-    """EER against crops/s, a column for each test, into an SVG; False, and no file, where either was not measured."""
+    """Plot EER against crops/s, one column per set, into an SVG; False, and no file, if either was not measured."""
     points = [(row, speed) for row in report.rows if (speed := at_batch(report, row.name))]
-    tests = [test for test in report.tests if test.name in SHOWN and any(test.name in row.eer for row, _ in points)]
+    tests = [
+        test for test in report.evaluation_sets if test.name in SHOWN and any(test.name in row.eer for row, _ in points)
+    ]
     if not tests:
         return False
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}):
@@ -50,7 +52,7 @@ def draw(report: Report, path: Path) -> bool:
 
 
 def at_batch(report: Report, name: str) -> Speed | None:
-    """The speed that is shown: of a cascade that on the mix, for what it costs depends on the crops."""
+    """The speed shown; for a cascade the one on the mix, since its cost depends on the crops."""
     network = report.by_batch(name, ONNX_RUNTIME).get(BATCH)
     return network or report.by_batch(name, ONNX_RUNTIME, mix=True).get(BATCH)
 

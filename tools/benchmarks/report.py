@@ -1,4 +1,4 @@
-"""What a run found, as it is kept in ``reports/benchmarks/<device>.json``, and whether it is what was wanted."""
+"""The results of a run, stored in ``reports/benchmarks/<device>.json``, and the targets they are held against."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tools.benchmarks.contestants import CASCADE, FINAL_BEST, LITE, PEERS
+from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE, PEERS
 from tools.benchmarks.cost import Cost
-from tools.benchmarks.speed import ONNX_RUNTIME, Roof, Speed
+from tools.benchmarks.speed import ONNX_RUNTIME, Roofline, Speed
 from training.evaluation.eer import Interval
 
-CLOSE: Final = 0.003  # EER that final_best_lite may lose
-EQUAL: Final = 0.001  # EER that the cascade may lose and still count as equal
+CLOSE: Final = 0.003  # tolerated EER difference of final_best_lite
+EQUAL: Final = 0.001  # EER difference up to which the cascade counts as equal
 LITE_SPEEDUP: Final = 100
 CASCADE_SPEEDUP: Final = 20
 
@@ -23,8 +23,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TestSet(_Part):
-    """What was judged on."""
+class SetSummary(_Part):
+    """An evaluation set."""
 
     __test__ = False  # not a test of pytest's
 
@@ -36,58 +36,69 @@ class TestSet(_Part):
 
 
 class Row(_Part):
-    """A contestant.
+    """The results of one candidate.
 
-    ``boxes`` holds the EER by part of the crop and test, ``shown`` the part chosen by test. ``difference`` is that of
-    the EER from final_best's. ``escalated`` is the share of the crops for which a cascade asked its thorough network;
-    ``cost`` has that share of it on the mix.
+    Attributes:
+        chosen_region: region of the crop that it is given, by evaluation set.
+        region_eers: EER by region and evaluation set.
+        difference: EER minus final_best's, by evaluation set.
+        deferred: share of the crops that a cascade defers to its large network, by evaluation set.
+        cost: for a cascade, with the large network at the deferral rate of the mix.
+        memory: peak in MiB.
     """
 
     name: str
     licence: str
     note: str
-    shown: dict[str, str]
-    boxes: dict[str, dict[str, float]]
+    chosen_region: dict[str, str]
+    region_eers: dict[str, dict[str, float]]
     cost: Cost
     memory: float
     eer: dict[str, Interval]
     difference: dict[str, Interval]
-    escalated: dict[str, float]
+    deferred: dict[str, float]
 
 
 class Report(_Part):
-    """A run. ``absent`` tells by name why a contestant is missing; ``mix`` are speeds on real crops."""
+    """The results of a run.
+
+    Attributes:
+        missing: by name, why a candidate was not measured.
+        baseline_memory: peak in MiB of a process that loads no network.
+        mix: speeds on real crops.
+        mix_deferred: share of these that the cascade defers, None without a cascade.
+    """
 
     about: dict[str, Any]
     device: str
-    tests: list[TestSet]
+    evaluation_sets: list[SetSummary]
     rows: list[Row]
-    absent: dict[str, str]
-    bare_memory: float
+    missing: dict[str, str]
+    baseline_memory: float
     speeds: list[Speed]
     mix: list[Speed]
     mix_crops: int
-    mix_escalated: float | None
-    roof: Roof
+    mix_deferred: float | None
+    roofline: Roofline
 
     def row(self, name: str) -> Row | None:
         """The row of that name."""
         return next((row for row in self.rows if row.name == name), None)
 
     def by_batch(self, name: str, engine: str, *, mix: bool = False) -> dict[int, Speed]:
-        """The speeds of a contestant on an engine, by batch size."""
+        """The speeds of a candidate on an engine, by batch size."""
         speeds = self.mix if mix else self.speeds
         return {speed.batch: speed for speed in speeds if (speed.name, speed.engine) == (name, engine)}
 
     @property
     def engines(self) -> list[str]:
-        """In their order."""
+        """The engines, in the order measured."""
         return list(dict.fromkeys(speed.engine for speed in self.speeds))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was wanted, what was found, and whether that is enough; None where it was not measured."""
+    """A target, what was found, and whether it is met; None if it was not measured."""
 
     wanted: str
     found: str
@@ -95,7 +106,7 @@ class Target:
 
 
 def targets(report: Report) -> Iterator[Target]:
-    """All that was wanted."""
+    """All targets."""
     yield _close(report, LITE, CLOSE, f"EER of {LITE} within {CLOSE} of {FINAL_BEST}'s")
     yield _faster(
         f"{LITE} at least {LITE_SPEEDUP} × the crops/s of {FINAL_BEST}, {ONNX_RUNTIME}, each at its best batch",
@@ -105,7 +116,7 @@ def targets(report: Report) -> Iterator[Target]:
     )
     for engine in report.engines:
         yield _fastest(report, engine)
-    yield _close(report, CASCADE, EQUAL, f"EER of the cascade {FINAL_BEST}'s, within {EQUAL}")
+    yield _close(report, CASCADE, EQUAL, f"EER of the cascade within {EQUAL} of {FINAL_BEST}'s")
     yield _faster(
         f"the cascade at least {CASCADE_SPEEDUP} × the crops/s of {FINAL_BEST} on the mix, each at its best batch",
         report.by_batch(CASCADE, ONNX_RUNTIME, mix=True),
@@ -118,16 +129,16 @@ def _close(report: Report, name: str, most: float, wanted: str) -> Target:
     row = report.row(name)
     if row is None or not row.difference:
         return Target(wanted, "not measured", None)
-    what = {test.name: test.what for test in report.tests}
+    what = {test.name: test.what for test in report.evaluation_sets}
     found = [f"{d.value:+.4f} ({d.low:+.4f} to {d.high:+.4f}) on {what[test]}" for test, d in row.difference.items()]
     return Target(wanted, "; ".join(found), all(d.value <= most for d in row.difference.values()))
 
 
-def _faster(wanted: str, quick: dict[int, Speed], slow: dict[int, Speed], least: float) -> Target:
-    if not quick or not slow:
+def _faster(wanted: str, fast: dict[int, Speed], slow: dict[int, Speed], least: float) -> Target:
+    if not fast or not slow:
         return Target(wanted, "not measured", None)
-    best = max(speed.median for speed in quick.values()) / max(speed.median for speed in slow.values())
-    ratios = ", ".join(f"{quick[batch].median / slow[batch].median:.1f} × at {batch}" for batch in quick)
+    best = max(speed.median for speed in fast.values()) / max(speed.median for speed in slow.values())
+    ratios = ", ".join(f"{fast[batch].median / slow[batch].median:.1f} × at {batch}" for batch in fast)
     return Target(wanted, f"{best:.1f} ×; at equal batch sizes {ratios}", best >= least)
 
 
@@ -139,7 +150,7 @@ def _fastest(report: Report, engine: str) -> Target:
         return Target(wanted, "not measured", None)
     ratios = {}
     for batch, speed in lite.items():
-        name, rival = max(((name, speeds[batch].median) for name, speeds in peers.items()), key=lambda item: item[1])
-        ratios[batch] = speed.median / rival, name
+        name, fastest = max(((name, speeds[batch].median) for name, speeds in peers.items()), key=lambda item: item[1])
+        ratios[batch] = speed.median / fastest, name
     found = ", ".join(f"{ratio:.2f} × {name} at {batch}" for batch, (ratio, name) in ratios.items())
     return Target(wanted, found, all(ratio > 1 for ratio, _ in ratios.values()))

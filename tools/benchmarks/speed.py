@@ -1,4 +1,4 @@
-"""Crops per second of all contestants in one run that takes them in turn, so that a busy moment hits all alike."""
+"""Throughput of all candidates, measured in turns so that interference on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tqdm import tqdm
 from eyestate.execution import cores, open_session
 from eyestate.images import Pixels
 from eyestate.settings import Device
-from tools.benchmarks.contestants import Network, parts
+from tools.benchmarks.candidates import Network, group_by_size
 from tools.harness.sessions import openvino_session
 
 BATCHES: Final = (1, 8, 64, 1024)
 ONNX_RUNTIME: Final = "ONNX Runtime, fp32"
 OPENVINO: Final = "OpenVINO, fp32"
-_MATRIX: Final = {"cpu": 1024, "cuda": 8192}
-_COPIED: Final = {"cpu": 2**28, "cuda": 2**31}  # bytes; more than any cache holds
+_MATRIX_SIDE: Final = {"cpu": 1024, "cuda": 8192}
+_COPY_BYTES: Final = {"cpu": 2**28, "cuda": 2**31}  # bytes, more than any cache
 _REPEATS: Final = 10
 
-Step = Callable[[], int]  # scores some crops and says how many
+Step = Callable[[], int]  # scores some crops and returns their number
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A contestant on an engine: ``prepare`` makes the step for batches of a size."""
+    """A candidate on an engine; ``prepare`` makes the step for a batch size."""
 
     name: str
     engine: str
@@ -39,7 +39,7 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Crops per second of one contestant on one engine at one batch size: the median of the rounds, and their range."""
+    """Crops per second of one candidate on one engine at one batch size: median and range over the rounds."""
 
     name: str
     engine: str
@@ -50,15 +50,15 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Roof:
-    """What this machine reaches at best: FLOP/s in a product of large matrices, bytes/s read and written in a copy."""
+class Roofline:
+    """Peak performance of this machine: FLOP/s in a large matrix product, bytes/s read and written in a copy."""
 
     flops: float
     bandwidth: float
 
 
 def network_runners(networks: Sequence[Network], device: Device) -> Iterator[Runner]:
-    """Every network on every engine: on a CPU ONNX Runtime's own kernels and OpenVINO's, else the device's."""
+    """Every network on every engine: ONNX Runtime's own kernels and OpenVINO on a CPU, otherwise the device's."""
     for network in networks:
         if device != "cpu":
             session, found = open_session(network.onnx, device)
@@ -83,10 +83,10 @@ def _runner(network: Network, engine: str, session: onnxruntime.InferenceSession
 
 
 def mix_runner(name: str, score_parts: Callable[[Sequence[Pixels]], object], crops: Sequence[Pixels]) -> Runner:
-    """A scorer on real crops in their order, resizing included; a step takes all of them, batch by batch."""
+    """A scorer on real crops in their order, including resizing; a step scores all of them, batch by batch."""
 
     def prepare(batch: int) -> Step:
-        batches = [parts(crops[start : start + batch]) for start in range(0, len(crops), batch)]
+        batches = [group_by_size(crops[start : start + batch]) for start in range(0, len(crops), batch)]
 
         def step() -> int:
             for some in batches:
@@ -98,12 +98,14 @@ def mix_runner(name: str, score_parts: Callable[[Sequence[Pixels]], object], cro
     return Runner(name, ONNX_RUNTIME, prepare)
 
 
-def race(runners: Sequence[Runner], batches: Sequence[int], *, seconds: float, rounds: int) -> list[Speed]:
-    """Measure all runners at all batch sizes, warmed up, in rounds that each begin with another one.
+def measure_speeds(runners: Sequence[Runner], batches: Sequence[int], *, seconds: float, rounds: int) -> list[Speed]:
+    """Measure all runners at all batch sizes after a warm-up; every round starts with a different runner.
 
     Args:
-        seconds: of each measurement, which is one step where that takes longer.
-        rounds: measurements of each point.
+        runners: candidates on engines.
+        batches: batch sizes.
+        seconds: duration of each measurement, at least one step.
+        rounds: measurements per point.
     """
     found: dict[tuple[Runner, int], list[float]] = {}
     with tqdm(total=len(runners) * len(batches) * (rounds + 1), desc="speed", unit="point") as progress:
@@ -124,31 +126,31 @@ def race(runners: Sequence[Runner], batches: Sequence[int], *, seconds: float, r
 
 
 def crops_per_second(step: Step, seconds: float) -> float:
-    """Crops scored per second by a step repeated for so long, at least once."""
+    """Throughput of a step repeated for that long, at least once."""
     count, started = 0, time.perf_counter()
     while count == 0 or time.perf_counter() < started + seconds:
         count += step()
     return count / (time.perf_counter() - started)
 
 
-def roof(device: Device) -> Roof:
-    """Measure what a machine reaches at best, in float32 (on a GPU TF32, as the networks are computed there)."""
-    place = "cpu" if device == "cpu" else "cuda"
+def measure_roofline(device: Device) -> Roofline:
+    """Measure the machine's peak performance in float32 (TF32 on a GPU, as networks are computed there)."""
+    device_type = "cpu" if device == "cpu" else "cuda"
     torch.set_float32_matmul_precision("high")
-    side, size = _MATRIX[place], _COPIED[place]
-    matrix, out = torch.randn((side, side), device=place), torch.empty((side, side), device=place)
-    numbers, target = torch.zeros(size // 4, device=place), torch.empty(size // 4, device=place)
-    multiply = _fastest(lambda: torch.mm(matrix, matrix, out=out), place)
-    copy = _fastest(lambda: target.copy_(numbers), place)
-    return Roof(2 * side**3 / multiply, 2 * size / copy)
+    side, size = _MATRIX_SIDE[device_type], _COPY_BYTES[device_type]
+    matrix, out = torch.randn((side, side), device=device_type), torch.empty((side, side), device=device_type)
+    numbers, target = torch.zeros(size // 4, device=device_type), torch.empty(size // 4, device=device_type)
+    multiply = _fastest(lambda: torch.mm(matrix, matrix, out=out), device_type)
+    copy = _fastest(lambda: target.copy_(numbers), device_type)
+    return Roofline(2 * side**3 / multiply, 2 * size / copy)
 
 
-def _fastest(work: Callable[[], object], place: str) -> float:
+def _fastest(work: Callable[[], object], device_type: str) -> float:
     times = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
         work()
-        if place == "cuda":
+        if device_type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times)

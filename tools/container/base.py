@@ -43,7 +43,7 @@ def pinned() -> Base:
     return Base(values["BASE_NAME"], values["BASE_DIGEST"])
 
 
-def attainable(engine: Engine) -> Base:
+def available_base(engine: Engine) -> Base:
     """The pinned base where its registry can be reached, else a Debian of the same release.
 
     Raises:

@@ -19,7 +19,7 @@ from tools.container.engine import Config, Engine, ImageError
 from tools.harness.claims import Claim
 from tools.harness.drain import drain
 from tools.harness.load import run
-from tools.harness.servers import PROJECT, SCRATCH, Probe, Server, running
+from tools.harness.servers import PROJECT, SCRATCH, Probe, Server, running_server
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.small_bundle import write_small_bundle
 
@@ -31,7 +31,7 @@ _FACE: Final = PROJECT / "docs" / "images" / "face.jpg"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CheckResult:
     """What a try found: figures for the report, and whether the image is what it has to be."""
 
     figures: dict[str, Any]
@@ -79,7 +79,7 @@ def started(
         ImageError, ServerError: it did not start or did not go away.
     """
     name = f"eyestate-check-{os.getpid()}-{time.monotonic_ns()}"
-    flags = ["--rm", "--name", name, *engine.confined()]
+    flags = ["--rm", "--name", name, *engine.hardening_flags()]
     flags += [part for path, place in mounts.items() for part in ("--volume", f"{path}:{place}:ro")]
     if own_network:
         flags += ["--publish", "127.0.0.1:{port}:3000"]
@@ -89,14 +89,16 @@ def started(
     flags += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
     begun = time.perf_counter()
     try:
-        with running([engine.name, "run", *flags, image], {}, _READY, SCRATCH / "logs" / f"{name}.log") as server:
+        with running_server(
+            [engine.name, "run", *flags, image], {}, _READY, SCRATCH / "logs" / f"{name}.log"
+        ) as server:
             yield Container(engine, name, server, time.perf_counter() - begun)
     finally:
         with suppress(ImageError):  # as a rule it is gone by itself
             engine("rm", "--force", name)
 
 
-def trial(engine: Engine, image: str, target: Target) -> Trial:
+def check_image(engine: Engine, image: str, target: Target) -> CheckResult:
     """Start, ask, look around in, misuse and stop the image.
 
     Args:
@@ -117,7 +119,7 @@ def trial(engine: Engine, image: str, target: Target) -> Trial:
         ready.append(container.seconds_to_ready)
         claims += _scores(container, config)
         inside, as_root = container.facts(), container.facts(user="0:0")
-        claims += confined(inside, as_root)
+        claims += confinement_claims(inside, as_root)
         log = container.server.log
     claims += _devices(engine, image, target, log)
     claims += _other_models(engine, image)
@@ -125,7 +127,7 @@ def trial(engine: Engine, image: str, target: Target) -> Trial:
         # On this machine's own network: forwarding would take connections in which nobody answers any more.
         drained, kept = run(drain(container.server, seconds=LOAD_SECONDS))
         claims += kept
-    return Trial(
+    return CheckResult(
         {
             "seconds_to_ready": [round(seconds, 2) for seconds in ready],
             "median_seconds_to_ready": round(statistics.median(ready), 2),
@@ -148,12 +150,12 @@ def _as_configured(config: Config) -> Iterator[Claim]:
 
 def _scores(container: Container, config: Config) -> Iterator[Claim]:
     server = container.server
-    verdict = Verdict.model_validate_json(server.ask(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
+    verdict = Verdict.model_validate_json(server.fetch(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
     yield Claim("an open eye is open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
-    found = FacesAnswer.model_validate_json(server.ask(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
+    found = FacesAnswer.model_validate_json(server.fetch(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
     yield Claim("it finds the face in a photo", str(len(found.faces)), len(found.faces) == 1)
     counted = 'eyestate_requests_total{route="/v1/score",status="200"} 1.0'
-    metrics = server.ask(Probe("/metrics")).decode()
+    metrics = server.fetch(Probe("/metrics")).decode()
     yield Claim("/metrics counts it", counted, counted in metrics)
     kind, *command = config.health_check
     container.run(*command)
@@ -170,7 +172,7 @@ def _scores(container: Container, config: Config) -> Iterator[Claim]:
     yield Claim("a batch job runs in it too", said.strip(), said.startswith("2 rows") and "1 open, 1 closed" in said)
 
 
-def confined(inside: dict[str, Any], as_root: dict[str, Any]) -> Iterator[Claim]:
+def confinement_claims(inside: dict[str, Any], as_root: dict[str, Any]) -> Iterator[Claim]:
     """Whether the container's user can do no more than serve, by what ``tools/container/facts.py`` finds.
 
     Args:
@@ -196,14 +198,14 @@ def _devices(engine: Engine, image: str, target: Target, log: Path) -> Iterator[
         yield Claim("it misses nothing but the driver's library", ", ".join(missing), set(missing) == {"libcuda.so.1"})
         return
     with started(engine, image, {"EYESTATE_DEVICE": "openvino"}, mounts={}) as container:
-        device = json.loads(container.server.ask(_READY))["device"]
+        device = json.loads(container.server.fetch(_READY))["device"]
         yield Claim("OpenVINO computes where it is asked to", device, device.startswith("openvino"))
 
 
 def _other_models(engine: Engine, image: str) -> Iterator[Claim]:
     models = write_small_bundle(SCRATCH / "models").parent
     with started(engine, image, {"EYESTATE_MODEL": SMALL}, mounts={models: "/models"}) as container:
-        model = json.loads(container.server.ask(_READY))["model"]["name"]
+        model = json.loads(container.server.fetch(_READY))["model"]["name"]
     yield Claim("models mounted at /models take the place of its own", model, model == SMALL)
 
 

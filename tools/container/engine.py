@@ -87,7 +87,7 @@ class Engine:
             bytes=found["Size"],
         )
 
-    def confined(self) -> list[str]:
+    def hardening_flags(self) -> list[str]:
         """Flags of ``run`` that take from a container what Kubernetes' restricted profile takes: all but ``/tmp``."""
         flags = ["--read-only", "--tmpfs", "/tmp:rw,mode=1777", "--cap-drop", "ALL"]  # noqa: S108
         flags += ["--security-opt", "no-new-privileges"]
@@ -170,7 +170,7 @@ def _works(command: Sequence[str]) -> bool:
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0  # noqa: S603, PLW1510
 
 
-def described(config: Config) -> dict[str, Any]:
+def config_summary(config: Config) -> dict[str, Any]:
     """The configuration for a report, without what changes from build to build."""
     return {
         "user": config.user,

@@ -32,16 +32,16 @@ _METADATA: Final = ".dist-info/METADATA"
 _LONGEST_NAME: Final = 100  # characters; a licence longer than that is its text
 
 
-def wanted(path: str) -> bool:
+def is_relevant(path: str) -> bool:
     """Whether the list is made from a file of the image, by its path without a leading slash."""
     return path in (_STATUS, _RELEASE) or path.startswith("models/") or path.endswith(_METADATA)
 
 
-def bill(root: Path, name: str, config: Config) -> Bom:
+def build_bom(root: Path, name: str, config: Config) -> Bom:
     """What is in an image: Python and its packages, Debian's packages, the models.
 
     Args:
-        root: the files of the image that are ``wanted``, in their places.
+        root: the files of the image that are ``is_relevant``, in their places.
         name: of the image, ``name:tag``.
         config: what the image says of itself.
     """
@@ -67,7 +67,7 @@ def bill(root: Path, name: str, config: Config) -> Bom:
     return bom
 
 
-def written(bom: Bom, path: Path) -> None:
+def write_bom(bom: Bom, path: Path) -> None:
     """Write the bill as JSON, after a check against the schema.
 
     Raises:

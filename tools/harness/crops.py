@@ -1,4 +1,4 @@
-"""What load tests send: real eye crops, the models they are scored by."""
+"""Crops that load tests send, and the models that score them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tools.harness.servers import PROJECT, SCRATCH
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.small_bundle import write_small_bundle
 
-SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the crops the model was made for
+SIDE: Final = 24  # pixels; an eye seen from a distance, and the size of the crops the model was made for
 
 
 def bundle(model: str) -> Bundle:
-    """A bundle by name or path; ``small`` is written first.
+    """A bundle by name or path; ``small`` is generated first.
 
     Raises:
-        BadParameter: there is no such bundle, or it is damaged.
+        BadParameter: the bundle is missing or damaged.
     """
     try:
         return load_bundle(write_small_bundle(SCRATCH / "models") if model == SMALL else model)
@@ -31,12 +31,12 @@ def bundle(model: str) -> Bundle:
 
 
 def eye(side: int = SIDE) -> Pixels:
-    """A real open eye, uint8 (side, side) grey."""
+    """A real open eye, uint8 (side, side), greyscale."""
     return to_input(decode((PROJECT / "examples" / "open.jpg").read_bytes()), side)
 
 
 def jpeg(pixels: Pixels) -> bytes:
-    """Grey pixels (height, width) as a JPEG file."""
+    """Greyscale pixels (height, width) encoded as JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
     return file.getvalue()

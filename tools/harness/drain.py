@@ -1,4 +1,4 @@
-"""SIGTERM under load: the probe says so first, what was accepted is answered, and the service is gone in time."""
+"""Graceful shutdown under load: report not ready, finish accepted requests, exit in time."""
 
 from __future__ import annotations
 
@@ -10,31 +10,42 @@ import time
 from typing import Any, Final
 
 from tools.harness import crops
-from tools.harness.account import balanced, books, counts, only
 from tools.harness.claims import Claim
-from tools.harness.load import Connection, Generator, Lost, http_request, losses, percentiles_ms, stop_after
+from tools.harness.load import (
+    Connection,
+    LoadGenerator,
+    RequestLostError,
+    http_request,
+    losses,
+    percentiles_ms,
+    stop_after,
+)
+from tools.harness.outcomes import all_accounted_for, format_counts, only_statuses, request_counts
 from tools.harness.servers import Server
 
 CONNECTIONS: Final = 16
-GRACE_SECONDS: Final = 30  # Kubernetes' default
+GRACE_SECONDS: Final = 30  # the Kubernetes default
 _POLL_SECONDS: Final = 0.02
 
 
 async def drain(server: Server, *, seconds: float) -> tuple[dict[str, Any], list[Claim]]:
-    """Stop the service while it is busy; the load goes on until it is gone.
+    """Send SIGTERM while the service is busy; the load continues until the process has exited.
 
     Args:
         server: the service.
-        seconds: of load before.
+        seconds: of load before the signal.
+
+    Returns:
+        The figures for the report, and the claims.
     """
-    generator = Generator(server.port, [http_request("/v1/score", crops.jpeg(crops.eye()))])
+    generator = LoadGenerator(server.port, [http_request("/v1/score", crops.jpeg(crops.eye()))])
     stop = asyncio.Event()
     load = asyncio.create_task(generator.closed_loop(CONNECTIONS, stop))
     await asyncio.sleep(seconds)
     signalled = time.perf_counter()
     server.process.send_signal(signal.SIGTERM)
     not_ready = asyncio.create_task(until_not_ready(server))
-    gone = await asyncio.to_thread(wait, server.process)
+    exited = await asyncio.to_thread(wait, server.process)
     ended = time.perf_counter()
     await asyncio.gather(load, stop_after(0, stop))
     generator.close()
@@ -46,7 +57,7 @@ async def drain(server: Server, *, seconds: float) -> tuple[dict[str, Any], list
     refused = min([*refusals, *([generator.first_refused] if generator.first_refused else [])], default=None)
     lost = [outcome for outcome in generator.outcomes if outcome.status is None]
     accepted = [outcome for outcome in lost if refused is None or outcome.sent < refused]
-    figures = books(generator) | {
+    figures = request_counts(generator) | {
         "answered_after_sigterm": sum(outcome.status == 200 for outcome in after),
         "readyz_503_after_seconds": round(flipped - signalled, 3) if isinstance(flipped, float) else None,
         "first_refusal_after_seconds": round(refused - signalled, 3) if refused else None,
@@ -55,36 +66,36 @@ async def drain(server: Server, *, seconds: float) -> tuple[dict[str, Any], list
         "answered_ms": percentiles_ms(generator.outcomes, lambda outcome: outcome.status == 200),
     }
     claims = [
-        balanced(generator),
-        Claim("no request sent before the first refusal is lost", counts(losses(accepted)), not accepted),
-        # Each client may meet it twice: in a connection that has no request yet, and in one that nobody takes any more.
+        all_accounted_for(generator),
+        Claim("no request sent before the first refusal is lost", format_counts(losses(accepted)), not accepted),
+        # A client may lose a request twice: on an accepted idle connection, and on one still in the accept queue.
         Claim(
-            "after it, no client meets the port more than twice as it closes",
+            "after it, no client loses more than two requests to the closing port",
             f"{len(lost) - len(accepted)} requests lost, of at most {2 * CONNECTIONS}",
             len(lost) - len(accepted) <= 2 * CONNECTIONS,
         ),
-        only(generator, 200, 503),
+        only_statuses(generator, 200, 503),
         Claim(
-            "/readyz turns 503, and before anything is refused",
+            "/readyz turns 503 before any request is refused",
             f"after {figures['readyz_503_after_seconds']} s; first refusal: {figures['first_refusal_after_seconds']} s",
             isinstance(flipped, float) and (refused is None or flipped < refused),
         ),
         Claim(
-            f"it is gone within {GRACE_SECONDS} s",
+            f"the process exits within {GRACE_SECONDS} s",
             f"{ended - signalled:.1f} s",
-            gone and ended - signalled < GRACE_SECONDS,
+            exited and ended - signalled < GRACE_SECONDS,
         ),
-        Claim("its exit code is 0", str(server.process.returncode), server.process.returncode == 0),
+        Claim("the exit code is 0", str(server.process.returncode), server.process.returncode == 0),
     ]
     return figures, claims
 
 
 async def until_not_ready(server: Server) -> float:
-    """The ``time.perf_counter()`` at which ``/readyz`` first answers 503, asked as a kubelet asks, newly connected."""
+    """The ``time.perf_counter()`` at which ``/readyz`` first answers 503, polled on new connections like a kubelet."""
     while True:
-        with contextlib.suppress(OSError, Lost):
+        with contextlib.suppress(OSError, RequestLostError):
             connection = await Connection.open(server.port)
-            answer = await connection.ask(http_request("/readyz"))
+            answer = await connection.request(http_request("/readyz"))
             connection.close()
             if answer.status == 503:
                 return time.perf_counter()
@@ -92,7 +103,7 @@ async def until_not_ready(server: Server) -> float:
 
 
 def wait(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process ends within twice the time it is given."""
+    """Wait for the process to exit; whether it did within twice its grace period."""
     try:
         process.wait(2 * GRACE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """An HTTP/1.1 load generator that accounts for every request: answered with a status, or lost and why.
 
-wrk is faster, but it neither keeps a rate nor says what became of a single request; runs that kill servers need both.
-Each connection carries one request at a time and is kept alive.
+wrk is faster, but it neither keeps a rate nor reports the outcome of single requests, and runs that kill servers need
+both. Each keep-alive connection carries one request at a time.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import uvloop
 TIMEOUT_SECONDS: Final = 60
 MAX_CONNECTIONS: Final = 8_192
 _TICK_SECONDS: Final = 0.001
-_PAUSE_SECONDS: Final = 0.02  # after a connection was refused
+_PAUSE_SECONDS: Final = 0.02  # after a refused connection
 
 Result = TypeVar("Result")
 
 
-class Lost(Exception):  # noqa: N818  # it is a fate of a request, to be counted
-    """A request was sent, and no complete answer came back."""
+class RequestLostError(Exception):  # it is a fate of a request, to be counted
+    """A request was sent, but no complete response came back."""
 
 
-class Answer(NamedTuple):
-    """What came back; the names of the headers are in lower case."""
+class Response(NamedTuple):
+    """A response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -39,10 +39,16 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one request: ``status`` is None where it was lost, ``loss`` then says how.
+    """What became of one request.
 
-    ``sent`` is ``time.perf_counter()``, ``seconds`` the time to the answer or loss, ``local_port`` the port
-    of the connection on this side. ``late`` is how long after its time the request left: what a caller waits is both.
+    Attributes:
+        sent: ``time.perf_counter()`` when it left.
+        seconds: from then until the response or the loss.
+        status: None if it was lost.
+        loss: how it was lost, None if it was answered.
+        retry_after: the header of that name.
+        local_port: of the connection on this side.
+        late: seconds by which it left after it was due; the caller's latency is ``late + seconds``.
     """
 
     sent: float
@@ -55,7 +61,7 @@ class Outcome(NamedTuple):
 
 
 def http_request(path: str, body: bytes = b"", content_type: str = "image/jpeg", accept: str = "*/*") -> bytes:
-    """The bytes of a POST request with that body, or of a GET request where there is none."""
+    """The bytes of a POST request with that body, or of a GET request if there is none."""
     head = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", "Host: 127.0.0.1", f"Accept: {accept}"]
     if body:
         head += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
@@ -68,34 +74,34 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[Answer] | None = None
+        self._waiter: asyncio.Future[Response] | None = None
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self.local_port = 0
         self.usable = False
-        self.asked = 0
+        self.requests_sent = 0
 
     @staticmethod
     async def open(port: int) -> Connection:
         """Connect.
 
         Raises:
-            OSError: nobody listens, or nobody takes the connection.
+            OSError: nothing listens on the port, or the connection is not accepted.
         """
         _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
         return connection
 
-    async def ask(self, request: bytes) -> Answer:
-        """Send a request and wait for its answer; only one at a time.
+    async def request(self, request: bytes) -> Response:
+        """Send a request and wait for its response; one at a time.
 
         Raises:
-            Lost: the connection ended before the answer was complete.
-            TimeoutError: there was no answer within ``TIMEOUT_SECONDS``.
+            RequestLostError: the connection ended before the response was complete.
+            TimeoutError: no response within ``TIMEOUT_SECONDS``.
         """
         assert self._transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
         self._headers, self._body = {}, []
-        self.asked += 1
+        self.requests_sent += 1
         self._transport.write(request)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -105,13 +111,13 @@ class Connection(asyncio.Protocol):
             raise
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.usable = False
         if self._transport is not None:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport does not inherit from it
         self.local_port = transport.get_extra_info("sockname")[1]
         self.usable = True
 
@@ -136,28 +142,32 @@ class Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self.close()
         if self._waiter is not None and not self._waiter.done():
-            answer = Answer(self._parser.get_status_code(), self._headers, b"".join(self._body))
+            answer = Response(self._parser.get_status_code(), self._headers, b"".join(self._body))
             self._waiter.set_result(answer)
 
     def _lose(self, why: str) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(Lost(why))
+            self._waiter.set_exception(RequestLostError(why))
 
 
-class Generator:
-    """Sends requests to one server and keeps the books.
+class LoadGenerator:
+    """Sends requests to one server and records the outcome of each.
 
-    ``sent`` requests left this process; each has its outcome once the load is over. ``refused`` counts connections
-    that could not be made, ``held_back`` requests that were due while ``MAX_CONNECTIONS`` were busy: those were never
-    sent. ``lags`` has, for each request of an open loop, the seconds by which this process was late to begin it: where
-    they are long, the generator is at its limit, and not the server.
+    Attributes:
+        sent: requests that left this process; each has an outcome once the load is over.
+        refused: connections that could not be opened.
+        held_back: requests that were due while ``MAX_CONNECTIONS`` were busy, and never sent.
+        lags: of an open loop, the seconds by which each request was started late. If they are long, the generator has
+            reached its limit, not the server.
     """
 
     def __init__(self, port: int, requests: Sequence[bytes], per_connection: int | None = None) -> None:
-        """Args:
-        port: of the server on the loopback interface.
-        requests: sent in turn, again and again.
-        per_connection: requests after which a connection is replaced, so that all workers of a server get some.
+        """Prepare the load; nothing is sent yet.
+
+        Args:
+            port: of the server on the loopback interface.
+            requests: sent in turn, cyclically.
+            per_connection: requests after which a connection is replaced, so that every worker of a server gets some.
         """
         self._port = port
         self._per_connection = per_connection
@@ -171,15 +181,15 @@ class Generator:
         self.outcomes: list[Outcome] = []
 
     async def closed_loop(self, connections: int, stop: asyncio.Event) -> None:
-        """Keep so many connections busy, each with its next request as soon as the last one is answered."""
+        """Keep that many connections busy, each sending its next request as soon as the last one is answered."""
         await asyncio.gather(*(self._keep_busy(stop) for _ in range(connections)))
 
     async def open_loop(self, rate: float, stop: asyncio.Event) -> None:
         """Send ``rate`` requests per second, whether or not earlier ones have been answered."""
-        await self.arrive((number / rate for number in itertools.count()), stop)
+        await self.send_at((number / rate for number in itertools.count()), stop)
 
-    async def arrive(self, times: Iterable[float], stop: asyncio.Event) -> None:
-        """Send a request at each of the times, in seconds from now, whether or not earlier ones have been answered."""
+    async def send_at(self, times: Iterable[float], stop: asyncio.Event) -> None:
+        """Send a request at each time, in seconds from now, whether or not earlier ones have been answered."""
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         under_way: set[asyncio.Task[None]] = set()
@@ -199,7 +209,7 @@ class Generator:
         await asyncio.gather(*under_way)
 
     def close(self) -> None:
-        """Hang up the connections that are kept for later requests."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -214,16 +224,16 @@ class Generator:
         sent, status, loss, retry_after = time.perf_counter(), None, None, None
         self.sent += 1
         try:
-            answer = await connection.ask(next(self._requests))
+            answer = await connection.request(next(self._requests))
             status, retry_after = answer.status, answer.headers.get("retry-after")
-        except Lost as error:
+        except RequestLostError as error:
             loss = str(error)
         except TimeoutError:
             loss = f"no answer within {TIMEOUT_SECONDS} s"
         seconds = time.perf_counter() - sent
         late = 0.0 if due is None else sent - due
         self.outcomes.append(Outcome(sent, seconds, status, loss, retry_after, connection.local_port, late))
-        if connection.asked == self._per_connection:
+        if connection.requests_sent == self._per_connection:
             connection.close()
         elif connection.usable:
             self._idle.append(connection)
@@ -242,25 +252,25 @@ class Generator:
 
 
 def statuses(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Answered requests by status."""
+    """Number of responses by status."""
     counts = Counter(str(outcome.status) for outcome in outcomes if outcome.status is not None)
     return dict(sorted(counts.items()))
 
 
 def losses(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Lost requests by the way they were lost."""
+    """Number of lost requests by cause."""
     counts = Counter(outcome.loss for outcome in outcomes if outcome.loss is not None)
     return dict(sorted(counts.items()))
 
 
 def poisson(rate: float, seed: int) -> Iterator[float]:
-    """Times at which independent callers arrive, ``rate`` of them a second on average: a Poisson process."""
+    """Arrival times in seconds of independent callers, ``rate`` per second on average: a Poisson process."""
     random = Random(seed)  # noqa: S311
     return itertools.accumulate(random.expovariate(rate) for _ in itertools.count())
 
 
 def percentiles_ms(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool]) -> dict[str, float] | None:
-    """p50, p90, p99 and the longest time of the wanted outcomes in milliseconds; None where there are none."""
+    """p50, p90, p99 and maximum of the selected outcomes in milliseconds; None if there are none."""
     times = [outcome.seconds * 1e3 for outcome in outcomes if wanted(outcome)]
     if not times:
         return None
@@ -269,12 +279,12 @@ def percentiles_ms(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool
 
 
 async def stop_after(seconds: float, stop: asyncio.Event) -> None:
-    """Set the event when the time is over."""
+    """Set the event after that many seconds."""
     await asyncio.sleep(seconds)
     stop.set()
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run on uvloop, so that the generator takes as little as it can from the server beside it."""
+    """Run on uvloop, so that the generator takes as little CPU as possible from the server on the same machine."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)

@@ -1,5 +1,5 @@
--- wrk posts one body again and again and reports what came back as one line of JSON.
--- Arguments: file of the body, its content type.
+-- POST one body repeatedly and report the outcome as one line of JSON.
+-- Arguments: the file with the body, its content type.
 
 local threads = {}
 

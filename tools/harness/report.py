@@ -1,4 +1,4 @@
-"""Measurements to files: JSON for programs, Markdown for people."""
+"""Write measurements: JSON for programs, Markdown for people."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tools.harness.servers import PROJECT
 REPORTS: Final = Path("reports") / "serving"
 
 
-def circumstances(**settings: Any) -> dict[str, Any]:
-    """What a figure depends on: when, which code, which machine, which versions, and the settings of the run."""
+def conditions(**settings: Any) -> dict[str, Any]:
+    """What a figure depends on: date, revision, machine, package versions, and the settings of the run."""
     packages = ("bentoml", "numpy", "onnxruntime-openvino", "onnxruntime-gpu", "starlette", "uvicorn")
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True)  # noqa: S607, PLW1510
     return {
@@ -32,8 +32,8 @@ def circumstances(**settings: Any) -> dict[str, Any]:
     }
 
 
-def described(about: dict[str, Any]) -> str:
-    """``circumstances`` in two sentences."""
+def describe_conditions(about: dict[str, Any]) -> str:
+    """The ``conditions`` of a run in two sentences."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in about["settings"].items())
     return (
@@ -43,14 +43,14 @@ def described(about: dict[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; the first column is text, the others are figures, None is a dash."""
+    """A Markdown table; the first column is text, the others are right-aligned figures, None is shown as a dash."""
     lines = [list(head), ["---", *["--:"] * (len(head) - 1)]]
     lines += [["–" if cell is None else str(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def write(folder: Path, name: str, result: dict[str, Any], page: str = "") -> None:
-    """Write ``folder/name.json`` and, where there is a page, ``folder/name.md``."""
+def write_report(folder: Path, name: str, result: dict[str, Any], page: str = "") -> None:
+    """Write ``folder/name.json`` and, if a page is given, ``folder/name.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     if page:

@@ -1,4 +1,4 @@
-"""Start a server as its users do, watch the memory of all its processes, stop it and see that it is gone."""
+"""Start a server as its users do, measure the memory of all its processes, stop it and check that it is gone."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ import click
 import psutil
 
 PROJECT: Final = Path(__file__).parents[2]
-SCRATCH: Final = PROJECT / ".bentoml" / "loadtests"  # environments, logs and bundles made here; git ignores it
+SCRATCH: Final = PROJECT / ".bentoml" / "loadtests"  # environments, logs and generated bundles; ignored by git
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 30
-ORPHAN_SECONDS: Final = 5  # for its children to follow it
+ORPHAN_SECONDS: Final = 5  # for child processes to exit after their parent
 MIB: Final = 2**20
 _SERVER_PORTS: Final = range(20_000, 32_768)
 
 
 class ServerError(click.ClickException):
-    """A server that did not start, or did not go away."""
+    """A server that did not start or did not stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Memory of a process tree in MiB.
 
-    ``pss`` divides pages that processes share among them, ``rss`` counts them once for each process; ``anonymous`` is
-    what ``rss`` holds besides files: where a leak shows, while pss also moves when strangers use the same libraries.
+    Attributes:
+        pss: shared pages divided among the processes that share them.
+        rss: shared pages counted once per process.
+        anonymous: ``rss`` without file-backed pages. Leaks show here; PSS also changes when unrelated processes map the
+            same libraries.
     """
 
     pss: float
@@ -47,7 +50,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A request that answers 200 once the server is ready: GET, or POST where there is a body."""
+    """A request answered with 200 once the server is ready: GET, or POST if it has a body."""
 
     path: str
     body: bytes | None = None
@@ -66,8 +69,8 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def tree(self) -> list[psutil.Process]:
-        """The server's process and all that descend from it; empty once it is gone."""
+    def processes(self) -> list[psutil.Process]:
+        """The server's process and all its descendants; empty once it is gone."""
         try:
             root = psutil.Process(self.process.pid)
             return [root, *root.children(recursive=True)]
@@ -75,38 +78,38 @@ class Server:
             return []
 
     def memory(self) -> Memory:
-        """What the process tree uses now."""
+        """Current memory of the process tree."""
         pss = rss = anonymous = 0
-        for process in self.tree():
+        for process in self.processes():
             try:
                 used = process.memory_full_info()
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue  # it ended between the listing and the reading
+                continue  # it exited after it was listed
             pss += used.pss
             rss += used.rss
             anonymous += used.rss - used.shared
         return Memory(pss / MIB, rss / MIB, anonymous / MIB)
 
-    def ask(self, probe: Probe) -> bytes:
-        """The body of the answer to a request.
+    def fetch(self, probe: Probe) -> bytes:
+        """The body of the response to a request.
 
         Raises:
-            URLError, ConnectionError, TimeoutError: there is none, or its status is 4xx or 5xx.
+            URLError, ConnectionError, TimeoutError: there is no response, or its status is 4xx or 5xx.
         """
         request = urllib.request.Request(self.url + probe.path, probe.body, {"Content-Type": probe.content_type})  # noqa: S310
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return bytes(answer.read())
 
     def wait_until_ready(self, probe: Probe) -> None:
-        """Wait until the probe is answered.
+        """Wait until the probe succeeds.
 
         Raises:
-            ServerError: the server ended, or did not answer within ``START_SECONDS``.
+            ServerError: the server exited, or was not ready within ``START_SECONDS``.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                self.ask(probe)
+                self.fetch(probe)
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.1)
             else:
@@ -114,12 +117,12 @@ class Server:
         raise ServerError(f"the server did not become ready; its log {self.log} ends:\n{tail(self.log)}")
 
     def terminate(self) -> bool:
-        """Ask the server to end as Kubernetes does, kill what stays, and say whether it went by itself.
+        """Stop the server with SIGTERM, kill what remains, and return whether it stopped by itself.
 
         Raises:
-            ServerError: a process of its survives even SIGKILL.
+            ServerError: a process survives even SIGKILL.
         """
-        family = self.tree()
+        processes = self.processes()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -127,29 +130,29 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
         self.process.wait(STOP_SECONDS)
-        left = alive(psutil.wait_procs(family, timeout=ORPHAN_SECONDS)[1])
-        for process in left:
+        remaining = still_running(psutil.wait_procs(processes, timeout=ORPHAN_SECONDS)[1])
+        for process in remaining:
             process.kill()
-        if immortal := alive(psutil.wait_procs(left, timeout=ORPHAN_SECONDS)[1]):
-            raise ServerError(f"these processes of the server could not be ended: {immortal}")
-        return not left and self.process.returncode in (0, -signal.SIGTERM)
+        if immortal := still_running(psutil.wait_procs(remaining, timeout=ORPHAN_SECONDS)[1]):
+            raise ServerError(f"these processes of the server could not be killed: {immortal}")
+        return not remaining and self.process.returncode in (0, -signal.SIGTERM)
 
 
 @contextmanager
-def running(
+def running_server(
     command: Sequence[str], environment: Mapping[str, str], ready: Probe, log: Path, port: int | None = None
 ) -> Iterator[Server]:
-    """A server that is ready to answer; it is gone when the block ends.
+    """A server that is ready; it is stopped when the block ends.
 
     Args:
-        command: the program and its arguments; ``{port}`` in them is the port it has to listen on.
-        environment: variables besides this process's own; ``{port}`` as above.
-        ready: what answers once it is ready.
-        log: file for what it prints.
-        port: to listen on; a free one where it is None.
+        command: the program and its arguments; ``{port}`` is replaced by the port to listen on.
+        environment: variables in addition to this process's; ``{port}`` as above.
+        ready: the probe that succeeds once the server is ready.
+        log: file for its output.
+        port: to listen on; a free one if None.
 
     Raises:
-        ServerError: it did not start or did not go away.
+        ServerError: it did not start or did not stop.
     """
     port = port or free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +168,7 @@ def running(
             },
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends the measurement, which then ends the server in good order
+            start_new_session=True,  # Ctrl-C only reaches this process, which stops the server
         ) as process,
     ):
         server = Server(process, port, log)
@@ -176,8 +179,8 @@ def running(
             server.terminate()
 
 
-def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run: one that has ended stays listed until its parent, the system's for orphans, asks for it."""
+def still_running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """The processes that have not exited; a zombie has, but stays listed until its parent reaps it."""
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -187,10 +190,9 @@ def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on.
+    """A free TCP port of the loopback interface.
 
-    It is below 32768, where Linux begins to take the ports of connections that go out: until a server listens on it, no
-    client of another one gets it.
+    It is below 32768, where Linux's ephemeral ports begin: no outgoing connection takes it before a server listens.
 
     Raises:
         ServerError: there is none.

@@ -1,4 +1,4 @@
-"""Our service, started as its users start it."""
+"""Start this project's service as its users do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 
 from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.settings import Device
-from tools.harness.servers import SCRATCH, Probe, Server, running
+from tools.harness.servers import SCRATCH, Probe, Server, running_server
 
 _COMMAND: Final = (sys.executable, "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", "{port}")
 
 
 @contextmanager
-def served(
+def running_service(
     bundle: Bundle | CascadeBundle,
     device: Device,
     workers: int,
@@ -25,20 +25,20 @@ def served(
     /,
     **settings: str,
 ) -> Iterator[Server]:
-    """``bentoml serve service`` with a model; it is gone when the block ends.
+    """``bentoml serve service`` with a model; it is stopped when the block ends.
 
     Args:
-        bundle: what it serves.
-        device: what computes.
-        workers: processes that answer.
-        name: of its log.
-        port: to listen on; a free one where it is None.
-        settings: more environment variables.
+        bundle: the model to serve.
+        device: where it runs.
+        workers: number of worker processes.
+        name: of the log file.
+        port: to listen on; a free one if None.
+        settings: additional environment variables.
 
     Raises:
-        ServerError: it did not start or did not go away.
+        ServerError: it did not start or did not stop.
     """
-    # A home of its own: BentoML empties the folder of the metrics there when it starts, also that of a service beside.
+    # A separate home: on start BentoML empties the metrics folder in it, even if another service is using it.
     with tempfile.TemporaryDirectory() as home:
         environment = {
             "EYESTATE_MODEL": str(bundle.path.absolute()),
@@ -48,5 +48,5 @@ def served(
             "BENTOML_DO_NOT_TRACK": "True",
             **settings,
         }
-        with running(_COMMAND, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log", port) as server:
+        with running_server(_COMMAND, environment, Probe("/readyz"), SCRATCH / "logs" / f"{name}.log", port) as server:
             yield server

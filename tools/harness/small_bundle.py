@@ -1,7 +1,7 @@
-"""A bundle whose network is so small that serving, not inference, is what a load test measures.
+"""A bundle with a network so small that a load test measures serving rather than inference.
 
 It has the interface of ``models/final_best`` (uint8 crops in, P(open) out). Its weights are random numbers from a fixed
-seed: it is untrained, its scores mean nothing, and it is for measuring speed only.
+seed: it is untrained, its scores are meaningless, and it serves to measure speed only.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SEED: Final = 0
 
 
 def mflop() -> float:
-    """Floating-point operations of the convolutions for one crop, in 10⁶; a multiply-add counts as two."""
+    """Floating-point operations of the convolutions per crop, in 10⁶; a multiply-add counts as two."""
     layers = itertools.pairwise(_CHANNELS)
     return sum(2 * 9 * before * after * (SIDE >> depth) ** 2 for depth, (before, after) in enumerate(layers)) / 1e6
 
 
 def small_network() -> onnx.ModelProto:
-    """uint8 crops (batch, SIDE, SIDE) to float32 P(open) (batch,).
+    """A network from uint8 crops (batch, SIDE, SIDE) to P(open), float32 (batch,).
 
-    Three 3×3 convolutions with ReLU and pooling, the mean over the image, one neuron.
+    Three 3×3 convolutions with ReLU and max pooling, global average pooling, one neuron.
     """
     random = np.random.default_rng(_SEED)
     weights = [numpy_helper.from_array(np.array([1], np.int64), "channel_axis")]
@@ -75,7 +75,7 @@ def small_network() -> onnx.ModelProto:
 
 
 def write_small_bundle(models: Path) -> Path:
-    """Write ``models/small/`` with model and manifest, over one that is there, and return its path."""
+    """Write ``models/small/`` with model and manifest, replacing an existing one, and return its path."""
     path = models / NAME
     path.mkdir(parents=True, exist_ok=True)
     model = small_network().SerializeToString()
@@ -103,7 +103,7 @@ def write_small_bundle(models: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step: another run may be about to load the bundle."""
+    """Write a file atomically: another run may be loading the bundle."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(content)
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""Drive a server with wrk: a load generator in C that leaves the cores to the server."""
+"""Drive a server with wrk, a load generator in C that leaves the CPU to the server."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Final, TypeVar
 import click
 
 _SCRIPT: Final = Path(__file__).with_name("post.lua")
-_PATIENCE: Final = 10  # seconds until wrk counts an answer as timed out
+_TIMEOUT_SECONDS: Final = 10  # after which wrk counts a request as timed out
 
 Observed = TypeVar("Observed")
 
 
 class WrkError(click.ClickException):
-    """wrk is not installed, or could not do its work."""
+    """wrk is not installed, or it failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw. Latencies are of all answers, whatever their status."""
+    """What wrk measured. Latencies cover all responses, whatever their status."""
 
     seconds: float
     statuses: dict[str, int]
@@ -36,20 +36,20 @@ class Load:
 
     @property
     def requests_per_second(self) -> float:
-        """Answers with a status of 2xx per second: others are no service."""
+        """Responses with status 2xx per second."""
         return sum(count for status, count in self.statuses.items() if status.startswith("2")) / self.seconds
 
 
 def drive(
     url: str, body: bytes, content_type: str, *, connections: int, seconds: float, observe: Callable[[], Observed]
 ) -> tuple[Load, Observed]:
-    """POST ``body`` over so many keep-alive connections, each with one request at a time.
+    """POST ``body`` over that many keep-alive connections, each with one request at a time.
 
     Args:
-        url: an http URL of the loopback interface.
+        url: an http URL on the loopback interface.
         body, content_type: of every request.
-        connections: kept busy, all by one thread.
-        seconds: how long; wrk takes whole seconds.
+        connections: kept busy by a single thread.
+        seconds: duration; wrk accepts whole seconds.
         observe: called once, shortly before the end, while the load is on.
 
     Raises:
@@ -61,7 +61,7 @@ def drive(
         file.write(body)
         file.flush()
         options = ["--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
-        options += ["--timeout", f"{_PATIENCE}s", "--script", str(_SCRIPT)]
+        options += ["--timeout", f"{_TIMEOUT_SECONDS}s", "--script", str(_SCRIPT)]
         command = [wrk, *options, url, "--", file.name, content_type]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
             try:
@@ -69,15 +69,15 @@ def drive(
             except subprocess.TimeoutExpired:
                 observed = observe()
             else:
-                raise WrkError(f"wrk ended early: {process.communicate()[1]}")
-            printed, complaint = process.communicate(timeout=seconds + 2 * _PATIENCE)
+                raise WrkError(f"wrk exited early: {process.communicate()[1]}")
+            printed, complaint = process.communicate(timeout=seconds + 2 * _TIMEOUT_SECONDS)
     if process.returncode:
         raise WrkError(f"wrk failed: {complaint}")
     return parse(printed), observed
 
 
 def parse(printed: str) -> Load:
-    """What ``post.lua`` wrote, out of all that wrk prints.
+    """The result line that ``post.lua`` printed, from the whole output of wrk.
 
     Raises:
         WrkError: there is no such line.

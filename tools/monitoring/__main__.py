@@ -14,11 +14,11 @@ from eyestate.bundle import load_model
 from eyestate.cli import Commands
 from eyestate.settings import settings
 from tools.harness.servers import PROJECT, SCRATCH
-from tools.harness.service import served
+from tools.harness.service import running_service
 from tools.monitoring.artefacts import DOCS, generated
+from tools.monitoring.check import check_queries, under_load
 from tools.monitoring.local import MissingError, grafana, prometheus, require_free, require_prometheus
-from tools.monitoring.rehearsal import load, rehearse
-from tools.monitoring.report import written
+from tools.monitoring.report import render
 
 REPORT = PROJECT / "reports" / "monitoring" / "queries.md"
 _GRAFANA_PORT = 3001  # its own would be 3000, where the service is
@@ -56,13 +56,13 @@ def queries() -> None:
     with 1 where a query is in error or has no value.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outcome = rehearse(load_model(), Path(folder))
+        outcome = check_queries(load_model(), Path(folder))
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(written(outcome))
+    REPORT.write_text(render(outcome))
     click.echo(f"{len(outcome.dashboard)} queries of the dashboard, {len(outcome.rules)} of the rules")
     click.echo(f"wrote {REPORT.relative_to(PROJECT)}")
-    if outcome.faults:
-        raise click.ClickException("; ".join(outcome.faults))
+    if outcome.problems:
+        raise click.ClickException("; ".join(outcome.problems))
 
 
 @main.command()
@@ -82,7 +82,7 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
     with ExitStack() as started, suppress(KeyboardInterrupt):
         click.echo("Starting the service and Prometheus …")
         chosen, bundle = settings(), load_model()
-        service = started.enter_context(served(bundle, chosen.device, chosen.workers, "monitoring", port))
+        service = started.enter_context(running_service(bundle, chosen.device, chosen.workers, "monitoring", port))
         watcher = started.enter_context(prometheus(f"127.0.0.1:{port}", folder / "prometheus", port=prometheus_port))
         click.echo(f"Service     {service.url}\nPrometheus  {watcher.url}/graph, {watcher.url}/alerts")
         try:
@@ -91,7 +91,7 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
         except MissingError as error:
             click.echo(f"Dashboard   {error.message}")
         if with_load:
-            started.enter_context(load(port, bundle.manifest.name, _REQUESTS_PER_SECOND))
+            started.enter_context(under_load(port, bundle.manifest.name, _REQUESTS_PER_SECOND))
         click.echo("Ctrl-C ends all of it.")
         while service.process.poll() is None and watcher.process.poll() is None:
             time.sleep(0.5)

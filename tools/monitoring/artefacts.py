@@ -27,7 +27,7 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def compared(alert: str) -> list[str]:
+def compared_series(alert: str) -> list[str]:
     """The recorded series that an alert's expression compares with thresholds."""
     return _COMPARISON.findall(alert)
 

@@ -167,7 +167,7 @@ def _overview() -> list[AnyPanel]:
         ),
         stat(
             "Model and device",
-            "What is served, on what. More than one line is a rollout, or a pod that fell back to another device.",
+            "Served model and device. Several lines mean a rollout, or pods that fell back to another device.",
             Query(
                 f"count by (name, version, device) (eyestate_model_info{{{_POD}}})", "{{name}} {{version}} {{device}}"
             ),

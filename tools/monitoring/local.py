@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import yaml
 
-from tools.harness.servers import Probe, Server, running
+from tools.harness.servers import Probe, Server, running_server
 from tools.monitoring.artefacts import DASHBOARD, RULES, SCRAPE
 
 _GRAFANA_HOME: Final = Path("/usr/share/grafana")  # where its packages put it
@@ -76,7 +76,7 @@ def prometheus(service: str, folder: Path, interval: str | None = None, port: in
         "--storage.tsdb.retention.time=31d",  # the objectives are over 30 days
         "--web.listen-address=127.0.0.1:{port}",
     ]
-    with running(command, {}, Probe("/-/ready"), folder / "prometheus.log", port) as server:
+    with running_server(command, {}, Probe("/-/ready"), folder / "prometheus.log", port) as server:
         yield server
 
 
@@ -107,7 +107,7 @@ def grafana(prometheus: str, folder: Path, port: int) -> Iterator[Server]:
         "GF_ANALYTICS_REPORTING_ENABLED": "false",
         "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
     }
-    with running(command, environment, Probe("/api/health"), folder / "grafana.log", port) as server:
+    with running_server(command, environment, Probe("/api/health"), folder / "grafana.log", port) as server:
         yield server
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from tools.monitoring.questions import Answer
-from tools.monitoring.rehearsal import Outcome
+from tools.monitoring.check import CheckReport
+from tools.monitoring.queries import QueryResult
 
 _SHOWN: Final = 6  # series of an answer
 _UNTOLD: Final = {"__name__", "job", "instance", "sha256"}  # labels that are the same everywhere
 
 
-def written(outcome: Outcome) -> str:
+def render(outcome: CheckReport) -> str:
     """The page: every query with the values that Prometheus returned."""
     return "\n".join(
         [
@@ -42,15 +42,15 @@ def written(outcome: Outcome) -> str:
     )
 
 
-def _table(asker: str, answers: Iterable[Answer]) -> Iterable[str]:
-    yield f"| {asker} | Query | Values |"
+def _table(source: str, answers: Iterable[QueryResult]) -> Iterable[str]:
+    yield f"| {source} | Query | Values |"
     yield "|---|---|---|"
     for answer in answers:
         query = " ".join(answer.question.query.split()).replace("|", "\\|")
-        yield f"| {answer.question.asker} | `{query}` | {_values(answer)} |"
+        yield f"| {answer.question.source} | `{query}` | {_values(answer)} |"
 
 
-def _values(answer: Answer) -> str:
+def _values(answer: QueryResult) -> str:
     if answer.error:
         return f"**error**: {answer.error}"
     if not answer.series:

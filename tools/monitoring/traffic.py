@@ -20,7 +20,7 @@ _SEED: Final = 0
 
 def requests(model: str) -> list[bytes]:
     """HTTP requests to the model of that name, to be sent in turn again and again."""
-    eyes = drawn_eyes()
+    eyes = synthetic_eyes()
     files = [jpeg(each) for each in eyes[:_SINGLES]]
     infer = (PROJECT / "examples" / "infer.json").read_bytes()
     return [
@@ -32,7 +32,7 @@ def requests(model: str) -> list[bytes]:
     ]
 
 
-def drawn_eyes() -> Pixels:
+def synthetic_eyes() -> Pixels:
     """Generated eyes, open, closed and in between, uint8 (eyes, SIDE, SIDE)."""
     random = np.random.default_rng(_SEED)
     return np.stack([render(random_eye(random, opening), SIDE) for opening in random.uniform(size=_EYES)])

@@ -46,7 +46,7 @@ def curve(
     return Curve(
         model=model,
         device="cpu-fp32",
-        sort="single" if crops == 1 else "packed",
+        kind="single" if crops == 1 else "packed",
         crops=crops,
         placement=placement,
         queue=queue,

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from loadtests.capacity import measure
-from loadtests.capacity.measure import Placement, Plan, batch, cpu_seconds, measured, single
+from loadtests.capacity.measure import Placement, Plan, batch, cpu_seconds, measure_curves, single
 from tests.loadtests.capacity.curves import curve, point
 from tools.harness import crops
 from tools.harness.servers import Server
@@ -18,7 +18,7 @@ class TestKnee:
         knee = found.knee(50)
         assert knee is not None
         assert knee.offered == 20
-        assert found.most.offered == 30
+        assert found.best_point.offered == 30
 
     def test_refusals_and_piles_do_not_hold(self) -> None:
         assert not point(10, 20, refused=1).holds(50)
@@ -38,20 +38,20 @@ def test_arrivals() -> None:
     assert times[-1] == pytest.approx(50, rel=0.1)
 
 
-@pytest.mark.skipif(len(sched_getaffinity(0)) < 2, reason="the service needs a core of its own: two in all")
+@pytest.mark.skipif(len(sched_getaffinity(0)) < 2, reason="the service needs a separate core")
 def test_service_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sched_getaffinity(0)
     affinities: list[list[int]] = []
     cpu: list[float] = []
 
     def observed(server: Server) -> float:
-        affinities.extend(psutil.Process(process.pid).cpu_affinity() for process in server.tree())
+        affinities.extend(psutil.Process(process.pid).cpu_affinity() for process in server.processes())
         cpu.append(cpu_seconds(server))
         return cpu[-1]
 
     monkeypatch.setattr(measure, "cpu_seconds", observed)
-    plans = [Plan(single(), (0.1, 0.2), 1), Plan(batch(8), (1.0,), 1, most=20)]
-    ones, eights = measured(crops.bundle("small"), Placement(1, shared=False, workers=1), plans)
+    plans = [Plan(single(), (0.1, 0.2), 1), Plan(batch(8), (1.0,), 1, max_rate=20)]
+    ones, eights = measure_curves(crops.bundle("small"), Placement(1, shared=False, workers=1), plans)
     assert sched_getaffinity(0) == before
     assert affinities
     assert {tuple(cores) for cores in affinities} == {(max(before),)}
@@ -70,7 +70,7 @@ def test_service_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert eights.points[0].crops_per_second == pytest.approx(
         8 * eights.points[0].answered / eights.points[0].elapsed, rel=0.05
     )
-    assert (ones.sort, ones.crops, eights.sort, eights.crops) == ("single", 1, "packed", 8)
+    assert (ones.kind, ones.crops, eights.kind, eights.crops) == ("single", 1, "packed", 8)
     assert ones.device.startswith(("cpu", "openvino"))
     assert 50 < ones.memory_mib < 5_000
     assert ones.ready_seconds > 0

@@ -50,18 +50,18 @@ def rows(text: str) -> list[list[str]]:
 
 def test_knees_and_most() -> None:
     by_curve = {cells[0]: cells for cells in rows(blocks(FOUND, ASSUMED)["one-core"])}
-    assert by_curve["`final_best`, one JPEG, 1 core of its own, 1 worker"][1:5] == ["50.0", "50.0", "10.0", "40.0"]
-    assert by_curve["`final_best`, one JPEG, 1 core of its own, 1 worker"][6] == "150"
-    assert by_curve["`final_best`, 256 packed, 1 core of its own, 1 worker"][1:3] == ["0.500", "128"]
+    assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][1:5] == ["50.0", "50.0", "10.0", "40.0"]
+    assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][6] == "150"
+    assert by_curve["`final_best`, 256 packed, 1 separate core, 1 worker"][1:3] == ["0.500", "128"]
     assert len(by_curve) == 3
 
 
 def test_settings_are_those_of_the_load_that_a_pod_gets() -> None:
     found = {cells[0]: cells[1] for cells in rows(blocks(FOUND, ASSUMED)["settings"])}
-    assert found["requests/s for a pod"] == "35.0"  # 0.7 of 50
+    assert found["requests/s per pod"] == "35.0"  # 0.7 of 50
     assert found["HPA `averageUtilization`"] == "18"  # 35 of 200
     assert found["`requests.memory`"] == "640Mi"  # 500 and a quarter, in steps of 128
-    assert found["KEDA, waiting crops"] == "5.00"
+    assert found["KEDA, queued crops"] == "5.00"
     assert found["`EYESTATE_QUEUE`"] == "2"
 
 
@@ -82,14 +82,14 @@ def test_short_queue_beside_the_default_one() -> None:
 
 
 def test_workers_compared() -> None:
-    told = "2 workers answer up to 1.50 × as many crops, the knee at 1.50 × the rate, in 2.00 × the memory."
+    told = "2 workers score up to 1.50 × as many crops, with the knee at 1.50 × the rate, in 2.00 × the memory."
     assert blocks(FOUND, ASSUMED)["workers"] == f"- `final_best`, one JPEG: {told}\n"
 
 
 def test_late_generator_is_told() -> None:
     assert "at every rate" in blocks(FOUND, ASSUMED)["circumstances"]
     late = replace(FOUND, curves=[curve("final_best", [replace(point(10), lag_ms=99)])])
-    assert "At 1 rates the load generator itself was late" in blocks(late, ASSUMED)["circumstances"]
+    assert "At 1 rates the load generator itself was more than 20 ms late" in blocks(late, ASSUMED)["circumstances"]
 
 
 def test_only_what_is_between_the_marks_is_made_anew() -> None:
@@ -111,7 +111,7 @@ def test_report_has_every_rate() -> None:
 def test_plot(tmp_path: Path) -> None:
     draw(FOUND.curves[:3], FOUND.limits, tmp_path / "images" / "plot.svg")
     drawn = (tmp_path / "images" / "plot.svg").read_text()
-    for label in ("final_best, one core", "small, one core", "256 packed crops a request", "p99, ms"):
+    for label in ("final_best, one core", "small, one core", "256 packed crops per request", "p99, ms"):
         assert label in drawn
 
 

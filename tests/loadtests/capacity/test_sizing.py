@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.capacity.sizing import Assumptions, carried, gpu_size, size
+from loadtests.capacity.sizing import Assumptions, gpu_size, pod_capacity, size
 from tests.loadtests.capacity.curves import curve, point
 
 ASSUMED = Assumptions(peak=4, load=0.5, machine_cores=10, core_hour=0.1, gpu_crops_per_second=2_000, gpu_hour=3)
@@ -13,7 +13,7 @@ BATCHES = curve("final_best", [KNEE], crops=256, request_bytes=256_000, answer_b
 
 
 def test_pod_carries_part_of_its_knee() -> None:
-    assert carried(BATCHES, KNEE, ASSUMED) == 100 * 256 * 0.5
+    assert pod_capacity(BATCHES, KNEE, ASSUMED) == 100 * 256 * 0.5
 
 
 def test_size() -> None:

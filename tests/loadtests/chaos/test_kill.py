@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.chaos.kill import all_workers, owner, strike
+from loadtests.chaos.kill import connection_owner, kill_worker, worker_processes
 from tools.harness.load import Connection
-from tools.harness.servers import Probe, Server, ServerError, running
+from tools.harness.servers import Probe, Server, ServerError, running_server
 
 SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
 
@@ -19,12 +19,12 @@ def test_strike_tells_which_connections_the_victim_held(tmp_path: Path) -> None:
     async def connected(server: Server) -> None:
         connection = await Connection.open(server.port)
         await asyncio.sleep(0.2)
-        assert await asyncio.to_thread(owner, server, connection.local_port) == server.process.pid
-        ports = strike(psutil.Process(server.process.pid), server.port)
+        assert await asyncio.to_thread(connection_owner, server, connection.local_port) == server.process.pid
+        ports = kill_worker(psutil.Process(server.process.pid), server.port)
         assert connection.local_port in ports
         connection.close()
 
-    with running(SERVE, {}, Probe("/"), tmp_path / "log") as server:
+    with running_server(SERVE, {}, Probe("/"), tmp_path / "log") as server:
         asyncio.run(connected(server))
         server.process.wait(5)
         assert server.process.returncode == -9
@@ -32,15 +32,15 @@ def test_strike_tells_which_connections_the_victim_held(tmp_path: Path) -> None:
 
 def test_missing_workers(tmp_path: Path) -> None:
     with (
-        running(SERVE, {}, Probe("/"), tmp_path / "log") as server,
+        running_server(SERVE, {}, Probe("/"), tmp_path / "log") as server,
         pytest.raises(ServerError, match="0 workers, not 2"),
     ):
-        all_workers(server, 2)
+        worker_processes(server, 2)
 
 
 def test_owner_of_a_stranger(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as process:
         try:
-            assert owner(Server(process, 1, tmp_path / "log"), 1) is None
+            assert connection_owner(Server(process, 1, tmp_path / "log"), 1) is None
         finally:
             process.kill()

@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from loadtests.peers.lineup import BARE, OURS, PEERS, QUICKSTART, Peer
+from loadtests.peers.servers import BARE, OURS, PEERS, QUICKSTART, Peer
 from loadtests.peers.tables import Point, page, ratios, rows, targets
-from tools.harness.report import circumstances
+from tools.harness.report import conditions
 from tools.harness.servers import Memory
 from tools.harness.wrk import Load
 
@@ -62,7 +62,7 @@ def test_deliberate_refusals_and_the_tail_of_a_lone_connection_are_fine() -> Non
 
 
 def test_page_has_every_server_and_its_settings() -> None:
-    text = page(circumstances(model="small"), PEERS, [*GOOD, point("Mosec", 0, 16, 5, statuses={"429": 2})])
+    text = page(conditions(model="small"), PEERS, [*GOOD, point("Mosec", 0, 16, 5, statuses={"429": 2})])
     assert "| Mosec | 16 | 5 | 1.0 | 2.0 | 429: 2 | – | 100 |" in text
     assert "- **Mosec** (mosec " in text
     assert "MLServer" not in text

@@ -12,7 +12,15 @@ import pytest
 from eyestate.errors import InputError
 from eyestate.images import decode
 from eyestate.server.packed import from_npy
-from loadtests.scenarios.requests import NPY, Body, api_key, bodies, drawn, fault, retry_after
+from loadtests.scenarios.requests import (
+    NPY,
+    Body,
+    api_key,
+    request_bodies,
+    response_error,
+    retry_after,
+    synthetic_images,
+)
 from tools.harness import crops
 
 SINGLE = Body("/v1/score", b"", {}, 1)
@@ -38,30 +46,30 @@ def archive(tmp_path: Path) -> Path:
 
 class TestBodies:
     def test_drawn_eyes_differ(self) -> None:
-        images = drawn()
+        images = synthetic_images()
         assert len(set(images)) == len(images)
         assert decode(images[0]).shape == (crops.SIDE, crops.SIDE)
 
     def test_single_crops_of_an_archive_without_the_broken_one(self, archive: Path) -> None:
-        found = bodies("single", str(archive), 5)
+        found = request_bodies("single", str(archive), 5)
         assert [decode(body.data).shape for body in found] == [(20, 20), (21, 21), (22, 22)]
 
     def test_multipart(self, archive: Path) -> None:
-        body = bodies("multipart", str(archive), 5)[0]
+        body = request_bodies("multipart", str(archive), 5)[0]
         request = httpx.Request("POST", "http://x", content=body.data, headers=dict(body.headers))
         assert request.headers["Content-Type"].startswith("multipart/form-data; boundary=")
         assert body.data.count(b'name="images"') == body.crops == 5
 
     def test_packed(self, archive: Path) -> None:
-        body = bodies("packed", str(archive), 5)[0]
+        body = request_bodies("packed", str(archive), 5)[0]
         assert from_npy(body.data).shape == (5, crops.SIDE, crops.SIDE)
 
     def test_nothing_to_send(self, tmp_path: Path) -> None:
         (tmp_path / "text.jpg").write_bytes(b"this is no image")
         with pytest.raises(InputError, match="no image that can be read"):
-            bodies("single", str(tmp_path), 1)
+            request_bodies("single", str(tmp_path), 1)
         with pytest.raises(InputError, match="there is no"):
-            bodies("single", str(tmp_path / "none"), 1)
+            request_bodies("single", str(tmp_path / "none"), 1)
 
 
 class TestFault:
@@ -74,7 +82,7 @@ class TestFault:
         ],
     )
     def test_none(self, body: Body, answer: bytes) -> None:
-        assert fault(body, 200, answer) is None
+        assert response_error(body, 200, answer) is None
 
     @pytest.mark.parametrize(
         ("body", "answer", "why"),
@@ -90,10 +98,10 @@ class TestFault:
         ],
     )
     def test_some(self, body: Body, answer: bytes, why: str) -> None:
-        assert why in str(fault(body, 200, answer))
+        assert why in str(response_error(body, 200, answer))
 
     def test_status(self) -> None:
-        assert fault(SINGLE, 500, json.dumps({"error": 1}).encode()) == 'status 500: {"error": 1}'
+        assert response_error(SINGLE, 500, json.dumps({"error": 1}).encode()) == 'status 500: {"error": 1}'
 
 
 def test_refusals_say_when_to_come_back() -> None:

@@ -18,7 +18,7 @@ import pytest
 from loadtests.scenarios.__main__ import LOCUSTFILE
 from tools.harness import crops
 from tools.harness.servers import PROJECT, Server, free_port
-from tools.harness.service import served
+from tools.harness.service import running_service
 
 KEY = "a-key-for-load-tests"
 
@@ -27,7 +27,7 @@ KEY = "a-key-for-load-tests"
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n")
-    with served(crops.bundle("small"), "cpu", 1, "test-scenarios", EYESTATE_API_KEYS_FILE=str(keys)) as server:
+    with running_service(crops.bundle("small"), "cpu", 1, "test-scenarios", EYESTATE_API_KEYS_FILE=str(keys)) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ from eyestate.images import to_input
 from eyestate.scorer import load
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
-from tools.benchmarks.contestants import CASCADE, FINAL_BEST, LITE
+from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE
 from tools.harness.small_bundle import write_small_bundle
 from training.data.datasets import FAR_SIDE, SPLIT_FOLDS
 from training.data.synthetic import labelled

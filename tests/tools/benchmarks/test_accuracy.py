@@ -7,23 +7,23 @@ import pytest
 
 from eyestate.scorer import load
 from tools.benchmarks.accuracy import (
-    CHOICE,
     HELD_OUT,
     MRL_TEST,
-    Test,
+    SELECTION,
+    EvaluationSet,
+    cached_scores,
     eer,
-    judge_network,
-    judge_scorer,
-    kept,
+    evaluate_network,
+    evaluate_scorer,
+    load_evaluation_sets,
     paired_difference,
-    read_tests,
 )
-from tools.benchmarks.contestants import WHOLE, Peer
+from tools.benchmarks.candidates import WHOLE, PeerNetwork
 from training.data.datasets import SPLIT_FOLDS
 from training.evaluation.eer import Scores, equal_error_rate
 
 
-def crops(name: str, *, bright_middle: bool) -> Test:
+def crops(name: str, *, bright_middle: bool) -> EvaluationSet:
     """Open eyes are bright: all over, or in the middle alone, with a rim as bright around closed ones."""
     random = np.random.default_rng(0)
     labels = np.arange(20) % 2
@@ -36,28 +36,28 @@ def crops(name: str, *, bright_middle: bool) -> Test:
         else:
             crop += np.uint8(150 * label)
         pixels.append(crop)
-    return Test(name, name, pixels, labels, None, f"{name}{bright_middle}")
+    return EvaluationSet(name, name, pixels, labels, None, f"{name}{bright_middle}")
 
 
 class TestJudgingANetwork:
     @pytest.fixture
-    def peer(self, peers: Path) -> Peer:
-        return Peer("peer", peers / "ocec_p.onnx", "MIT", width=40, height=24)
+    def peer(self, peers: Path) -> PeerNetwork:
+        return PeerNetwork("peer", peers / "ocec_p.onnx", "MIT", width=40, height=24)
 
-    def test_the_part_is_chosen_on_the_test_for_choosing_alone(self, peer: Peer, tmp_path: Path) -> None:
-        tests = {CHOICE: crops(CHOICE, bright_middle=True), MRL_TEST: crops(MRL_TEST, bright_middle=False)}
-        judged = judge_network(peer, tests, tmp_path)
-        best = judged.shown[MRL_TEST]
+    def test_the_part_is_chosen_on_the_test_for_choosing_alone(self, peer: PeerNetwork, tmp_path: Path) -> None:
+        tests = {SELECTION: crops(SELECTION, bright_middle=True), MRL_TEST: crops(MRL_TEST, bright_middle=False)}
+        evaluated = evaluate_network(peer, tests, tmp_path)
+        best = evaluated.chosen_region[MRL_TEST]
         assert best != WHOLE
-        assert judged.boxes[WHOLE][CHOICE] > judged.boxes[best][CHOICE] == 0
-        assert judged.boxes[WHOLE][MRL_TEST] == 0
-        assert list(judged.boxes) == list(peer.boxes)
+        assert evaluated.region_eers[WHOLE][SELECTION] > evaluated.region_eers[best][SELECTION] == 0
+        assert evaluated.region_eers[WHOLE][MRL_TEST] == 0
+        assert list(evaluated.region_eers) == list(peer.regions)
 
-    def test_crops_of_another_kind_are_shown_as_the_peer_was_made_for(self, peer: Peer, tmp_path: Path) -> None:
-        tests = {name: crops(name, bright_middle=True) for name in (CHOICE, HELD_OUT)}
-        judged = judge_network(peer, tests, tmp_path)
-        assert judged.shown[HELD_OUT] == peer.made_for != judged.shown[CHOICE]
-        assert judge_network(peer, {}, tmp_path).scores == {}
+    def test_crops_of_another_kind_are_shown_as_the_peer_was_made_for(self, peer: PeerNetwork, tmp_path: Path) -> None:
+        tests = {name: crops(name, bright_middle=True) for name in (SELECTION, HELD_OUT)}
+        evaluated = evaluate_network(peer, tests, tmp_path)
+        assert evaluated.chosen_region[HELD_OUT] == peer.native_region != evaluated.chosen_region[SELECTION]
+        assert evaluate_network(peer, {}, tmp_path).scores == {}
 
 
 def test_scores_are_kept_until_something_changes(tmp_path: Path) -> None:
@@ -68,22 +68,22 @@ def test_scores_are_kept_until_something_changes(tmp_path: Path) -> None:
         return np.array([0.25, 0.1])
 
     for key in (["network", "crops"], ["network", "crops"], ["another", "crops"]):
-        assert kept(tmp_path, key, compute).tolist() == [0.25, 0.1]
+        assert cached_scores(tmp_path, key, compute).tolist() == [0.25, 0.1]
     assert len(counted) == 2
 
 
 def test_a_scorer_scores_as_it_does_alone(bundles: Path, tmp_path: Path) -> None:
     test = crops(HELD_OUT, bright_middle=False)
     scorer = load(bundles / "final_best", "cpu")
-    judged = judge_scorer(scorer, {HELD_OUT: test}, tmp_path)
-    assert judged.scores[HELD_OUT] == pytest.approx(scorer.score(test.pixels).astype(float))
-    assert eer(test, judged.scores[HELD_OUT]).value == 0
+    evaluated = evaluate_scorer(scorer, {HELD_OUT: test}, tmp_path)
+    assert evaluated.scores[HELD_OUT] == pytest.approx(scorer.score(test.pixels).astype(float))
+    assert eer(test, evaluated.scores[HELD_OUT]).value == 0
 
 
 class TestPairedDifference:
     def test_of_the_same_scores_is_nothing(self) -> None:
         random = np.random.default_rng(0)
-        test = Test("t", "t", [], np.arange(60) % 2, [f"s{i % 6}" for i in range(60)], "")
+        test = EvaluationSet("t", "t", [], np.arange(60) % 2, [f"s{i % 6}" for i in range(60)], "")
         scores = random.random(60)
         found = paired_difference(test, scores, scores)
         assert (found.value, found.low, found.high) == (0, 0, 0)
@@ -92,7 +92,7 @@ class TestPairedDifference:
         """Two models that fail on the same crops differ by less than either is known."""
         random = np.random.default_rng(0)
         labels = np.arange(400) % 2
-        test = Test("t", "t", [], labels, None, "")
+        test = EvaluationSet("t", "t", [], labels, None, "")
         scores = labels + random.normal(0, 0.6, 400)
         other = scores + random.normal(0, 0.05, 400)
         found, alone = paired_difference(test, other, scores), eer(test, other)
@@ -103,15 +103,15 @@ class TestPairedDifference:
 
 def test_tests_are_of_crops_that_nothing_learns_from(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DATA", str(data))
-    tests = read_tests()
+    tests = load_evaluation_sets()
     assert list(tests) == ["mrl_val", "mrl_test", "mrl_test_far", "held_out"]
     subjects = [set(tests[name].subjects or ()) for name in ("mrl_val", "mrl_test")]
     assert subjects[0].isdisjoint(subjects[1])
     assert 0 < len(subjects[0] | subjects[1]) < SPLIT_FOLDS
     assert {crop.shape for crop in tests["mrl_test_far"].pixels} == {(24, 24)}
-    assert len(read_tests(every=4)["mrl_test"].pixels) == -(-len(tests["mrl_test"].pixels) // 4)
+    assert len(load_evaluation_sets(every=4)["mrl_test"].pixels) == -(-len(tests["mrl_test"].pixels) // 4)
 
 
 def test_without_data_there_are_no_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DATA", str(tmp_path))
-    assert read_tests() == {}
+    assert load_evaluation_sets() == {}

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from tools.benchmarks.__main__ import main
-from tools.benchmarks.contestants import CASCADE, FINAL_BEST, INT8, LITE, OCEC_P, OCEC_S, OPENVINO
+from tools.benchmarks.candidates import CASCADE, FINAL_BEST, INT8, LITE, OCEC_P, OCEC_S, OPENVINO
 from tools.benchmarks.report import Report
 
 QUICK = ("--batch", "1", "--batch", "64", "--seconds", "0", "--rounds", "1")
@@ -35,24 +35,24 @@ def test_everything(here: Path, peers: Path, bundles: Path, data: Path, monkeypa
     assert result.exit_code == 0, result.output
     report = Report.model_validate_json((here / "reports" / "benchmarks" / "cpu.json").read_bytes())
     assert [row.name for row in report.rows] == [FINAL_BEST, LITE, INT8, OPENVINO, OCEC_P, CASCADE]
-    assert list(report.absent) == [OCEC_S]
+    assert list(report.missing) == [OCEC_S]
     rows = {row.name: row for row in report.rows}
     for row in report.rows:
         assert list(row.eer) == ["mrl_test", "mrl_test_far", "held_out"]
         assert all(0 <= eer.low <= eer.value <= eer.high <= 1 for eer in row.eer.values())
     cascade = rows[CASCADE]
-    assert all(0 < share < 1 for share in cascade.escalated.values())
-    assert report.mix_escalated is not None
-    assert 0 < report.mix_escalated < 1
+    assert all(0 < share < 1 for share in cascade.deferred.values())
+    assert report.mix_deferred is not None
+    assert 0 < report.mix_deferred < 1
     assert rows[LITE].cost.flop <= cascade.cost.flop <= rows[LITE].cost.flop + rows[FINAL_BEST].cost.flop
-    assert cascade.memory > report.bare_memory
+    assert cascade.memory > report.baseline_memory
     assert {speed.batch for speed in report.speeds} == {speed.batch for speed in report.mix} == {1, 64}
     assert {speed.name for speed in report.mix} == {FINAL_BEST, LITE, CASCADE}
 
     page = (here / "docs" / "benchmarks.md").read_text()
     for name in (FINAL_BEST, LITE, INT8, OPENVINO, OCEC_P, OCEC_S, CASCADE):
         assert f"| {name} |" in page
-    assert "not here: no ocec_s.onnx" in page
+    assert "not available: no ocec_s.onnx" in page
     assert "Not measured: no GPU" in page
     assert re.search(r"(held|NOT HELD) +EER of final_best_lite within 0.003", result.stdout)
     ET.parse(here / "docs" / "images" / "benchmarks.svg")
@@ -72,17 +72,17 @@ def test_nothing_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = benchmarks(*QUICK)
     assert result.exit_code == 0, result.output
     page = (here / "docs" / "benchmarks.md").read_text()
-    assert page.count("not here: ") == 6
-    assert "the data sets are not here" in page
+    assert page.count("not available: ") == 6
+    assert "the data sets are not available" in page
     assert "![" not in page
-    assert "not measured" in page.partition("## What was wanted")[2]
+    assert "not measured" in page.partition("## Targets")[2]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(here: Path) -> None:
     result = benchmarks("--device", "cuda", *QUICK)
     assert result.exit_code == 1
-    assert "there is no CUDA here" in result.stderr
+    assert "CUDA is not available" in result.stderr
     assert list(here.iterdir()) == []
 
 

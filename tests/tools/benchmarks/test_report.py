@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from tools.benchmarks.contestants import CASCADE, FINAL_BEST, LITE, OCEC_P, OPENVINO
+from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE, OCEC_P, OPENVINO
 from tools.benchmarks.cost import Cost
-from tools.benchmarks.report import Report, Row, Target, TestSet, targets
-from tools.benchmarks.speed import ONNX_RUNTIME, Roof, Speed
+from tools.benchmarks.report import Report, Row, SetSummary, Target, targets
+from tools.benchmarks.speed import ONNX_RUNTIME, Roofline, Speed
 from training.evaluation.eer import Interval
 
 
@@ -12,13 +12,13 @@ def row(name: str, difference: float | None = None) -> Row:
         name=name,
         licence="MIT",
         note="",
-        shown={},
-        boxes={},
+        chosen_region={},
+        region_eers={},
         cost=Cost(1, 1, 1, 1, 1),
         memory=1,
         eer={},
         difference={} if difference is None else {"held_out": Interval(difference, difference, difference)},
-        escalated={},
+        deferred={},
     )
 
 
@@ -30,15 +30,15 @@ def report(rows: list[Row], speeds: list[Speed], mix: list[Speed]) -> Report:
     return Report(
         about={},
         device="cpu",
-        tests=[TestSet(name="held_out", what="held-out crops", crops=4, open=2, subjects=None)],
+        evaluation_sets=[SetSummary(name="held_out", what="held-out crops", crops=4, open=2, subjects=None)],
         rows=rows,
-        absent={},
-        bare_memory=1,
+        missing={},
+        baseline_memory=1,
         speeds=speeds,
         mix=mix,
         mix_crops=4,
-        mix_escalated=None,
-        roof=Roof(1, 1),
+        mix_deferred=None,
+        roofline=Roofline(1, 1),
     )
 
 

@@ -8,8 +8,16 @@ import onnxruntime
 import pytest
 
 from eyestate.images import Pixels
-from tools.benchmarks.contestants import Own
-from tools.benchmarks.speed import ONNX_RUNTIME, OPENVINO, Runner, mix_runner, network_runners, race, roof
+from tools.benchmarks.candidates import OwnNetwork
+from tools.benchmarks.speed import (
+    ONNX_RUNTIME,
+    OPENVINO,
+    Runner,
+    measure_roofline,
+    measure_speeds,
+    mix_runner,
+    network_runners,
+)
 
 
 def test_all_take_turns() -> None:
@@ -25,18 +33,18 @@ def test_all_take_turns() -> None:
 
         return Runner(name, "none", prepare)
 
-    speeds = race([runner("a"), runner("b")], [1, 8], seconds=0, rounds=3)
+    speeds = measure_speeds([runner("a"), runner("b")], [1, 8], seconds=0, rounds=3)
     assert " ".join(calls) == "a1 b1 a1 b1 b1 a1 a1 b1 a8 b8 a8 b8 b8 a8 a8 b8"
     assert [(speed.name, speed.batch) for speed in speeds] == [("a", 1), ("b", 1), ("a", 8), ("b", 8)]
     assert all(0 < speed.low <= speed.median <= speed.high for speed in speeds)
 
 
 def test_nobody_races() -> None:
-    assert race([], [1], seconds=0, rounds=1) == []
+    assert measure_speeds([], [1], seconds=0, rounds=1) == []
 
 
 def test_networks_run_on_every_engine(bundles: Path) -> None:
-    network = Own("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
+    network = OwnNetwork("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
     runners = list(network_runners([network], "cpu"))
     there = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
     assert [runner.engine for runner in runners] == [ONNX_RUNTIME, *([OPENVINO] if there else [])]
@@ -45,7 +53,7 @@ def test_networks_run_on_every_engine(bundles: Path) -> None:
 
 def test_a_device_that_is_not_there_is_named_by_what_ran(bundles: Path) -> None:
     """Without CUDA the session falls back to the CPU, and the table says so."""
-    network = Own("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
+    network = OwnNetwork("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
     (runner,) = network_runners([network], "cuda")
     available = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     assert available or runner.engine == "ONNX Runtime, cpu-fp32"
@@ -55,12 +63,14 @@ def test_a_device_that_is_not_there_is_named_by_what_ran(bundles: Path) -> None:
 def test_a_mix_is_scored_whole(batch: int) -> None:
     scored: list[Pixels] = []
     crops = [np.full((8 + number % 2, 8), number, np.uint8) for number in range(10)]
-    runner = mix_runner("mix", lambda parts: scored.extend(crop for part in parts for crop in part), crops)
+    runner = mix_runner(
+        "mix", lambda group_by_size: scored.extend(crop for part in group_by_size for crop in part), crops
+    )
     assert runner.prepare(batch)() == 10
     assert [int(crop[0, 0]) for crop in scored] == list(range(10))
 
 
 def test_the_roof_of_this_machine() -> None:
-    found = roof("cpu")
+    found = measure_roofline("cpu")
     assert 1e9 < found.flops < 1e14
     assert 1e8 < found.bandwidth < 1e13

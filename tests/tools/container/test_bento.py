@@ -9,7 +9,7 @@ import pytest
 
 from eyestate.mtcnn import FaceDetector
 from tests.bundles import write_bundle
-from tools.harness.servers import PROJECT, Probe, running
+from tools.harness.servers import PROJECT, Probe, running_server
 
 BENTOML = str(Path(sys.executable).parent / "bentoml")
 OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
@@ -45,6 +45,6 @@ def test_it_serves_by_itself(tmp_path: Path, home: dict[str, str], bento: str, s
     model = write_bundle(source / "models")  # found by its name only if the bento's own code looks for it
     command = (BENTOML, "serve", bento, "--working-dir", str(tmp_path), "--host", "127.0.0.1", "--port", "{port}")
     settings = home | {"PYTHONPATH": "", "EYESTATE_MODEL": model.name, "EYESTATE_DRAIN": "0"}
-    with running(command, settings, Probe("/readyz"), tmp_path / "log") as server:
-        assert b'"name":"brightness"' in server.ask(Probe("/v1/score", OPEN, "image/jpeg"))
+    with running_server(command, settings, Probe("/readyz"), tmp_path / "log") as server:
+        assert b'"name":"brightness"' in server.fetch(Probe("/v1/score", OPEN, "image/jpeg"))
         assert server.terminate()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.container.check import confined
+from tools.container.check import confinement_claims
 
 INSIDE: dict[str, Any] = {
     "uid": 65532,
@@ -15,7 +15,7 @@ INSIDE: dict[str, Any] = {
 
 
 def fallen(inside: dict[str, Any], as_root: dict[str, Any]) -> list[str]:
-    return [claim.found for claim in confined(inside, as_root) if not claim.held]
+    return [claim.found for claim in confinement_claims(inside, as_root) if not claim.held]
 
 
 def test_a_confined_container_holds_every_claim() -> None:

@@ -52,7 +52,7 @@ def test_a_failure_is_told_by_the_last_words_of_the_engine(commands: Path) -> No
 
 
 def test_a_container_gets_no_right_that_it_does_not_need() -> None:
-    flags = " ".join(Engine("docker").confined())
+    flags = " ".join(Engine("docker").hardening_flags())
     for wanted in ("--read-only", "--cap-drop ALL", "no-new-privileges"):
         assert wanted in flags
 

@@ -67,7 +67,7 @@ def config() -> Config:
 
 def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_path: Path) -> None:
     path = tmp_path / "dist" / "bill.cdx.json"
-    sbom.written(sbom.bill(root, "eyestate:1.0-cpu", config), path)
+    sbom.write_bom(sbom.build_bom(root, "eyestate:1.0-cpu", config), path)
     bill = json.loads(path.read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     assert (bill["metadata"]["component"]["type"], bill["metadata"]["component"]["version"]) == ("container", "1.0-cpu")
@@ -92,8 +92,8 @@ def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_pat
 
 
 def test_of_an_image_only_what_the_list_is_made_from_is_read() -> None:
-    assert sbom.wanted("models/final_best/model.onnx")
-    assert sbom.wanted("opt/eyestate/lib/python3.11/site-packages/numpy-2.0.dist-info/METADATA")
-    assert sbom.wanted("var/lib/dpkg/status")
-    assert not sbom.wanted("opt/eyestate/lib/python3.11/site-packages/numpy/__init__.py")
-    assert not sbom.wanted("etc/passwd")
+    assert sbom.is_relevant("models/final_best/model.onnx")
+    assert sbom.is_relevant("opt/eyestate/lib/python3.11/site-packages/numpy-2.0.dist-info/METADATA")
+    assert sbom.is_relevant("var/lib/dpkg/status")
+    assert not sbom.is_relevant("opt/eyestate/lib/python3.11/site-packages/numpy/__init__.py")
+    assert not sbom.is_relevant("etc/passwd")

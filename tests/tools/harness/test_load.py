@@ -10,9 +10,9 @@ import pytest
 from tests.tools.harness.conftest import TinyServer, reply, tiny_server
 from tools.harness.load import (
     Connection,
-    Generator,
-    Lost,
+    LoadGenerator,
     Outcome,
+    RequestLostError,
     http_request,
     losses,
     percentiles_ms,
@@ -26,18 +26,18 @@ from tools.harness.servers import free_port
 REQUEST = http_request("/v1/score", b"body")
 
 
-async def closed_loop(generator: Generator, connections: int, seconds: float) -> None:
+async def closed_loop(generator: LoadGenerator, connections: int, seconds: float) -> None:
     stop = asyncio.Event()
     await asyncio.gather(generator.closed_loop(connections, stop), stop_after(seconds, stop))
     generator.close()
 
 
-async def arrivals(generator: Generator, times: list[float]) -> None:
-    await generator.arrive(times, asyncio.Event())
+async def arrivals(generator: LoadGenerator, times: list[float]) -> None:
+    await generator.send_at(times, asyncio.Event())
     generator.close()
 
 
-async def open_loop(generator: Generator, rate: float, seconds: float) -> None:
+async def open_loop(generator: LoadGenerator, rate: float, seconds: float) -> None:
     stop = asyncio.Event()
     await asyncio.gather(generator.open_loop(rate, stop), stop_after(seconds, stop))
     generator.close()
@@ -59,7 +59,7 @@ class TestConnection:
         async def ask(port: int) -> None:
             connection = await Connection.open(port)
             for _ in range(2):
-                answer = await connection.ask(REQUEST)
+                answer = await connection.request(REQUEST)
                 assert (answer.status, answer.body) == (429, b"busy")
                 assert answer.headers["retry-after"] == "3"
             assert connection.usable
@@ -72,7 +72,7 @@ class TestConnection:
     def test_connection_that_the_server_closes_after_its_answer(self) -> None:
         async def ask(port: int) -> None:
             connection = await Connection.open(port)
-            assert (await connection.ask(REQUEST)).status == 503
+            assert (await connection.request(REQUEST)).status == 503
             assert not connection.usable
 
         with tiny_server(lambda _: reply(503, b"{}", "Connection: close")) as server:
@@ -82,8 +82,8 @@ class TestConnection:
     def test_no_complete_answer_is_a_loss(self, answer: bytes | None) -> None:
         async def ask(port: int) -> None:
             connection = await Connection.open(port)
-            with pytest.raises(Lost):
-                await connection.ask(REQUEST)
+            with pytest.raises(RequestLostError):
+                await connection.request(REQUEST)
             assert not connection.usable
 
         with tiny_server(lambda _: answer) as server:
@@ -93,7 +93,7 @@ class TestConnection:
 
 class TestClosedLoop:
     def test_counts_what_the_server_counts(self, ok_server: TinyServer) -> None:
-        generator = Generator(ok_server.port, [REQUEST, http_request("/other", b"x")])
+        generator = LoadGenerator(ok_server.port, [REQUEST, http_request("/other", b"x")])
         run(closed_loop(generator, 4, 0.3))
         assert generator.sent == len(generator.outcomes) == len(ok_server.requests) > 4
         assert statuses(generator.outcomes) == {"200": generator.sent}
@@ -105,7 +105,7 @@ class TestClosedLoop:
     def test_statuses_and_losses_add_up(self) -> None:
         fates = [reply(200), reply(429, b"{}", "Retry-After: 1"), None, reply(200)]
         with tiny_server(lambda number: fates[number % 4]) as server:
-            generator = Generator(server.port, [REQUEST])
+            generator = LoadGenerator(server.port, [REQUEST])
             run(closed_loop(generator, 3, 0.3))
         hung_up = len(server.requests) // 4
         answered = statuses(generator.outcomes)
@@ -117,13 +117,13 @@ class TestClosedLoop:
         assert {outcome.retry_after for outcome in generator.outcomes if outcome.status == 429} == {"1"}
 
     def test_connections_are_replaced(self, ok_server: TinyServer) -> None:
-        generator = Generator(ok_server.port, [REQUEST], per_connection=5)
+        generator = LoadGenerator(ok_server.port, [REQUEST], per_connection=5)
         run(closed_loop(generator, 1, 0.2))
         assert generator.sent == len(ok_server.requests)
         assert ok_server.connections == -(-generator.sent // 5)
 
     def test_refused_connections_are_not_requests(self) -> None:
-        generator = Generator(free_port(), [REQUEST])
+        generator = LoadGenerator(free_port(), [REQUEST])
         run(closed_loop(generator, 2, 0.1))
         assert generator.sent == 0
         assert generator.refused >= 2
@@ -132,7 +132,7 @@ class TestClosedLoop:
 
 class TestOpenLoop:
     def test_keeps_its_rate(self, ok_server: TinyServer) -> None:
-        generator = Generator(ok_server.port, [REQUEST])
+        generator = LoadGenerator(ok_server.port, [REQUEST])
         run(open_loop(generator, 200, 0.5))
         assert generator.sent == len(generator.outcomes) == len(ok_server.requests) > 1
         due = sorted(outcome.sent - outcome.late for outcome in generator.outcomes)
@@ -141,7 +141,7 @@ class TestOpenLoop:
 
     def test_does_not_wait_for_slow_answers(self, ok_server: TinyServer) -> None:
         ok_server.delay = 0.3
-        generator = Generator(ok_server.port, [REQUEST])
+        generator = LoadGenerator(ok_server.port, [REQUEST])
         run(open_loop(generator, 100, 0.3))
         assert generator.sent > 1
         assert ok_server.connections > generator.sent / 2
@@ -158,20 +158,20 @@ def test_percentiles_of_the_wanted() -> None:
 
 class TestArrivals:
     def test_at_their_times(self, ok_server: TinyServer) -> None:
-        generator = Generator(ok_server.port, [REQUEST])
+        generator = LoadGenerator(ok_server.port, [REQUEST])
         run(arrivals(generator, [0.0, 0.05, 0.3]))
         begun = [outcome.sent - outcome.late for outcome in generator.outcomes]
         assert [time - begun[0] for time in begun] == pytest.approx([0, 0.05, 0.3], abs=1e-6)
         assert len(generator.lags) == 3
 
     def test_what_leaves_late_says_so(self, ok_server: TinyServer) -> None:
-        async def hindered(generator: Generator) -> None:
+        async def hindered(generator: LoadGenerator) -> None:
             load = asyncio.create_task(arrivals(generator, [0.0, 0.3, 1.0]))
             await asyncio.sleep(0.005)
             time.sleep(0.5)
             await load
 
-        generator = Generator(ok_server.port, [REQUEST])
+        generator = LoadGenerator(ok_server.port, [REQUEST])
         run(hindered(generator))
         late = sorted((outcome.sent - outcome.late, outcome.late) for outcome in generator.outcomes)
         assert late[1][1] > 0.15

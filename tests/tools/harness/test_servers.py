@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.harness import servers
-from tools.harness.servers import Probe, ServerError, running
+from tools.harness.servers import Probe, ServerError, running_server
 
 SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
 # A parent with a child that does not care for SIGTERM.
@@ -23,27 +23,27 @@ http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bi
 
 
 def test_runs_and_is_gone_afterwards(tmp_path: Path) -> None:
-    with running(SERVE, {}, Probe("/"), tmp_path / "logs" / "log") as server:
+    with running_server(SERVE, {}, Probe("/"), tmp_path / "logs" / "log") as server:
         assert server.process.poll() is None
         memory = server.memory()
         assert 0 < memory.anonymous <= memory.rss
         assert 0 < memory.pss <= memory.rss
     assert server.process.poll() is not None
-    assert server.tree() == []
+    assert server.processes() == []
 
 
 def test_children_that_stay_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "ORPHAN_SECONDS", 0.5)
     command = (sys.executable, "-c", STUBBORN, "{port}")
-    with running(command, {}, Probe("/"), tmp_path / "log") as server:
-        parent, child = server.tree()
+    with running_server(command, {}, Probe("/"), tmp_path / "log") as server:
+        parent, child = server.processes()
         assert not server.terminate()
-    assert servers.alive([parent, child]) == []
+    assert servers.still_running([parent, child]) == []
 
 
 def test_variables_and_port(tmp_path: Path) -> None:
     command = (sys.executable, "-c", TELLS_A_VARIABLE, "{port}", str(tmp_path / "seen"))
-    with running(command, {"WHERE": "on {port}"}, Probe("/"), tmp_path / "log") as server:
+    with running_server(command, {"WHERE": "on {port}"}, Probe("/"), tmp_path / "log") as server:
         assert (tmp_path / "seen").read_text() == f"on {server.port}"
 
 
@@ -51,6 +51,6 @@ def test_that_ends_at_its_start(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "raise SystemExit('no model here')")
     with (
         pytest.raises(ServerError, match="no model here"),
-        running(command, {}, Probe("/"), tmp_path / "log"),
+        running_server(command, {}, Probe("/"), tmp_path / "log"),
     ):
         pytest.fail("it is not ready")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.monitoring.artefacts import FOLDER, compared, rules
+from tools.monitoring.artefacts import FOLDER, compared_series, rules
 
 ALERTS = [rule for rule in rules() if "alert" in rule]
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
@@ -60,7 +60,7 @@ def test_an_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name)
 def test_an_alert_compares_what_is_recorded(rule: dict[str, Any]) -> None:
-    series = compared(rule["expr"])
+    series = compared_series(rule["expr"])
     assert set(series) <= RECORDED
     assert re.fullmatch(r"\S+ \S+ [\d.]+( and \S+ \S+ [\d.]+)?", rule["expr"])
     assert len(series) == rule["expr"].count(" and ") + 1

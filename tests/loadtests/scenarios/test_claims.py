@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from loadtests.scenarios.claims import Row, claims
 from loadtests.scenarios.plan import Limits
-from loadtests.scenarios.verdict import Row, claims
-from tools.harness.claims import verdicts
+from tools.harness.claims import format_claims
 
 LIMITS = Limits(p95_ms=100, errors=0.01, refused=0.1)
 GOOD = Row("single", 1_000, failed=10, refused=100, p95_ms=100)
@@ -40,6 +40,6 @@ def test_overload_that_is_none() -> None:
 
 
 def test_told() -> None:
-    lines = verdicts(claims([GOOD._replace(p95_ms=250)], LIMITS, 0)).splitlines()
+    lines = format_claims(claims([GOOD._replace(p95_ms=250)], LIMITS, 0)).splitlines()
     assert "held      single requests are answered: 890 of 1,000" in lines
     assert "NOT HELD  p95 of single requests at most 100 ms: 250 ms" in lines

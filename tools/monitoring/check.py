@@ -15,12 +15,19 @@ import httpx
 import yaml
 
 from eyestate.bundle import Bundle, CascadeBundle
-from tools.harness.load import Generator, run
-from tools.harness.service import served
+from tools.harness.load import LoadGenerator, run
+from tools.harness.service import running_service
 from tools.monitoring import traffic
 from tools.monitoring.artefacts import SCRAPE
 from tools.monitoring.local import prometheus
-from tools.monitoring.questions import Answer, Question, ask, of_dashboard, of_rules, unhealthy_rules
+from tools.monitoring.queries import (
+    CheckedQuery,
+    QueryResult,
+    dashboard_queries,
+    rule_queries,
+    run_query,
+    unhealthy_rules,
+)
 
 _INTERVAL: Final = "1s"
 _WORKERS: Final = 2
@@ -31,7 +38,7 @@ _PATIENCE_SECONDS: Final = 180  # until everything has an answer
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckReport:
     """What came of it.
 
     Attributes:
@@ -42,24 +49,24 @@ class Outcome:
         limit: of them, as shipped.
     """
 
-    dashboard: list[Answer]
-    rules: list[Answer]
+    dashboard: list[QueryResult]
+    rules: list[QueryResult]
     unhealthy: dict[str, str]
     samples: int
     limit: int
 
     @property
-    def faults(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Everything that is not as it should be, a line each."""
         answers = [*self.dashboard, *self.rules]
         return [
-            *(f"{each.question.asker}: {each.fault}: {each.question.query}" for each in answers if each.fault),
+            *(f"{each.question.source}: {each.problem}: {each.question.query}" for each in answers if each.problem),
             *(f"{name}: {why}" for name, why in self.unhealthy.items()),
             *([f"{self.samples} samples a scrape, the limit is {self.limit}"] if self.samples > self.limit else []),
         ]
 
 
-def rehearse(bundle: Bundle | CascadeBundle, folder: Path) -> Outcome:
+def check_queries(bundle: Bundle | CascadeBundle, folder: Path) -> CheckReport:
     """Start all, put it under load, and ask until everything has an answer or patience ends.
 
     Args:
@@ -71,19 +78,19 @@ def rehearse(bundle: Bundle | CascadeBundle, folder: Path) -> Outcome:
     """
     settings = {"EYESTATE_QUEUE": str(_QUEUE), "EYESTATE_LOG_LEVEL": "error"}
     with (
-        served(bundle, "auto", _WORKERS, "rehearsal", **settings) as service,
+        running_service(bundle, "auto", _WORKERS, "rehearsal", **settings) as service,
         prometheus(f"127.0.0.1:{service.port}", folder, _INTERVAL) as server,
-        load(service.port, bundle.manifest.name),
+        under_load(service.port, bundle.manifest.name),
         httpx.Client(base_url=server.url, timeout=30) as client,
     ):
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while (outcome := _outcome(client)).faults and time.monotonic() < deadline:
+        while (outcome := _outcome(client)).problems and time.monotonic() < deadline:
             time.sleep(1)
         return outcome
 
 
 @contextmanager
-def load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
+def under_load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
     """Requests of every kind while the block runs.
 
     Args:
@@ -95,7 +102,7 @@ def load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
 
     async def send() -> None:
         stop = asyncio.Event()
-        generator = Generator(port, traffic.requests(model), _PER_CONNECTION)
+        generator = LoadGenerator(port, traffic.requests(model), _PER_CONNECTION)
         loop = generator.closed_loop(_CONNECTIONS, stop) if rate is None else generator.open_loop(rate, stop)
         sending = asyncio.create_task(loop)
         await asyncio.to_thread(stopping.wait)
@@ -112,12 +119,12 @@ def load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
         thread.join()
 
 
-def _outcome(prometheus: httpx.Client) -> Outcome:
+def _outcome(prometheus: httpx.Client) -> CheckReport:
     scrape = yaml.safe_load(SCRAPE.read_text())["scrape_configs"][0]
-    samples = ask(prometheus, Question("scrape", "max(scrape_samples_scraped)")).series
-    return Outcome(
-        dashboard=[ask(prometheus, question) for question in of_dashboard()],
-        rules=[ask(prometheus, question) for question in of_rules()],
+    samples = run_query(prometheus, CheckedQuery("scrape", "max(scrape_samples_scraped)")).series
+    return CheckReport(
+        dashboard=[run_query(prometheus, question) for question in dashboard_queries()],
+        rules=[run_query(prometheus, question) for question in rule_queries()],
         unhealthy=unhealthy_rules(prometheus),
         samples=int(samples[0][1]) if samples else 0,
         limit=scrape["sample_limit"],

@@ -1,4 +1,4 @@
-"""Who takes part: the bundles that ship and the public eye-state models, each with the crop it was made for."""
+"""This project's bundles and public eye-state models, each with the crop it was designed for."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OWN_LICENCE: Final = "Apache-2.0"
 
 WHOLE: Final = "whole crop"
 TIGHT: Final = "centre 80 % × 50 %"
-# What a peer may be shown: shares of the crop's width and height, about its middle.
-BOXES: Final[dict[str, tuple[float, float]]] = {
+# Regions that a peer may be given: shares of the crop's width and height, centred.
+REGIONS: Final[dict[str, tuple[float, float]]] = {
     WHOLE: (1, 1),
     "centre 80 % × 80 %": (0.8, 0.8),
     TIGHT: (0.8, 0.5),
@@ -41,13 +41,13 @@ BOXES: Final[dict[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network that takes part.
+    """A network under test.
 
-    Args:
-        name: as the tables have it.
-        onnx: one file with a dynamic batch.
+    Attributes:
+        name: as in the tables.
+        onnx: ONNX file with a dynamic batch dimension.
         licence: of the network.
-        note: what a reader of its figures must know.
+        note: caveat about its figures.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Network:
     note: str = ""
 
     @property
-    def boxes(self) -> Sequence[str]:
-        """The parts of a crop it may be shown, the one it was made for first."""
+    def regions(self) -> Sequence[str]:
+        """The regions of a crop it may be given, the one it was designed for first."""
         return (WHOLE,)
 
-    def inputs(self, crops: Sequence[Pixels], box: str) -> Inputs:
-        """Grey crops, uint8 (height, width) each, to one batch of inputs."""
+    def inputs(self, crops: Sequence[Pixels], region: str) -> Inputs:
+        """Greyscale crops, uint8 (height, width) each, as one batch of network inputs."""
         raise NotImplementedError
 
     def example(self, batch: int) -> Inputs:
@@ -71,41 +71,41 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Own(Network):
+class OwnNetwork(Network):
     """A network with a bundle's interface: uint8 (N, side, side) to P(open) (N,)."""
 
     side: int = 0
 
-    def inputs(self, crops: Sequence[Pixels], box: str) -> Inputs:
+    def inputs(self, crops: Sequence[Pixels], region: str) -> Inputs:
         """See ``Network.inputs``: uint8 (N, side, side)."""
-        assert box == WHOLE
+        assert region == WHOLE
         return np.stack([to_input(crop, self.side) for crop in crops])
 
 
 @dataclass(frozen=True, slots=True)
-class Peer(Network):
-    """A network that takes float32 RGB or BGR (N, 3, height, width), (x - offset) / 255, here of three equal channels.
+class PeerNetwork(Network):
+    """A public network with float32 inputs (N, 3, height, width): (x - offset) / 255, the same in all three channels.
 
-    The last of its outputs for a crop is P(open).
+    The last output per crop is P(open).
     """
 
     width: int = 0
     height: int = 0
     offset: float = 0
-    made_for: str = WHOLE
+    native_region: str = WHOLE
 
     @property
-    def boxes(self) -> Sequence[str]:
-        """See ``Network.boxes``."""
-        return (self.made_for, *(box for box in BOXES if box != self.made_for))
+    def regions(self) -> Sequence[str]:
+        """See ``Network.regions``."""
+        return (self.native_region, *(region for region in REGIONS if region != self.native_region))
 
-    def inputs(self, crops: Sequence[Pixels], box: str) -> Inputs:
+    def inputs(self, crops: Sequence[Pixels], region: str) -> Inputs:
         """See ``Network.inputs``: float32 (N, 3, height, width)."""
-        shown = np.stack([self._shown(crop, BOXES[box]) for crop in crops])
+        shown = np.stack([self._resize_region(crop, REGIONS[region]) for crop in crops])
         scaled = (shown.astype(np.float32) - np.float32(self.offset)) / np.float32(255)
         return np.repeat(scaled[:, None], 3, axis=1)
 
-    def _shown(self, crop: Pixels, shares: tuple[float, float]) -> Pixels:
+    def _resize_region(self, crop: Pixels, shares: tuple[float, float]) -> Pixels:
         height, width = crop.shape
         margins = width * (1 - shares[0]) / 2, height * (1 - shares[1]) / 2
         part = (margins[0], margins[1], width - margins[0], height - margins[1])
@@ -114,14 +114,14 @@ class Peer(Network):
 
 
 @dataclass(frozen=True, slots=True)
-class LineUp:
-    """The networks that are here, and why the others are not, by name."""
+class Candidates:
+    """The available networks, and by name the reason why others are missing."""
 
     networks: list[Network] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     def get(self, name: str) -> Network | None:
-        """The network of that name, None where it is not here."""
+        """The network of that name, None if it is missing."""
         return next((network for network in self.networks if network.name == name), None)
 
 
@@ -131,53 +131,53 @@ OCEC_S: Final = "OCEC S"
 PEERS: Final = {OPENVINO: "open-closed-eye.onnx", OCEC_P: "ocec_p.onnx", OCEC_S: "ocec_s.onnx"}
 
 
-def line_up(peers: Path, scratch: Path) -> LineUp:
+def find_candidates(peers: Path, scratch: Path) -> Candidates:
     """Find all networks.
 
     Args:
-        peers: the folder of the public models, as ``../shared/peers`` has them.
-        scratch: where the networks go that have to be rewritten.
+        peers: folder of the public models, laid out like ``../shared/peers``.
+        scratch: folder for rewritten networks.
     """
-    found = LineUp()
+    found = Candidates()
     for name in (FINAL_BEST, LITE):
         try:
-            found.networks.append(own(load_bundle(name)))
+            found.networks.append(own_network(load_bundle(name)))
         except BundleError as error:
-            found.absent[name] = error.message
+            found.missing[name] = error.message
     for name, file in PEERS.items():
         if (peers / file).exists():
-            found.networks.append(peer(name, peers / file, scratch))
+            found.networks.append(peer_network(name, peers / file, scratch))
         else:
-            found.absent[name] = f"no {file} in the folder of the peers"
+            found.missing[name] = f"no {file} in the folder of public models"
     return found
 
 
-def peer(name: str, path: Path, scratch: Path) -> Peer:
-    """A public model, as its authors say how to use it."""
+def peer_network(name: str, path: Path, scratch: Path) -> PeerNetwork:
+    """A public model, used as its authors specify."""
     if name == OPENVINO:
-        note = "it was trained on nine of ten frames of MRL, of all subjects; its figures on MRL are of what it learnt."
+        note = "trained on nine tenths of the MRL frames, of all subjects, so its MRL figures are on training data."
         dynamic = dynamic_batch(path, scratch / path.name)
-        return Peer(name, dynamic, "Apache-2.0", note, width=32, height=32, offset=127)
-    return Peer(name, path, "MIT", width=40, height=24, made_for=TIGHT)
+        return PeerNetwork(name, dynamic, "Apache-2.0", note, width=32, height=32, offset=127)
+    return PeerNetwork(name, path, "MIT", width=40, height=24, native_region=TIGHT)
 
 
-def own(bundle: Bundle) -> Own:
+def own_network(bundle: Bundle) -> OwnNetwork:
     """The network of a bundle."""
-    return Own(bundle.manifest.name, bundle.onnx, OWN_LICENCE, side=bundle.manifest.input.side)
+    return OwnNetwork(bundle.manifest.name, bundle.onnx, OWN_LICENCE, side=bundle.manifest.input.side)
 
 
-def quantised(network: Own, calibration: Pixels, scratch: Path) -> Own:
-    """The network in int8, made ready on crops, uint8 (N, side, side), that judge nothing."""
+def quantise(network: OwnNetwork, calibration: Pixels, scratch: Path) -> OwnNetwork:
+    """The network in int8, calibrated on crops, uint8 (N, side, side), that are disjoint from the evaluation sets."""
     path = scratch / f"{network.name}-int8.onnx"
     write_int8(network.onnx, calibration, path)
-    return Own(f"{network.name}, int8", path, network.licence, side=network.side)
+    return OwnNetwork(f"{network.name}, int8", path, network.licence, side=network.side)
 
 
 def dynamic_batch(network: Path, target: Path) -> Path:
-    """Rewrite a network whose batch is fixed to 1 so that it takes any, and return ``target``.
+    """Rewrite a network with a fixed batch of 1 to accept any batch size, and return ``target``.
 
     Raises:
-        ValueError: the rewritten network does not score every crop of a batch as the original scores it alone.
+        ValueError: the rewritten network does not score a batch as the original scores its crops one by one.
     """
     model = onnx.load(network)
     for value in (*model.graph.input, *model.graph.output):
@@ -192,17 +192,17 @@ def dynamic_batch(network: Path, target: Path) -> Path:
     alone = np.concatenate([before.run(None, {given.name: crop[None]})[0] for crop in crops])
     together = after.run(None, {given.name: crops})[0]
     if together.shape != alone.shape or np.abs(together - alone).max() > 1e-6:
-        raise ValueError(f"{network.name} computes something else in batches")
+        raise ValueError(f"{network.name} scores crops differently in batches")
     return target
 
 
 def read_scores(output: npt.NDArray[np.float32]) -> Scores:
-    """P(open) of each crop, float32 (N,), from what a network answers: (N,) or (N, classes, …), open last."""
+    """P(open) of each crop, float32 (N,), from an output of shape (N,) or (N, classes, …) with the open class last."""
     return output.reshape(len(output), -1)[:, -1]
 
 
-def parts(crops: Sequence[Pixels]) -> list[Pixels]:
-    """Crops (height, width) as the service hands them on: neighbours of one size together, (n, height, width)."""
+def group_by_size(crops: Sequence[Pixels]) -> list[Pixels]:
+    """Crops (height, width) as the service passes them on: consecutive ones of one size stacked, (n, height, width)."""
     found: list[list[Pixels]] = []
     for crop in crops:
         if found and found[-1][0].shape == crop.shape:

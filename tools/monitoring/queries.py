@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from tools.monitoring.artefacts import DASHBOARD, compared, rules
+from tools.monitoring.artefacts import DASHBOARD, compared_series, rules
 
 _FILLED_IN: Final = {
     "$__rate_interval": "30s",
@@ -26,63 +26,63 @@ _LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CheckedQuery:
     """A query, and who asks it.
 
     ``may_be_empty`` is what rightly has no answer: an alert while all is well.
     """
 
-    asker: str
+    source: str
     query: str
     may_be_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """The series that a query returned, with their newest values; ``error`` says why there are none."""
 
-    question: Question
+    question: CheckedQuery
     series: list[tuple[dict[str, str], float]]
     error: str = ""
 
     @property
-    def fault(self) -> str:
+    def problem(self) -> str:
         """What is wrong with the answer; empty where nothing is."""
         if self.error or self.question.may_be_empty:
             return self.error
         return "" if any(math.isfinite(value) for _, value in self.series) else "no value"
 
 
-def of_dashboard() -> Iterator[Question]:
+def dashboard_queries() -> Iterator[CheckedQuery]:
     """Every query of the committed dashboard, its variables given values."""
     dashboard = json.loads(DASHBOARD.read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
-            yield Question(panel["title"], _filled_in(target["expr"]))
+            yield CheckedQuery(panel["title"], _filled_in(target["expr"]))
     for variable in dashboard["templating"]["list"]:
         if found := _LABEL_VALUES.fullmatch(variable["query"]):
-            yield Question(f"variable {variable['name']}", f"count by ({found[2]}) ({_filled_in(found[1])})")
+            yield CheckedQuery(f"variable {variable['name']}", f"count by ({found[2]}) ({_filled_in(found[1])})")
     for annotation in dashboard["annotations"]["list"]:
-        yield Question(f"marks: {annotation['name']}", _filled_in(annotation["expr"]))
+        yield CheckedQuery(f"marks: {annotation['name']}", _filled_in(annotation["expr"]))
 
 
-def of_rules() -> Iterator[Question]:
+def rule_queries() -> Iterator[CheckedQuery]:
     """Every rule's expression; of an alert also the series that it compares, which are there while it is silent."""
     for rule in rules():
         if "record" in rule:
-            yield Question(rule["record"], rule["expr"].strip())
+            yield CheckedQuery(rule["record"], rule["expr"].strip())
         else:
-            asker = " ".join([rule["alert"], rule["labels"].get("windows", "")]).strip()
-            yield Question(asker, rule["expr"], may_be_empty=True)
-            yield from (Question(asker, series) for series in compared(rule["expr"]))
+            source = " ".join([rule["alert"], rule["labels"].get("windows", "")]).strip()
+            yield CheckedQuery(source, rule["expr"], may_be_empty=True)
+            yield from (CheckedQuery(source, series) for series in compared_series(rule["expr"]))
 
 
-def ask(prometheus: httpx.Client, question: Question) -> Answer:
+def run_query(prometheus: httpx.Client, question: CheckedQuery) -> QueryResult:
     """Put a question to the Prometheus that is the client's base URL."""
     answer = prometheus.get("/api/v1/query", params={"query": question.query}).json()
     if answer["status"] != "success":
-        return Answer(question, [], answer["error"])
-    return Answer(question, [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]])
+        return QueryResult(question, [], answer["error"])
+    return QueryResult(question, [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]])
 
 
 def unhealthy_rules(prometheus: httpx.Client) -> dict[str, str]:

@@ -13,28 +13,30 @@ from onnx import TensorProto, helper
 from eyestate.execution import open_session
 from eyestate.images import to_input
 from tests.tools.benchmarks.conftest import peer_network
-from tools.benchmarks.contestants import (
-    BOXES,
+from tools.benchmarks.candidates import (
     FINAL_BEST,
     LITE,
     OCEC_P,
     OCEC_S,
     OPENVINO,
+    REGIONS,
     TIGHT,
     WHOLE,
-    Own,
-    Peer,
+    OwnNetwork,
+    PeerNetwork,
     dynamic_batch,
-    line_up,
-    parts,
+    find_candidates,
+    group_by_size,
     read_scores,
 )
 
 CROP = np.random.default_rng(0).integers(0, 256, (48, 64)).astype(np.uint8)
 
 
-def peer(offset: float = 0, made_for: str = WHOLE) -> Peer:
-    return Peer("peer", Path("peer.onnx"), "MIT", width=40, height=24, offset=offset, made_for=made_for)
+def peer(offset: float = 0, native_region: str = WHOLE) -> PeerNetwork:
+    return PeerNetwork(
+        "peer", Path("peer.onnx"), "MIT", width=40, height=24, offset=offset, native_region=native_region
+    )
 
 
 class TestPeer:
@@ -47,23 +49,23 @@ class TestPeer:
         (white,) = peer(offset=127).inputs([np.full((32, 32), 255, np.uint8)], WHOLE)
         assert white.min() == white.max() == np.float32(128 / 255)
 
-    @pytest.mark.parametrize("box", BOXES)
-    def test_is_shown_the_middle(self, box: str) -> None:
-        """A white rectangle of the box's size in a black crop fills what it is shown, but for the softened edge."""
+    @pytest.mark.parametrize("region", REGIONS)
+    def test_is_shown_the_middle(self, region: str) -> None:
+        """A white rectangle of the region's size in a black crop fills what it is shown, but for the softened edge."""
         crop = np.zeros((100, 100), np.uint8)
-        width, height = (round(100 * share / 2) for share in BOXES[box])
+        width, height = (round(100 * share / 2) for share in REGIONS[region])
         crop[50 - height : 50 + height, 50 - width : 50 + width] = 255
-        (shown,) = peer().inputs([crop], box)
+        (shown,) = peer().inputs([crop], region)
         assert shown[0].mean() > 0.98
 
     def test_the_box_it_was_made_for_comes_first(self) -> None:
-        boxes = peer(made_for=TIGHT).boxes
-        assert boxes[0] == TIGHT
-        assert sorted(boxes) == sorted(BOXES)
+        regions = peer(native_region=TIGHT).regions
+        assert regions[0] == TIGHT
+        assert sorted(regions) == sorted(REGIONS)
 
 
 def test_an_own_network_gets_what_the_service_gives_it() -> None:
-    network = Own("own", Path("own.onnx"), "Apache-2.0", side=32)
+    network = OwnNetwork("own", Path("own.onnx"), "Apache-2.0", side=32)
     assert (network.inputs([CROP], WHOLE)[0] == to_input(CROP, 32)).all()
     assert network.example(5).shape == (5, 32, 32)
 
@@ -83,7 +85,7 @@ class TestDynamicBatch:
         model.graph.node[2].input[0] = "centred"
         model.graph.initializer.append(helper.make_tensor("first", TensorProto.INT64, [1], [0]))
         onnx.save(model, tmp_path / "mixing.onnx")
-        with pytest.raises(ValueError, match=r"mixing\.onnx computes something else"):
+        with pytest.raises(ValueError, match=r"mixing\.onnx scores crops differently"):
             dynamic_batch(tmp_path / "mixing.onnx", tmp_path / "dynamic.onnx")
 
 
@@ -92,21 +94,21 @@ class TestLineUp:
         self, peers: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EYESTATE_MODELS", str(bundles))
-        found = line_up(peers, tmp_path)
+        found = find_candidates(peers, tmp_path)
         assert [network.name for network in found.networks] == [FINAL_BEST, LITE, OPENVINO, OCEC_P]
-        assert found.absent == {OCEC_S: "no ocec_s.onnx in the folder of the peers"}
+        assert found.missing == {OCEC_S: "no ocec_s.onnx in the folder of public models"}
         assert found.get(OCEC_S) is None
 
     def test_nobody(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EYESTATE_MODELS", str(tmp_path))
-        found = line_up(tmp_path, tmp_path)
+        found = find_candidates(tmp_path, tmp_path)
         assert found.networks == []
-        assert list(found.absent) == [FINAL_BEST, LITE, OPENVINO, OCEC_P, OCEC_S]
+        assert list(found.missing) == [FINAL_BEST, LITE, OPENVINO, OCEC_P, OCEC_S]
 
 
 @given(st.lists(st.sampled_from([(8, 8), (8, 9), (16, 8)]), max_size=12))
 def test_parts_keep_the_order(sizes: list[tuple[int, int]]) -> None:
     crops = [np.full(size, number, np.uint8) for number, size in enumerate(sizes)]
-    found = parts(crops)
+    found = group_by_size(crops)
     assert [int(crop[0, 0]) for part in found for crop in part] == list(range(len(crops)))
     assert all(before.shape[1:] != after.shape[1:] for before, after in pairwise(found))
