@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eyestate.errors import OverloadedError
 from eyestate.images import Pixels
 from eyestate.scorer import Scores
+from eyestate.server import batching, metrics
 from eyestate.server.batching import Batcher
 
 LEAST = 32  # crops per batch, where an inference takes long
@@ -97,18 +100,6 @@ def test_a_lone_crop_does_not_wait() -> None:
     with_batcher(work)
 
 
-def test_a_quick_model_is_scored_without_a_thread_and_in_larger_batches() -> None:
-    score = Brightness(seconds_per_crop=0)
-
-    async def work(batcher: Batcher) -> None:
-        assert batcher.batch_size > LEAST
-        await asyncio.gather(*(submitted(batcher, i % 200) for i in range(600)))
-
-    with_batcher(work, score)
-    assert score.threads == {threading.get_ident()}
-    assert sum(score.sizes) == 600
-
-
 def test_who_is_alone_is_scored_at_once() -> None:
     async def work(batcher: Batcher) -> None:
         submitting = batcher.submit(crops(8))
@@ -117,60 +108,6 @@ def test_who_is_alone_is_scored_at_once() -> None:
         assert done.value.value.tolist() == [8]
 
     with_batcher(work, Brightness(seconds_per_crop=0))
-
-
-def test_a_request_with_many_crops_does_not_hold_up_one_with_few() -> None:
-    async def work(batcher: Batcher) -> None:
-        many = asyncio.create_task(batcher.submit(np.zeros((40 * LEAST, 2, 2), np.uint8)))
-        await asyncio.sleep(0.1)
-        assert await submitted(batcher, 9) == [9]
-        assert not many.done()
-        assert (await many).sum() == 0
-
-    with_batcher(work)
-
-
-def test_what_does_not_fit_is_refused_whole_and_told_when_to_come_back() -> None:
-    score = Brightness(seconds_per_crop=0.02)
-
-    async def work(batcher: Batcher) -> None:
-        score.seconds_per_crop = 0
-        score.go.clear()
-        running = asyncio.create_task(submitted(batcher, 1))
-        await under_way(score)  # the queue is empty
-        waiting = asyncio.create_task(submitted(batcher, *[2] * 130))
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError) as refused:
-            await submitted(batcher, *[3] * 130)
-        assert refused.value.retry_after == 3  # 129 crops too many at a little over 0.02 s
-        assert batcher.waiting == 130
-        score.go.set()
-        assert await running == [1]
-        assert await waiting == [2] * 130
-
-    with_batcher(work, score, capacity=131)
-
-
-def test_who_would_wait_too_long_is_refused_but_not_who_asks_for_little() -> None:
-    score = Brightness(seconds_per_crop=0.005)
-
-    async def work(batcher: Batcher) -> None:
-        score.go.clear()
-        tasks = [asyncio.create_task(submitted(batcher, *[7] * 200)) for _ in range(2)]
-        await under_way(score)
-        assert batcher.waiting > 200
-        with pytest.raises(OverloadedError) as refused:
-            await submitted(batcher, *[8] * 200)
-        assert refused.value.retry_after == 2
-        little = asyncio.create_task(submitted(batcher, 9))
-        await asyncio.sleep(0)
-        score.go.set()
-        assert await little == [9]
-        assert not tasks[0].done()
-        assert not tasks[1].done()
-        assert await asyncio.gather(*tasks) == [[7] * 200] * 2
-
-    with_batcher(work, score, patience=1.5)
 
 
 def test_a_request_larger_than_the_queue_is_taken_where_nobody_waits() -> None:
@@ -239,3 +176,469 @@ def test_a_broken_batch_of_a_long_request_ends_it() -> None:
         assert await submitted(batcher, 6) == [6]
 
     with_batcher(work)
+
+
+class Timed:
+    """Scores brightness; inferences take as long as ``seconds`` says, on a clock that only they advance.
+
+    Batches are recorded as lists of crop values. Raises for a crop of 255, and waits for ``go``.
+    """
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds = seconds
+        self.now = 1024.0
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.started = threading.Event()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def __call__(self, parts: Sequence[Pixels]) -> Scores:
+        self.started.set()
+        assert self.go.wait(10)
+        crops = np.concatenate(parts)
+        self.batches.append(crops[:, 0, 0].tolist())
+        self.now += self.seconds(len(crops))
+        if crops.max() == 255:
+            raise RuntimeError("the network broke")
+        scores: Scores = crops.mean((1, 2)).astype(np.float32)
+        return scores
+
+    def run(
+        self,
+        work: Callable[[Batcher], Awaitable[None]],
+        *,
+        capacity: int = 1_000_000,
+        patience: float = 1e9,
+    ) -> None:
+        """Run ``work`` with a batcher that took its measurements before the recording begins."""
+
+        async def run() -> None:
+            batcher = Batcher(self, side=2, capacity=capacity, patience=patience)
+            self.batches.clear()
+            self.started.clear()
+            try:
+                await work(batcher)
+            finally:
+                self.go.set()
+                batcher.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batching, "time", self)
+            asyncio.run(run())
+
+    async def hold(self, batcher: Batcher) -> asyncio.Task[Scores]:
+        """Keep the thread busy with one crop of 0 until ``go`` is set."""
+        self.go.clear()
+        task = asyncio.create_task(batcher.submit(crops(0)))
+        assert await asyncio.to_thread(self.started.wait, 10)
+        return task
+
+
+def half_a_second_per_crop(size: int) -> float:
+    return size / 2
+
+
+def a_microsecond_per_crop(size: int) -> float:
+    return size * 2.0**-20
+
+
+async def queued(batcher: Batcher, *requests: Sequence[int]) -> list[asyncio.Task[Scores]]:
+    """Submit requests in one turn of the event loop, and let that turn end."""
+    tasks = [asyncio.create_task(batcher.submit(crops(*values))) for values in requests]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+class TestShares:
+    def test_equal_requests_share_each_batch_equally(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            tasks = await queued(batcher, [1] * 100, [2] * 100)
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+        assert [(batch.count(1), batch.count(2)) for batch in timed.batches[1:]] == [(16, 16)] * 6 + [(4, 4)]
+
+    def test_what_small_requests_leave_of_their_shares_goes_to_the_large_ones(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            tasks = await queued(batcher, [1] * 200, [2] * 200, [3])
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+        assert timed.batches[1] == [1] * 10 + [2] * 10 + [3] + [1] * 10 + [2]
+        assert all(abs(batch.count(1) - batch.count(2)) <= 16 for batch in timed.batches)
+
+    def test_a_request_with_thousands_of_crops_holds_up_one_with_one_for_a_batch_at_most(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (many,) = await queued(batcher, [1] * 5_000)
+            (one,) = await queued(batcher, [2])
+            timed.go.set()
+            assert (await one).tolist() == [2]
+            assert not many.done()
+            many.cancel()
+            await first
+
+        timed.run(work)
+        (place,) = (place for place, batch in enumerate(timed.batches) if 2 in batch)
+        assert place <= 2  # behind the crop that was computed and the full batch that was ready then
+
+    def test_more_requests_than_fit_into_a_batch_are_taken_one_crop_each_in_order(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            tasks = await queued(batcher, *([value, value] for value in range(1, 41)))
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+        assert timed.batches[1:] == [[*range(1, 33)], [*range(33, 41), *range(1, 25)], [*range(25, 41)]]
+
+
+class TestInFlight:
+    def test_one_full_batch_waits_behind_the_one_that_is_computed(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            tasks = await queued(batcher, [1] * 31)
+            assert batcher.waiting == 31  # not full: it may grow
+            tasks += await queued(batcher, [2])
+            assert batcher.waiting == 0
+            tasks += await queued(batcher, [3] * 100)
+            assert batcher.waiting == 100
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+        assert [len(batch) for batch in timed.batches] == [1, 32, 32, 32, 32, 4]
+
+    def test_a_caller_that_leaves_takes_its_waiting_crops_with_it(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (left,) = await queued(batcher, [1] * 100)
+            (stayed,) = await queued(batcher, [2] * 3)
+            assert batcher.waiting == 68 + 3
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            assert batcher.waiting == 3
+            timed.go.set()
+            assert (await stayed).tolist() == [2] * 3
+            await first
+
+        timed.run(work)
+        assert timed.batches == [[0], [1] * 32, [2] * 3]
+
+    def test_the_thread_ends_with_the_batcher(self) -> None:
+        before = set(threading.enumerate())
+        started: list[threading.Thread] = []
+
+        async def work(batcher: Batcher) -> None:
+            await batcher.submit(crops(1))
+            started.extend(each for each in set(threading.enumerate()) - before if each.name.startswith("inference"))
+
+        Timed(half_a_second_per_crop).run(work)
+        (thread,) = started
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+class TestInline:
+    """A quick model, whose inferences run on the event loop."""
+
+    def test_the_first_of_a_turn_is_scored_alone_until_turns_bring_company(self) -> None:
+        timed = Timed(a_microsecond_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            await asyncio.gather(*await queued(batcher, [1], [2], [3]))
+            await asyncio.gather(*await queued(batcher, [4], [5]))
+            await asyncio.gather(*await queued(batcher, [6]))
+            await asyncio.gather(*await queued(batcher, [7], [8]))
+
+        timed.run(work)
+        assert timed.batches == [[1], [2, 3], [4, 5], [6], [7], [8]]
+
+    def test_what_takes_a_millisecond_runs_in_the_thread(self) -> None:
+        threads: list[int] = []
+
+        def seconds(size: int) -> float:
+            threads.append(threading.get_ident())
+            return size / 2**14
+
+        async def work(batcher: Batcher) -> None:
+            threads.clear()
+            await batcher.submit(crops(*[1] * 16))  # 0.98 ms
+            await batcher.submit(crops(*[1] * 17))  # 1.04 ms
+            assert [thread == threading.get_ident() for thread in threads] == [True, False]
+
+        Timed(seconds).run(work)
+
+    def test_long_requests_let_the_event_loop_go_round_between_their_batches(self) -> None:
+        timed = Timed(a_microsecond_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            long = asyncio.create_task(batcher.submit(crops(*[1] * 3_000)))
+            turns = 0
+            while not long.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns >= len(timed.batches) > 3_000 / 256
+            assert (await long).tolist() == [1] * 3_000
+
+        timed.run(work)
+
+
+class TestAdmission:
+    """Crops take half a second each and 64 seconds may pass: 128 crops."""
+
+    def test_the_queue_may_be_full_to_the_last_crop(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (full,) = await queued(batcher, [1] * 31)
+            (last,) = await queued(batcher, [2] * 9)  # 32 of them go into the thread's queue
+            assert batcher.waiting == 8
+            tasks = await queued(batcher, [3] * 32)
+            assert batcher.waiting == 40
+            with pytest.raises(OverloadedError, match="40 crops are waiting already; try again in 1 s") as refused:
+                await batcher.submit(crops(4))
+            assert refused.value.retry_after == 1  # one crop too many
+            with pytest.raises(OverloadedError) as refused:
+                await batcher.submit(crops(*[4] * 41))
+            assert refused.value.retry_after == 21  # 41 too many, 20.5 s
+            assert batcher.waiting == 40
+            timed.go.set()
+            await asyncio.gather(first, full, last, *tasks)
+
+        timed.run(work, capacity=40)
+        assert not any(4 in batch for batch in timed.batches)
+
+    @pytest.mark.parametrize(("size", "surplus"), [(64, 0), (65, 2), (130, 132), (1_000, 1_002)])
+    def test_a_request_is_refused_where_its_share_comes_too_late(self, size: int, surplus: int) -> None:
+        """Meanwhile the other, 130 crops long, gets as many of its own scored as this one, but no more than it has."""
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (other,) = await queued(batcher, [1] * 162)
+            assert batcher.waiting == 130
+            if surplus:
+                with pytest.raises(OverloadedError) as refused:
+                    await batcher.submit(crops(*[2] * size))
+                assert refused.value.retry_after == surplus / 2
+                assert batcher.waiting == 130
+                tasks = []
+            else:
+                tasks = await queued(batcher, [2] * size)
+                assert batcher.waiting == 130 + size
+            timed.go.set()
+            await asyncio.gather(first, other, *tasks)
+
+        timed.run(work, patience=64)
+
+    def test_up_to_what_can_be_scored_in_time_requests_of_any_size_are_taken(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (other,) = await queued(batcher, [1] * 160)
+            assert batcher.waiting == 128
+            (large,) = await queued(batcher, [2] * 1_000)
+            assert batcher.waiting == 1_128
+            timed.go.set()
+            await asyncio.gather(first, other, large)
+
+        timed.run(work, patience=64)
+
+    def test_single_crops_are_taken_from_as_many_as_can_be_scored_in_time(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            tasks = await queued(batcher, [1] * 162)
+            assert batcher.waiting == 130
+            tasks += await queued(batcher, *[[2]] * 127)
+            assert batcher.waiting == 257
+            with pytest.raises(OverloadedError) as refused:
+                await batcher.submit(crops(3))
+            assert refused.value.retry_after == 1
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work, patience=64)
+
+    def test_the_greater_of_both_surpluses_counts(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (other,) = await queued(batcher, [1] * 182)
+            assert batcher.waiting == 150
+            for size, surplus in [(80, 32), (100, 72), (1_000, 1_022), (129, 129)]:
+                with pytest.raises(OverloadedError) as refused:
+                    await batcher.submit(crops(*[2] * size))
+                assert refused.value.retry_after == -(-surplus // 2)
+            timed.go.set()
+            await asyncio.gather(first, other)
+
+        timed.run(work, capacity=200, patience=64)
+
+    def test_the_speed_is_a_moving_average(self) -> None:
+        """The newest inference has a tenth of the weight."""
+        timed = Timed(lambda size: size / 128)
+
+        async def retry_after(batcher: Batcher) -> int:
+            """In seconds, where 127 950 crops are too many; two inferences of one crop follow."""
+            first = await timed.hold(batcher)
+            (waiting,) = await queued(batcher, [1])
+            with pytest.raises(OverloadedError) as refused:
+                await batcher.submit(np.zeros((127_959, 2, 2), np.uint8))
+            timed.go.set()
+            await asyncio.gather(first, waiting)
+            return refused.value.retry_after
+
+        async def work(batcher: Batcher) -> None:
+            assert await retry_after(batcher) == 1_000  # 999.6
+            timed.seconds = lambda size: size / 64
+            await batcher.submit(crops(*[1] * 32))
+            assert await retry_after(batcher) == 1_100  # 1.1 times as much
+            assert await retry_after(batcher) == 1_271  # 1.271 times
+
+        timed.run(work, capacity=10)
+
+
+class TestBatchSize:
+    @pytest.mark.parametrize(
+        ("milliseconds", "expected"),
+        [
+            pytest.param({32: 14, 64: 15, 128: 16, 256: 1}, 128, id="the fourth would take too long"),
+            pytest.param({32: 16, 64: 1, 128: 1, 256: 1}, 32, id="the second would take too long"),
+            pytest.param({32: 5, 64: 6, 128: 14, 256: 30}, 64, id="larger batches are slower"),
+            pytest.param({32: 1, 64: 1, 128: 1, 256: 1}, 256, id="the larger the quicker"),
+        ],
+    )
+    def test_is_that_of_the_highest_speed_within_30_milliseconds(
+        self, milliseconds: dict[int, int], expected: int
+    ) -> None:
+        async def work(batcher: Batcher) -> None:
+            assert batcher.batch_size == expected
+
+        Timed(lambda size: milliseconds[size] / 1024).run(work)
+
+    def test_neither_a_slow_first_inference_nor_a_slow_trial_misleads_it(self) -> None:
+        calls: list[int] = []
+
+        def seconds(size: int) -> float:
+            calls.append(size)
+            return size / 65_536 if calls.count(size) == 3 else size / 64
+
+        async def work(batcher: Batcher) -> None:
+            assert batcher.batch_size == 32
+            assert calls == [size for size in (32, 64, 128, 256) for _ in range(4)]
+
+        Timed(seconds).run(work)
+
+
+class TestMetrics:
+    @pytest.fixture(autouse=True)
+    def published(self) -> None:
+        for histogram in (metrics.BATCH_SIZE, *self.phases().values()):
+            histogram.publish()
+
+    def phases(self) -> dict[str, metrics.BulkHistogram]:
+        return {phase: metrics.PHASE_SECONDS.labels(phase) for phase in ("queue", "inference")}
+
+    def noted(self) -> tuple[list[float], list[float], list[float]]:
+        """Sizes of batches, waits, seconds of inferences."""
+        queue, inference = self.phases().values()
+        return metrics.BATCH_SIZE.publish().tolist(), queue.publish().tolist(), inference.publish().tolist()
+
+    def test_each_request_waits_once_however_many_batches_it_needs(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            (long,) = await queued(batcher, [1] * 40)  # 32 are ready at once, behind the first
+            timed.now += 3
+            (short,) = await queued(batcher, [2])
+            timed.go.set()
+            await asyncio.gather(first, long, short)
+
+        timed.run(work)
+        sizes, waits, seconds = self.noted()
+        assert sizes == [1, 32, 9]
+        assert waits == [0, 0, 16.5]
+        assert seconds == [0.5 + 3, 16, 4.5]
+
+    def test_a_request_that_is_alone_does_not_wait(self) -> None:
+        async def work(batcher: Batcher) -> None:
+            await batcher.submit(crops(1, 2, 3))
+
+        Timed(a_microsecond_per_crop).run(work)
+        assert self.noted() == ([3], [0], [3 * 2.0**-20])
+
+    def test_a_broken_inference_counts_neither_as_a_batch_nor_in_the_speed(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            with pytest.raises(RuntimeError, match="broke"):
+                await batcher.submit(crops(255))
+
+        timed.run(work)
+        assert self.noted() == ([], [], [])
+        assert timed.batches == [[255]]  # alone in its batch: not tried again
+
+
+requests = st.lists(st.integers(0, 254), min_size=1, max_size=80)
+turns = st.lists(st.lists(requests | st.just([1, 255, 2]), min_size=1, max_size=6), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("seconds", [half_a_second_per_crop, a_microsecond_per_crop], ids=["in the thread", "inline"])
+@given(turns=turns, leaving=st.sets(st.integers(0, 30)), one_by_one=st.booleans())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_in_any_order_every_request_gets_its_own_scores_or_its_own_error(
+    seconds: Callable[[int], float], turns: list[list[list[int]]], leaving: set[int], one_by_one: bool
+) -> None:
+    timed = Timed(seconds)
+
+    async def work(batcher: Batcher) -> None:
+        submitted: list[tuple[list[int], asyncio.Task[Scores]]] = []
+        for turn in turns:
+            for values in turn:
+                sent = list(crops(*values)) if one_by_one else crops(*values)
+                submitted.append((values, asyncio.create_task(batcher.submit(sent))))
+            await asyncio.sleep(0)
+        for place, (_, task) in enumerate(submitted):
+            if place in leaving:
+                task.cancel()
+        answers = await asyncio.gather(*(task for _, task in submitted), return_exceptions=True)
+        for place, ((values, _), answer) in enumerate(zip(submitted, answers, strict=True)):
+            if isinstance(answer, asyncio.CancelledError):
+                assert place in leaving
+            elif 255 in values:
+                assert isinstance(answer, RuntimeError)
+            else:
+                assert isinstance(answer, np.ndarray)
+                assert answer.tolist() == values
+        assert batcher.waiting == 0
+
+    timed.run(work)
+    assert all(len(batch) <= 256 for batch in timed.batches)
