@@ -169,7 +169,6 @@ def test_keda_asks_for_metrics_that_the_service_has() -> None:
     assert scaled["minReplicaCount"] <= scaled["fallback"]["replicas"] <= scaled["maxReplicaCount"]
 
 
-@pytest.mark.skipif(not MONITOR.exists(), reason=f"there is no {MONITOR.name}")
 def test_prometheus_finds_the_service() -> None:
     monitor: dict[str, Any] = yaml.safe_load(MONITOR.read_text())["spec"]
     service = only(render(("overlays/cpu",)), "Service")
