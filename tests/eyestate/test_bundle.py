@@ -2,12 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from eyestate.bundle import CascadeBundle, load_bundle, load_model
+from eyestate.bundle import (
+    Calibration,
+    CascadeBundle,
+    Distribution,
+    InputContract,
+    Reference,
+    Thresholds,
+    load_bundle,
+    load_model,
+)
 from eyestate.errors import BundleError
 from tests.bundles import write_bundle, write_cascade
 
@@ -83,8 +94,95 @@ def test_manifest_of_another_kind(tmp_path: Path, change: dict[str, Any], where:
 def test_manifest_that_is_no_json(tmp_path: Path) -> None:
     path = write_bundle(tmp_path)
     (path / "manifest.json").write_text("{")
-    with pytest.raises(BundleError, match="does not fit this version"):
+    with pytest.raises(BundleError, match="does not fit this version: the file: "):
         load_bundle(path)
+
+
+def test_the_default_is_the_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESTATE_MODELS", str(tmp_path))
+    monkeypatch.delenv("EYESTATE_MODEL", raising=False)
+    with pytest.raises(BundleError, match="there is no model 'cascade'"):
+        load_model()
+
+
+def test_a_name_is_looked_up_among_the_models_before_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, other = write_bundle(tmp_path / "models"), write_bundle(tmp_path)
+    monkeypatch.setenv("EYESTATE_MODELS", str(model.parent))
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle("brightness").path == model
+    assert load_bundle(f"./{other.name}/../models/brightness").path.samefile(model)
+
+
+def test_an_environment_variable_gives_way_to_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_bundle(tmp_path)
+    monkeypatch.setenv("EYESTATE_MODEL", "none")
+    assert load_bundle(path).path == path
+
+
+@pytest.mark.parametrize("content", [b"", b"x"], ids=["empty", "one byte"])
+def test_network_of_another_length(tmp_path: Path, content: bytes) -> None:
+    path = write_bundle(tmp_path)
+    with (path / "model.onnx").open("ab" if content else "wb") as file:
+        file.write(content)
+    with pytest.raises(BundleError, match="is damaged"):
+        load_bundle(path)
+
+
+def test_the_side_of_the_input_is_that_of_its_shape() -> None:
+    assert InputContract(name="crops", shape=("batch", 17, 17)).side == 17
+
+
+def test_thresholds_leave_room_for_uncertain_scores() -> None:
+    assert Thresholds(closed=0, open=1, rule="").open == 1
+    with pytest.raises(ValidationError, match="below the open threshold"):
+        Thresholds(closed=0.5, open=0.5, rule="")
+
+
+@pytest.mark.parametrize(
+    ("edges", "shares"),
+    [
+        pytest.param([0.5], [0.25, 0.75], id="one edge"),
+        pytest.param([0.5], [0.0, 1.0], id="an empty bin"),
+        pytest.param([-1, 0, 7], [0.1, 0.2, 0.3, 0.4], id="several edges"),
+        pytest.param([0.5], [0.5, 0.5 + 9e-7], id="rounded"),
+    ],
+)
+def test_distribution(edges: list[float], shares: list[float]) -> None:
+    assert Distribution(edges=edges, shares=shares).model_dump() == {"edges": edges, "shares": shares}
+
+
+@pytest.mark.parametrize(
+    ("edges", "shares", "reason"),
+    [
+        pytest.param([], [1.0], "at least 1 item", id="no edge"),
+        pytest.param([0.5], [1.0], "one share more", id="a share is missing"),
+        pytest.param([0.5], [0.25, 0.25, 0.5], "one share more", id="a share too many"),
+        pytest.param([0.5], [0.5, 0.4], "add up to 1", id="adds up to less"),
+        pytest.param([0.5], [0.5, 0.6], "add up to 1", id="adds up to more"),
+        pytest.param([0.5], [0.5, 0.5 + 2e-6], "add up to 1", id="is not quite 1"),
+        pytest.param([0.5, 0.5], [0.2, 0.3, 0.5], "must rise", id="equal edges"),
+        pytest.param([0.7, 0.5], [0.2, 0.3, 0.5], "must rise", id="falling edges"),
+        pytest.param([0.5], [1.5, -0.5], "less than or equal to 1", id="a share above 1"),
+        pytest.param([0.5, 0.6], [0.8, 0.4, -0.2], "greater than or equal to 0", id="a negative share"),
+    ],
+)
+def test_distribution_must_be_one(edges: list[float], shares: list[float], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Distribution(edges=edges, shares=shares)
+
+
+@pytest.mark.parametrize(("uncertain", "valid"), [(0, True), (1, True), (-0.01, False), (1.01, False)])
+def test_the_uncertain_share_of_a_reference_is_one(uncertain: float, valid: bool) -> None:
+    with nullcontext() if valid else pytest.raises(ValidationError, match="uncertain"):
+        Reference(data="", crops=1, uncertain=uncertain, features={})
+
+
+@pytest.mark.parametrize(("temperature", "valid"), [(0.01, True), (5, True), (0, False), (-1, False)])
+def test_a_temperature_is_above_zero(temperature: float, valid: bool) -> None:
+    with nullcontext() if valid else pytest.raises(ValidationError, match="temperature"):
+        Calibration(temperature=temperature, rule="")
 
 
 class TestCascade:

@@ -124,6 +124,25 @@ def test_scores_without_error_rates(scores: npt.ArrayLike, labels: npt.ArrayLike
 # Bootstrap
 
 
+@pytest.mark.parametrize(("n_closed", "n_open"), [(40, 30), (6, 1), (1, 5)])
+def test_interval_is_that_of_a_bootstrap_by_hand(n_closed: int, n_open: int) -> None:
+    labels = np.repeat([0, 1], [n_closed, n_open])
+    scores = np.random.default_rng(1).normal(labels, 1)
+    random = np.random.default_rng(7)
+    samples: list[float] = []
+    while len(samples) < 60:
+        drawn = random.integers(0, labels.size, labels.size)
+        if set(labels[drawn]) == {0, 1}:
+            samples.append(eer_by_sklearn(scores[drawn], labels[drawn]))
+    interval = bootstrap_eer(scores, labels, rounds=60, seed=7)
+    assert interval.low == pytest.approx(np.percentile(samples, 2.5), abs=1e-12)
+    assert interval.high == pytest.approx(np.percentile(samples, 97.5), abs=1e-12)
+
+
+def test_interval_is_of_a_thousand_rounds_seeded_with_zero() -> None:
+    assert bootstrap_eer(*sane(60)) == bootstrap_eer(*sane(60), rounds=1_000, seed=0)
+
+
 def test_interval_lies_around_the_value() -> None:
     interval = bootstrap_eer(*sane(), rounds=300)
     assert interval.value == equal_error_rate(*sane())
@@ -217,6 +236,10 @@ def test_metric_of_one_class_is_nan(label: int) -> None:
     metric = EqualErrorRate()
     metric.update(torch.tensor([0.2, 0.7]), torch.tensor([label, label]))
     assert metric.compute().isnan()
+
+
+def test_metric_is_better_when_lower() -> None:
+    assert EqualErrorRate().higher_is_better is False
 
 
 def test_metric_of_nothing_is_nan() -> None:
