@@ -10,13 +10,15 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from eyestate.errors import BundleError
 
 DEFAULT_MODEL: Final = "cascade"
+
+_VERSION_1: Final = {"quick": "small", "thorough": "large", "unsure": "deferral_band"}  # fields of a cascade, renamed
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -151,7 +153,7 @@ class Calibration(_Part):
 class Card(_Part):
     """What a caller must know of any model."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     version: str
     created: datetime
@@ -165,6 +167,7 @@ class Card(_Part):
 class Manifest(Card):
     """``manifest.json`` of a network: everything a caller must know of ``model.onnx``, whose SHA-256 it names."""
 
+    schema_version: Literal[1] = 1
     input: InputContract
     output: OutputContract
     training: Training
@@ -172,8 +175,8 @@ class Manifest(Card):
     parity: Annotated[float, Field(description="largest score difference of ONNX Runtime and PyTorch, on real crops")]
 
 
-class Unsure(_Part):
-    """The quick network's scores between which the thorough one is asked, both included."""
+class DeferralBand(_Part):
+    """The scores of the small network, both bounds included, at which a crop is deferred to the large one."""
 
     low: Score
     high: Score
@@ -189,12 +192,23 @@ class Unsure(_Part):
 class CascadeManifest(Card):
     """``manifest.json`` of a cascade, whose networks lie in bundles beside its own.
 
-    Its SHA-256 stands for its networks and for the band in which the thorough one is asked (``cascade_sha256``).
+    Its SHA-256 stands for its networks and its deferral band (``cascade_sha256``). Version 1 of the schema, which named
+    the fields ``quick``, ``thorough`` and ``unsure``, is still read.
     """
 
-    quick: Member
-    thorough: Member
-    unsure: Unsure
+    schema_version: Literal[2] = 2
+    small: Member
+    large: Member
+    deferral_band: DeferralBand
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or found.get("schema_version") != 1:
+            return found
+        return {"schema_version": 2} | {
+            _VERSION_1.get(name, name): value for name, value in found.items() if name != "schema_version"
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,21 +229,29 @@ class CascadeBundle:
 
     path: Path
     manifest: CascadeManifest
-    quick: Bundle
-    thorough: Bundle
+    small: Bundle
+    large: Bundle
+
+
+def _kind(found: object) -> str:
+    return "cascade" if isinstance(found, dict) and {"deferral_band", "unsure"} & found.keys() else "network"
 
 
 _MANIFEST: Final[TypeAdapter[Manifest | CascadeManifest]] = TypeAdapter(
     Annotated[
         Annotated[Manifest, Tag("network")] | Annotated[CascadeManifest, Tag("cascade")],
-        Discriminator(lambda found: "cascade" if isinstance(found, dict) and "unsure" in found else "network"),
+        Discriminator(
+            lambda found: (
+                "cascade" if isinstance(found, dict) and {"deferral_band", "unsure"} & found.keys() else "network"
+            )
+        ),
     ]
 )
 
 
-def cascade_sha256(quick: Member, thorough: Member, unsure: Unsure) -> str:
+def cascade_sha256(small: Member, large: Member, band: DeferralBand) -> str:
     """The SHA-256 that stands for a cascade: equal where the scores are."""
-    return hashlib.sha256(f"{quick.sha256} {thorough.sha256} {unsure.low!r} {unsure.high!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{small.sha256} {large.sha256} {band.low!r} {band.high!r}".encode()).hexdigest()
 
 
 def models_dir() -> Path:
@@ -253,12 +275,12 @@ def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
     manifest = _read_manifest(path)
     if isinstance(manifest, Manifest):
         return _verified(path, manifest)
-    quick, thorough = (_member(path, manifest.name, member) for member in (manifest.quick, manifest.thorough))
-    if manifest.sha256 != cascade_sha256(manifest.quick, manifest.thorough, manifest.unsure):
+    small, large = (_member(path, manifest.name, member) for member in (manifest.small, manifest.large))
+    if manifest.sha256 != cascade_sha256(manifest.small, manifest.large, manifest.deferral_band):
         raise BundleError(
-            f"{path / 'manifest.json'} is damaged: its SHA-256 is not that of its networks and their band"
+            f"{path / 'manifest.json'} is damaged: its SHA-256 is not that of its networks and deferral band"
         )
-    return CascadeBundle(path, manifest, quick, thorough)
+    return CascadeBundle(path, manifest, small, large)
 
 
 def load_bundle(model: str | Path | None = None) -> Bundle:
@@ -269,7 +291,7 @@ def load_bundle(model: str | Path | None = None) -> Bundle:
     """
     bundle = load_model(model)
     if isinstance(bundle, CascadeBundle):
-        names = f"{bundle.manifest.quick.name} or {bundle.manifest.thorough.name}"
+        names = f"{bundle.manifest.small.name} or {bundle.manifest.large.name}"
         raise BundleError(f"{bundle.manifest.name} is a cascade; a single network is needed here, such as {names}")
     return bundle
 

@@ -28,12 +28,12 @@ class Scorer(ABC):
     Attributes:
         manifest: of the model.
         device: what computes, with its precision.
-        escalated: crops so far that a cascade asked its thorough network about.
+        deferred: crops so far that a cascade deferred to its large network.
     """
 
     manifest: Card
     device: str
-    escalated: int = 0
+    deferred: int = 0
 
     @property
     @abstractmethod
@@ -155,7 +155,7 @@ class Network(Scorer):
 
 
 class Cascade(Scorer):
-    """A quick network that answers, and a thorough one that is asked where the quick one is unsure."""
+    """A small network that scores every crop, and a large one to which it defers those it is not sure of."""
 
     manifest: CascadeManifest
 
@@ -166,27 +166,28 @@ class Cascade(Scorer):
             As ``Network``.
         """
         self.manifest = bundle.manifest
-        self._quick = Network(bundle.quick, device, threads)
-        self._thorough = Network(bundle.thorough, device, threads)
-        self.device = self._thorough.device
+        self._small = Network(bundle.small, device, threads)
+        self._large = Network(bundle.large, device, threads)
+        self.device = self._large.device
 
     @property
     def side(self) -> int:
-        return self._thorough.side
+        return self._large.side
 
     def run(self, batch: Pixels) -> Scores:
         return self.score_parts([batch])
 
     def score_parts(self, parts: Sequence[Pixels]) -> Scores:
         """P(open) of all crops of all parts, uint8 (n, height, width) each: float32 (sum of n,)."""
-        scores = self._quick.score_parts(parts)
-        unsure = (scores >= self.manifest.unsure.low) & (scores <= self.manifest.unsure.high)
-        doubtful = int(unsure.sum())
-        if doubtful:
+        scores = self._small.score_parts(parts)
+        band = self.manifest.deferral_band
+        chosen = (scores >= band.low) & (scores <= band.high)
+        deferred = int(chosen.sum())
+        if deferred:
             ends = np.cumsum([len(part) for part in parts])
-            asked = [part[chosen] for part, chosen in zip(parts, np.split(unsure, ends[:-1]), strict=True)]
-            scores[unsure] = self._thorough.score_parts([part for part in asked if len(part)])
-            self.escalated += doubtful
+            left = [part[mask] for part, mask in zip(parts, np.split(chosen, ends[:-1]), strict=True)]
+            scores[chosen] = self._large.score_parts([part for part in left if len(part)])
+            self.deferred += deferred
         return scores
 
 

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 
 from eyestate.bundle import (
     CascadeManifest,
+    DeferralBand,
     InputContract,
     Manifest,
     Member,
     OutputContract,
     Thresholds,
     Training,
-    Unsure,
     cascade_sha256,
     load_bundle,
 )
@@ -70,23 +70,23 @@ def write_bundle(folder: Path, name: str = "brightness", side: int = SIDE) -> Pa
 
 
 def write_cascade(folder: Path, low: float = 0.3, high: float = 0.7) -> Path:
-    """Write ``folder/both/``, a cascade, and its networks ``quick`` and ``thorough``; return it.
+    """Write ``folder/both/``, a cascade, and its networks ``small`` and ``large``; return it.
 
-    Both score by mean brightness, the thorough one at twice the side.
+    Both score by mean brightness, the large one at twice the side.
     """
-    quick, thorough = (
+    small, large = (
         Member(name=name, sha256=load_bundle(write_bundle(folder, name, side)).manifest.sha256)
-        for name, side in (("quick", SIDE), ("thorough", 2 * SIDE))
+        for name, side in (("small", SIDE), ("large", 2 * SIDE))
     )
-    unsure = Unsure(low=low, high=high, rule="made for a test")
+    band = DeferralBand(low=low, high=high, rule="made for a test")
     manifest = CascadeManifest(
         name="both",
         version="1.2.3",
         created=datetime(2026, 1, 1, tzinfo=UTC),
-        sha256=cascade_sha256(quick, thorough, unsure),
-        quick=quick,
-        thorough=thorough,
-        unsure=unsure,
+        sha256=cascade_sha256(small, large, band),
+        small=small,
+        large=large,
+        deferral_band=band,
         thresholds=Thresholds(closed=0.25, open=0.75, rule="made for a test"),
         metrics=[],
     )

@@ -133,7 +133,7 @@ def create_app(settings: Settings) -> Starlette:
         )
         finder = _finder(settings)
         app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest), finder)
-        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.escalated)
+        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
         edge.tracing = tracing.configured()
         log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
         chores = [asyncio.create_task(edge.sweep()), asyncio.create_task(metrics.publish_regularly())]

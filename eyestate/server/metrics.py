@@ -91,7 +91,8 @@ BATCH_SIZE = BulkHistogram(
 QUEUE = Gauge("eyestate_queue_crops", "Crops waiting to be scored.", multiprocess_mode="livesum")
 REJECTED = Counter("eyestate_rejected_total", "Requests refused, by the code of the error.", ["reason"])
 CROPS = Counter("eyestate_crops_total", "Crops scored, by the state they were found in.", ["state"])
-ESCALATED = Counter("eyestate_crops_escalated_total", "Crops that a cascade asked its thorough network about.")
+DEFERRED = Counter("eyestate_crops_deferred_total", "Crops that a cascade deferred to its large network.")
+ESCALATED = Counter("eyestate_crops_escalated_total", "Deprecated: the former name of eyestate_crops_deferred_total.")
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
 FACES = Counter("eyestate_faces_total", "Faces found in photos.")
 FACELESS = Counter("eyestate_photos_without_face_total", "Photos in which no face was found.")
@@ -157,26 +158,26 @@ class _Served:
     thresholds: Thresholds
     drift: Drift | None
     queue_depth: Callable[[], int]
-    escalated: Callable[[], int]
+    deferred: Callable[[], int]
 
 
 _served: _Served
-_escalated = 0  # crops, as far as they are published
+_deferred = 0  # crops, as far as they are published
 
 
-def set_model(manifest: Card, device: str, queue_depth: Callable[[], int], escalated: Callable[[], int]) -> None:
+def set_model(manifest: Card, device: str, queue_depth: Callable[[], int], deferred: Callable[[], int]) -> None:
     """Publish that this worker is ready, and what it serves.
 
     Args:
         manifest: of the model.
         device: what it runs on.
         queue_depth: tells how many crops wait to be scored.
-        escalated: tells how many crops a cascade has asked its thorough network about.
+        deferred: tells how many crops a cascade has deferred to its large network.
     """
     global _served  # noqa: PLW0603  # one model per process
     reference = manifest.reference
     drift = Drift(reference, manifest.thresholds) if reference else None
-    _served = _Served(manifest.thresholds, drift, queue_depth, escalated)
+    _served = _Served(manifest.thresholds, drift, queue_depth, deferred)
     if reference:
         UNCERTAIN.labels("reference").set(reference.uncertain)
         for feature, distribution in reference.features.items():
@@ -255,7 +256,7 @@ def publish() -> None:
     _count_states(newest["score"])
     if _served.drift:
         _publish_drift(_served.drift, newest)
-    _count_escalated()
+    _count_deferred()
     QUEUE.set(_served.queue_depth())
     MEMORY.set(_resident_bytes())
 
@@ -275,11 +276,12 @@ def _count_states(scores: npt.NDArray[np.float64]) -> None:
     _UNCERTAIN.inc(int(len(scores) - closed - open_))
 
 
-def _count_escalated() -> None:
-    global _escalated  # noqa: PLW0603
-    total = _served.escalated()
-    ESCALATED.inc(total - _escalated)
-    _escalated = total
+def _count_deferred() -> None:
+    global _deferred  # noqa: PLW0603
+    total = _served.deferred()
+    for counter in (DEFERRED, ESCALATED):
+        counter.inc(total - _deferred)
+    _deferred = total
 
 
 def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:

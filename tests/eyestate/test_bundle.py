@@ -189,30 +189,33 @@ class TestCascade:
     def test_comes_with_its_networks(self, tmp_path: Path) -> None:
         bundle = load_model(write_cascade(tmp_path))
         assert isinstance(bundle, CascadeBundle)
-        assert (bundle.quick.manifest.name, bundle.thorough.manifest.name) == ("quick", "thorough")
+        assert (bundle.small.manifest.name, bundle.large.manifest.name) == ("small", "large")
 
     def test_is_no_single_network(self, tmp_path: Path) -> None:
-        with pytest.raises(BundleError, match=r"both is a cascade.*such as quick or thorough"):
+        with pytest.raises(BundleError, match=r"both is a cascade.*such as small or large"):
             load_bundle(write_cascade(tmp_path))
 
     def test_made_for_another_network(self, tmp_path: Path) -> None:
         path = write_cascade(tmp_path)
-        shutil.rmtree(tmp_path / "thorough")
-        write_bundle(tmp_path, "thorough", side=17)
-        with pytest.raises(BundleError, match=r"made for another thorough.*python -m training cascade"):
+        shutil.rmtree(tmp_path / "large")
+        write_bundle(tmp_path, "large", side=17)
+        with pytest.raises(BundleError, match=r"made for another large.*python -m training cascade"):
             load_model(path)
 
     def test_network_that_is_missing(self, tmp_path: Path) -> None:
         path = write_cascade(tmp_path)
-        shutil.rmtree(tmp_path / "quick")
-        with pytest.raises(BundleError, match=r"no model.*quick"):
+        shutil.rmtree(tmp_path / "small")
+        with pytest.raises(BundleError, match=r"no model.*small"):
             load_model(path)
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"unsure": {"low": 0.7, "high": 0.3, "rule": ""}}, "does not fit this version: unsure: .*lower bound"),
-            ({"unsure": {"low": 0.7, "rule": ""}}, r"does not fit this version: unsure\.high"),
+            (
+                {"deferral_band": {"low": 0.7, "high": 0.3, "rule": ""}},
+                "does not fit this version: deferral_band: .*lower bound",
+            ),
+            ({"deferral_band": {"low": 0.7, "rule": ""}}, r"does not fit this version: deferral_band\.high"),
             ({"sha256": "0" * 64}, "is damaged"),
         ],
     )
@@ -220,4 +223,21 @@ class TestCascade:
         path = write_cascade(tmp_path)
         edit(path, **change)
         with pytest.raises(BundleError, match=message):
+            load_model(path)
+
+    def test_version_1_of_the_manifest_is_still_read(self, tmp_path: Path) -> None:
+        path = write_cascade(tmp_path)
+        manifest = json.loads((path / "manifest.json").read_text())
+        renamed = {"small": "quick", "large": "thorough", "deferral_band": "unsure"}
+        old = {renamed.get(name, name): value for name, value in manifest.items()} | {"schema_version": 1}
+        (path / "manifest.json").write_text(json.dumps(old))
+        bundle = load_model(path)
+        assert bundle.manifest.model_dump(mode="json") == manifest
+
+    def test_the_names_of_version_1_are_refused_in_version_2(self, tmp_path: Path) -> None:
+        path = write_cascade(tmp_path)
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["quick"] = manifest.pop("small")
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match="does not fit this version: small: Field required"):
             load_model(path)

@@ -115,19 +115,19 @@ class TestCascade:
     def cascade(self, tmp_path: Path) -> Scorer:
         return eyestate.load(write_cascade(tmp_path, low=0.3, high=0.7), device="cpu")
 
-    def test_asks_the_thorough_network_where_the_quick_one_is_unsure(
+    def test_asks_the_large_network_where_the_small_one_is_unsure(
         self, cascade: Scorer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = Network.run
 
         def marked(network: Network, batch: Pixels) -> Scores:
-            return run(network, batch) + (10 if network.manifest.name == "thorough" else 0)
+            return run(network, batch) + (10 if network.manifest.name == "large" else 0)
 
         monkeypatch.setattr(Network, "run", marked)
         crops = [grey(value, 24, 24) for value in (0, 76, 77, 128, 178, 179, 255)]
         scores = cascade.score(crops)
         assert (scores > 5).tolist() == [False, False, True, True, True, False, False]
-        assert cascade.escalated == 3
+        assert cascade.deferred == 3
 
     @given(data=st.data())
     @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -162,14 +162,14 @@ def cascade_row(
 
     Its arithmetic includes the large network at the deferral rate of the mix, or in full if there is no mix.
     """
-    quick, thorough = cost(cascade.quick.onnx), cost(cascade.thorough.onnx)
+    small, large = cost(cascade.small.onnx), cost(cascade.large.onnx)
     share = 1 if deferred is None else deferred
     both = Cost(
-        quick.file + thorough.file,
-        quick.parameters + thorough.parameters,
-        round(quick.flop + share * thorough.flop),
-        round(quick.traffic + share * thorough.traffic),
-        quick.weights + thorough.weights,
+        small.file + large.file,
+        small.parameters + large.parameters,
+        round(small.flop + share * large.flop),
+        round(small.traffic + share * large.traffic),
+        small.weights + large.weights,
     )
     found = row(
         Network(CASCADE, cascade.path, OWN_LICENCE),
@@ -177,10 +177,10 @@ def cascade_row(
         evaluated.get(FINAL_BEST),
         sets=sets,
         costs=both,
-        memory=peak_memory([cascade.quick.onnx, cascade.thorough.onnx], MEMORY_BATCH),
+        memory=peak_memory([cascade.small.onnx, cascade.large.onnx], MEMORY_BATCH),
     )
-    unsure, scores = cascade.manifest.unsure, evaluated[cascade.quick.manifest.name].scores
-    shares = {name: float(((scores[name] >= unsure.low) & (scores[name] <= unsure.high)).mean()) for name in found.eer}
+    band, scores = cascade.manifest.deferral_band, evaluated[cascade.small.manifest.name].scores
+    shares = {name: float(((scores[name] >= band.low) & (scores[name] <= band.high)).mean()) for name in found.eer}
     return found.model_copy(update={"deferred": shares})
 
 
@@ -202,10 +202,10 @@ def deferred_share(cascade: Scorer, crops: Sequence[Pixels]) -> float | None:
     """Share of the crops that a cascade defers to its large network; None without crops."""
     if not crops:
         return None
-    before = cascade.escalated
+    before = cascade.deferred
     for start in range(0, len(crops), MEMORY_BATCH):
         cascade.score_parts(group_by_size(crops[start : start + MEMORY_BATCH]))
-    return (cascade.escalated - before) / len(crops)
+    return (cascade.deferred - before) / len(crops)
 
 
 def summarise(test: EvaluationSet) -> SetSummary:

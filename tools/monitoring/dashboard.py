@@ -338,9 +338,9 @@ def _verdicts() -> list[AnyPanel]:
         ),
         graph(
             "Crops asked about twice",
-            "Share of the crops about which a cascade asked its thorough network; 0 with any other model.",
+            "Share of the crops that a cascade deferred to its large network; 0 with any other model.",
             Query(
-                f"sum(rate(eyestate_crops_escalated_total{{{_POD}}}{_RATE}))"
+                f"sum(rate(eyestate_crops_deferred_total{{{_POD}}}{_RATE}))"
                 f" / sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
                 "asked twice",
             ),

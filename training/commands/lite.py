@@ -114,8 +114,8 @@ def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, **chos
 @crops_option
 @mrl_option
 @human_labels_option
-@click.option("--quick", default="final_best_lite", show_default=True, help="Bundle that answers first.")
-@click.option("--thorough", default="final_best", show_default=True, help="Bundle that is asked in doubt.")
+@click.option("--small", default="final_best_lite", show_default=True, help="Bundle that scores every crop.")
+@click.option("--large", default="final_best", show_default=True, help="Bundle to which crops are deferred.")
 @click.option("--name", default="cascade", show_default=True)
 @click.option("--version", default="1.0.0", show_default=True)
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
@@ -127,8 +127,8 @@ def cascade_command(
     crops: Path,
     mrl: Path,
     human_labels: Path,
-    quick: str,
-    thorough: str,
+    small: str,
+    large: str,
     name: str,
     version: str,
     models: Path,
@@ -136,10 +136,10 @@ def cascade_command(
     max_wrong: float,
     cache: Path,
 ) -> None:
-    """Choose where the quick network is unsure, judge both together and write their bundle."""
+    """Choose the deferral band, evaluate both networks together and write the bundle of the cascade."""
     path = make_cascade(
-        load_bundle(models / quick),
-        load_bundle(models / thorough),
+        load_bundle(models / small),
+        load_bundle(models / large),
         split_by_subject(load_mrl(mrl).crops),
         models,
         name=name,

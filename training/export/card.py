@@ -117,18 +117,18 @@ def _limits(training: Training) -> str:
 
 
 def _cascade(manifest: CascadeManifest) -> str:
-    quick, thorough, unsure = manifest.quick.name, manifest.thorough.name, manifest.unsure
+    small, large, band = manifest.small.name, manifest.large.name, manifest.deferral_band
     return f"""\
 # {manifest.name} {manifest.version}
 
-Classifies a crop of one eye as open or closed. [`{quick}`](../{quick}/README.md) scores every crop; crops that it
-scores between {unsure.low:.3f} and {unsure.high:.3f} are deferred to [`{thorough}`](../{thorough}/README.md), whose
+Classifies a crop of one eye as open or closed. [`{small}`](../{small}/README.md) scores every crop; crops that it
+scores between {band.low:.3f} and {band.high:.3f} are deferred to [`{large}`](../{large}/README.md), whose
 score counts. The score is P(open), from 0 to 1.
 
 | | |
 |---|---|
-| Networks | `{quick}`, SHA-256 `{manifest.quick.sha256}`; `{thorough}`, SHA-256 `{manifest.thorough.sha256}` |
-| Deferral band | {unsure.low:.3f} to {unsure.high:.3f}: {unsure.rule} |
+| Networks | `{small}`, SHA-256 `{manifest.small.sha256}`; `{large}`, SHA-256 `{manifest.large.sha256}` |
+| Deferral band | {band.low:.3f} to {band.high:.3f}: {band.rule} |
 {_states(manifest.thresholds)}
 {_reference(manifest)}| Made | {manifest.created:%Y-%m-%d} |
 

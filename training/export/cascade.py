@@ -1,4 +1,4 @@
-"""Put a quick and a thorough network together: where the quick one is unsure, the thorough one is asked."""
+"""Put a small and a large network together: the small one scores all crops and defers those it is not sure of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from eyestate.bundle import Bundle, CascadeManifest, Member, Metric, Unsure, cascade_sha256
+from eyestate.bundle import Bundle, CascadeManifest, DeferralBand, Member, Metric, cascade_sha256
 from eyestate.scorer import Network, Scorer
 from training.data.datasets import FAR_SIDE, Crop, Split, fingerprint, shrunk
 from training.evaluation.eer import Scores, equal_error_rate
@@ -23,7 +23,7 @@ from training.files import read_arrays, write_arrays
 from training.labelling.label_quality import wilson
 from training.models.distillation_set import log_odds
 
-MAX_DIFFERENCE: Final = 0.002  # EER of the cascade, measured against what the thorough network says
+MAX_DIFFERENCE: Final = 0.002  # EER of the cascade, measured against what the large network says
 WIDTHS: Final = 400  # half-widths that are tried
 _CHUNK: Final = 256
 
@@ -32,42 +32,42 @@ _CHUNK: Final = 256
 class Pair:
     """The scores (N,) of both networks on the same crops."""
 
-    quick: Scores
-    thorough: Scores
+    small: Scores
+    large: Scores
 
-    def unsure(self, band: Unsure) -> npt.NDArray[np.bool_]:
-        """The crops (N,) that the thorough network is asked about."""
-        return (self.quick >= band.low) & (self.quick <= band.high)
+    def deferred(self, band: DeferralBand) -> npt.NDArray[np.bool_]:
+        """The crops (N,) that the large network is asked about."""
+        return (self.small >= band.low) & (self.small <= band.high)
 
-    def together(self, band: Unsure) -> Scores:
+    def together(self, band: DeferralBand) -> Scores:
         """The cascade's scores (N,)."""
-        return np.where(self.unsure(band), self.thorough, self.quick)
+        return np.where(self.deferred(band), self.large, self.small)
 
 
-def choose_band(pair: Pair) -> Unsure:
-    """The narrowest band within which asking the thorough network makes the cascade say what that says.
+def choose_band(pair: Pair) -> DeferralBand:
+    """The narrowest band within which asking the large network makes the cascade say what that says.
 
-    Bands lie around a score of 0.5, as far below as above it in log-odds. What the thorough network says, open from 0.5
+    Bands lie around a score of 0.5, as far below as above it in log-odds. What the large network says, open from 0.5
     on, counts as the truth, so that no labels are needed; a band is good enough where the EER of the cascade's scores
     against it, and that within every wider band, is at most ``MAX_DIFFERENCE``.
 
-    Where the thorough network takes all crops for open, or all for closed, nothing can be told, and it is asked always.
+    Where the large network takes all crops for open, or all for closed, nothing can be told, and it is asked always.
 
     Args:
         pair: the scores (N,) on crops of the kind that the model is for.
     """
-    truth = (pair.thorough >= 0.5).astype(np.int64)
-    distances = np.abs(log_odds(pair.quick).astype(np.float64))
+    truth = (pair.large >= 0.5).astype(np.int64)
+    distances = np.abs(log_odds(pair.small).astype(np.float64))
     best = distances.max()
     for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)) if 0 < truth.sum() < truth.size else ():
-        if equal_error_rate(np.where(distances <= width, pair.thorough, pair.quick), truth) > MAX_DIFFERENCE:
+        if equal_error_rate(np.where(distances <= width, pair.large, pair.small), truth) > MAX_DIFFERENCE:
             break
         best = width
-    return Unsure(
+    return DeferralBand(
         low=float(1 / (1 + np.exp(best))),
         high=float(1 / (1 + np.exp(-best))),
         rule="on crops of the unlabelled set that are not held out, the narrowest band around 0.5 that brings the EER, "
-        f"measured against what the thorough network says, to {MAX_DIFFERENCE}",
+        f"measured against what the large network says, to {MAX_DIFFERENCE}",
     )
 
 
@@ -84,8 +84,8 @@ def cached_scores(scorer: Scorer, crops: Sequence[Crop], folder: Path) -> Scores
 
 
 def make_cascade(
-    quick: Bundle,
-    thorough: Bundle,
+    small: Bundle,
+    large: Bundle,
     split: Split,
     models: Path,
     *,
@@ -100,7 +100,7 @@ def make_cascade(
     """Choose the band and the thresholds, judge the cascade, write its bundle.
 
     Args:
-        quick, thorough: the networks, of bundles in ``models``.
+        small, large: the networks, of bundles in ``models``.
         split: MRL.
         models: the folder of the bundles.
         name, version: of the cascade.
@@ -113,7 +113,7 @@ def make_cascade(
     Returns:
         The folder of the bundle.
     """
-    networks = [Network(bundle, "cpu") for bundle in (quick, thorough)]
+    networks = [Network(bundle, "cpu") for bundle in (small, large)]
 
     def ask(crops: Sequence[Crop]) -> Pair:
         return Pair(*(cached_scores(network, crops, cache) for network in networks))
@@ -122,7 +122,7 @@ def make_cascade(
     band = choose_band(at_home)
     exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
     thresholds = thresholds_of(Judged(exam, ask(exam).together(band)), max_wrong)
-    metrics = [_share("Share asked twice, crops of the unlabelled set that are not held out", at_home.unsure(band))]
+    metrics = [_share("Share asked twice, crops of the unlabelled set that are not held out", at_home.deferred(band))]
     tests = {
         "MRL test subjects": split.test,
         f"MRL test subjects shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
@@ -132,16 +132,16 @@ def make_cascade(
         if crops:
             pair = ask(crops)
             metrics += eer_metrics(f"EER, {kind}", Judged(crops, pair.together(band)))
-            metrics.append(_share(f"Share asked twice, {kind}", pair.unsure(band)))
-    members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (quick, thorough)]
+            metrics.append(_share(f"Share asked twice, {kind}", pair.deferred(band)))
+    members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (small, large)]
     manifest = CascadeManifest(
         name=name,
         version=version,
         created=datetime.now(UTC).replace(microsecond=0),
         sha256=cascade_sha256(members[0], members[1], band),
-        quick=members[0],
-        thorough=members[1],
-        unsure=band,
+        small=members[0],
+        large=members[1],
+        deferral_band=band,
         thresholds=thresholds,
         metrics=metrics,
         reference=reference_of(usual, at_home.together(band), thresholds),

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from eyestate.bundle import CascadeManifest, Member, Unsure, cascade_sha256, load_bundle
+from eyestate.bundle import CascadeManifest, DeferralBand, Member, cascade_sha256, load_bundle
 from eyestate.images import to_input
 from eyestate.scorer import load
 from tests.bundles import write_bundle
@@ -102,16 +102,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lite = write_small_bundle(folder).rename(folder / LITE)
     (lite / "manifest.json").write_text(load_bundle(lite).manifest.model_copy(update={"name": LITE}).model_dump_json())
     low, high = np.quantile(load(lite, "cpu").score([pixels for pixels, _ in labelled(16, seed=3)]), [0.3, 0.7])
-    quick, thorough = (
-        Member(name=name, sha256=load_bundle(folder / name).manifest.sha256) for name in (LITE, FINAL_BEST)
-    )
-    unsure = Unsure(low=low, high=high, rule="made for a test")
+    small, large = (Member(name=name, sha256=load_bundle(folder / name).manifest.sha256) for name in (LITE, FINAL_BEST))
+    band = DeferralBand(low=low, high=high, rule="made for a test")
     cascade = CascadeManifest(
         name=CASCADE,
-        sha256=cascade_sha256(quick, thorough, unsure),
-        quick=quick,
-        thorough=thorough,
-        unsure=unsure,
+        sha256=cascade_sha256(small, large, band),
+        small=small,
+        large=large,
+        deferral_band=band,
         **best.model_dump(include={"version", "created", "thresholds", "metrics"}),
     )
     (folder / CASCADE).mkdir()

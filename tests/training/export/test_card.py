@@ -79,8 +79,8 @@ def test_names_the_reference_of_drift(network: Manifest, tmp_path: Path) -> None
 def test_of_a_cascade_links_its_networks(tmp_path: Path) -> None:
     manifest = load_model(write_cascade(tmp_path, low=0.123, high=0.877)).manifest
     text = card(manifest, write_results(tmp_path / "results", manifest))
-    assert "[`quick`](../quick/README.md)" in text
-    assert "[`thorough`](../thorough/README.md)" in text
+    assert "[`small`](../small/README.md)" in text
+    assert "[`large`](../large/README.md)" in text
     assert "between 0.123 and 0.877" in text
     assert "| glasses | no | 6,942 | 0.44 | 0.0189 |" in text
 

@@ -18,7 +18,7 @@ from training.export.cascade import MAX_DIFFERENCE, Pair, cached_scores, choose_
 
 @pytest.fixture
 def pair() -> tuple[Pair, Labels]:
-    """A quick network that sees what the thorough one sees, less clearly."""
+    """A small network that sees what the large one sees, less clearly."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 4_000)
     seen = 3 * (2 * labels - 1) + random.normal(0, 1.5, labels.size)
@@ -32,24 +32,24 @@ def pair() -> tuple[Pair, Labels]:
 def test_band_is_narrow_and_good_enough(pair: tuple[Pair, Labels]) -> None:
     both, labels = pair
     band = choose_band(both)
-    said = (both.thorough >= 0.5).astype(int)
-    assert equal_error_rate(both.together(band), said) <= MAX_DIFFERENCE < equal_error_rate(both.quick, said)
-    assert 0 < both.unsure(band).mean() < 0.6
+    said = (both.large >= 0.5).astype(int)
+    assert equal_error_rate(both.together(band), said) <= MAX_DIFFERENCE < equal_error_rate(both.small, said)
+    assert 0 < both.deferred(band).mean() < 0.6
     assert band.low == pytest.approx(1 - band.high)
-    assert equal_error_rate(both.together(band), labels) < equal_error_rate(both.quick, labels)
+    assert equal_error_rate(both.together(band), labels) < equal_error_rate(both.small, labels)
 
 
 def test_equal_networks_need_no_second_opinion() -> None:
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 500)
     scores = np.clip(0.2 + 0.6 * labels + random.normal(0, 0.1, 500), 0.01, 0.99)
-    assert Pair(scores, scores).unsure(choose_band(Pair(scores, scores))).mean() < 0.02
+    assert Pair(scores, scores).deferred(choose_band(Pair(scores, scores))).mean() < 0.02
 
 
-def test_a_thorough_network_that_knows_one_answer_is_always_asked() -> None:
+def test_a_large_network_that_knows_one_answer_is_always_asked() -> None:
     scores = np.linspace(0.1, 0.9, 50)
     both = Pair(scores, np.full(50, 0.9))
-    assert both.unsure(choose_band(both)).all()
+    assert both.deferred(choose_band(both)).all()
 
 
 def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,11 +62,11 @@ def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pyt
 
 def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
     models = tmp_path / "models"
-    quick, thorough = (load_bundle(write_bundle(models, name)) for name in ("quick", "thorough"))
+    small, large = (load_bundle(write_bundle(models, name)) for name in ("small", "large"))
     strangers = [dataclasses.replace(crop, subject=None) for crop in split.test]
     path = make_cascade(
-        quick,
-        thorough,
+        small,
+        large,
         split,
         models,
         name="both",
@@ -79,7 +79,7 @@ def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
     )
     scorer = eyestate.load(path)
     assert isinstance(scorer.manifest, CascadeManifest)
-    assert (scorer.manifest.quick.name, scorer.manifest.thorough.name) == ("quick", "thorough")
+    assert (scorer.manifest.small.name, scorer.manifest.large.name) == ("small", "large")
     names = [metric.name for metric in scorer.manifest.metrics]
     assert "EER, MRL test subjects" in names
     assert "Share asked twice, held-out crops of the unlabelled set" in names
