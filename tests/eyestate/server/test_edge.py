@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Span
+from prometheus_client.registry import REGISTRY
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from eyestate.errors import OverloadedError
-from eyestate.server import uploads
+from eyestate.errors import DeadlineExceededError, EyestateError, OverloadedError
+from eyestate.server import metrics, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.edge import Edge, Endpoint, Target
 from eyestate.server.responses import refusal
+from eyestate.server.tracing import Tracing
+from eyestate.server.uploads import BODY_READ
 
 TIMEOUT = 1.0
 
@@ -53,6 +59,13 @@ class Slow:
         return Response()
 
 
+async def gated(request: Request) -> Response:
+    """Echo the body once the event ``gate`` of the request's scope is set."""
+    content = await uploads.body(request, 1000)
+    await request.scope["gate"].wait()
+    return PlainTextResponse(content)
+
+
 async def until(reached: Callable[[], bool]) -> None:
     """Wait for what comes about while the loop goes round."""
     async with asyncio.timeout(10):
@@ -72,6 +85,7 @@ def with_edge(work: Callable[[Edge, httpx.AsyncClient, Slow], Awaitable[None]], 
         "/full": full,
         "/broken": broken,
         "/slow": slow,
+        "/gated": gated,
         "/probe": echo,
     }
     targets = {
@@ -242,5 +256,299 @@ def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatc
         assert (await waiting).status_code == 504
         assert bodies.held == 0
         assert (await client.post("/echo", content=bytes(600))).status_code == 200
+
+    with_edge(work)
+
+
+class Exchange:
+    """A request that is given to the edge without a server, so that a test decides when what happens."""
+
+    def __init__(self, edge: Edge, path: str, *body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.gate = asyncio.Event()
+        self.leaves = asyncio.Event()
+        self.takes = asyncio.Event()  # what is sent
+        self.takes.set()
+        self.sent: list[Message] = []
+        self._messages: list[Message] = [
+            {"type": "http.request", "body": part, "more_body": place < len(body)}
+            for place, part in enumerate(body, start=1)
+        ]
+        self._receiving = False
+        scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "gate": self.gate}
+        self.task = asyncio.create_task(edge(scope, self._receive, self._send))
+
+    async def _receive(self) -> Message:
+        assert not self._receiving, "two received at a time: one takes the other's message"
+        self._receiving = True
+        try:
+            if self._messages:
+                await asyncio.sleep(0.05)  # each part of a body comes several sweeps after the last
+                return self._messages.pop(0)
+            await self.leaves.wait()
+            return {"type": "http.disconnect"}
+        finally:
+            self._receiving = False
+
+    async def _send(self, message: Message) -> None:
+        await self.takes.wait()
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
+
+
+@pytest.fixture
+def often_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyestate.server.edge._SWEEP_SECONDS", 0.005)
+
+
+def watched(edge: Edge) -> bool:
+    return any(active.watch for active in edge._active)
+
+
+def requests_counted(route: str, status: int) -> float:
+    return REGISTRY.get_sample_value("eyestate_requests_total", {"route": route, "status": str(status)}) or 0
+
+
+def rejected_counted(reason: str) -> float:
+    return REGISTRY.get_sample_value("eyestate_rejected_total", {"reason": reason}) or 0
+
+
+@pytest.mark.usefixtures("often_swept")
+class TestSweep:
+    def test_requests_in_time_are_let_alone(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 60
+            exchange = Exchange(edge, "/gated", b"one ", b"two ", b"three")
+            await asyncio.sleep(0.3)  # dozens of sweeps
+            assert edge.active == 1
+            exchange.gate.set()
+            await exchange.task
+            assert exchange.status == 200
+            assert exchange.sent[1]["body"] == b"one two three"
+
+        with_edge(work)
+
+    def test_a_client_that_leaves_is_noticed_and_gets_nothing(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 60
+            before = requests_counted("/slow", 499)
+            exchange = Exchange(edge, "/slow", b"x")
+            await until(lambda: watched(edge))
+            exchange.leaves.set()
+            await exchange.task
+            assert slow.ended == ["cancelled"]
+            assert exchange.sent == []
+            assert requests_counted("/slow", 499) == before + 1
+
+        with_edge(work)
+
+    def test_a_client_that_leaves_before_its_body_is_complete_is_no_error(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            before = requests_counted("/echo", 499)
+            exchange = Exchange(edge, "/echo")
+            exchange.leaves.set()
+            await exchange.task
+            assert exchange.sent == []
+            assert requests_counted("/echo", 499) == before + 1
+
+        with_edge(work)
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+    def test_nobody_is_watched_after_the_answer(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 60
+            exchange = Exchange(edge, "/gated", b"x")
+            await until(lambda: watched(edge))
+            exchange.gate.set()
+            await exchange.task
+            await asyncio.sleep(0)
+            assert not exchange._receiving
+
+        with_edge(work)
+
+    def test_an_answer_that_is_not_taken_in_time_is_given_up(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 0.1
+            before = requests_counted("/echo", 200)
+            exchange = Exchange(edge, "/echo", b"x")
+            exchange.takes.clear()
+            await asyncio.wait_for(exchange.task, 10)
+            assert not exchange.task.cancelled()
+            assert exchange.sent == []
+            assert requests_counted("/echo", 200) == before + 1
+
+        with_edge(work)
+
+    def test_the_oldest_do_not_hide_others_that_are_late(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 0.2
+            exchanges = [Exchange(edge, "/slow", b"x") for _ in range(3)]
+            await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 10)
+            assert [exchange.status for exchange in exchanges] == [504] * 3
+            assert b"retry-after" not in exchanges[0].headers
+            assert b"connection" not in exchanges[0].headers
+            assert b"0.2 s" in exchanges[0].sent[1]["body"]
+
+        with_edge(work)
+
+
+def test_a_cancellation_from_outside_is_passed_on() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        exchange = Exchange(edge, "/slow", b"x")
+        await until(lambda: any(BODY_READ in active.scope for active in edge._active))
+        exchange.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await exchange.task
+        assert exchange.sent == []
+        assert slow.ended == ["cancelled"]
+
+    with_edge(work)
+
+
+def test_what_is_not_http_is_the_other_applications() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        async def receive() -> Message:
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            raise AssertionError
+
+        await edge({"type": "lifespan"}, receive, send)
+
+    with_edge(work)
+
+
+def test_requests_and_their_seconds_are_counted() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        await client.post("/echo", content=b"x")
+        await client.post("/full")
+        await client.post("/broken")
+        await client.post("/slow", content=b"x")
+
+    expected = [("/echo", 200), ("/full", 429), ("/broken", 500), ("/slow", 504)]
+    seconds = {route: metrics.REQUEST_SECONDS.labels(route) for route, _ in expected}
+    for histogram in seconds.values():
+        histogram.publish()
+    counts = [requests_counted(route, status) for route, status in expected]
+    codes = [error.code for error in (OverloadedError, EyestateError, DeadlineExceededError)]
+    refused = [rejected_counted(code) for code in codes]
+    with_edge(work)
+    assert [requests_counted(route, status) - 1 for route, status in expected] == counts
+    assert [rejected_counted(code) - 1 for code in codes] == refused
+    noted = {route: histogram.publish().tolist() for route, histogram in seconds.items()}
+    assert {route: len(values) for route, values in noted.items()} == {route: 1 for route, _ in expected}
+    assert TIMEOUT < noted["/slow"][0] < 60
+    assert 0 < noted["/echo"][0] < 60
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "level", "message"),
+    [
+        ("/broken", b"", logging.ERROR, "POST /broken 500"),
+        ("/slow", b"x", logging.ERROR, "POST /slow 504"),
+        ("/echo", b"", logging.INFO, "POST /echo 400"),
+        ("/echo", bytes(2000), logging.INFO, "POST /echo 413"),
+        ("/echo", b"x", logging.DEBUG, "POST /echo 200"),
+    ],
+)
+def test_a_request_is_logged_by_how_it_ended(
+    caplog: pytest.LogCaptureFixture, path: str, content: bytes, level: int, message: str
+) -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        await client.post(path, content=content, headers={"X-Request-ID": "r1"})
+
+    with caplog.at_level(logging.DEBUG, logger="eyestate.requests"):
+        with_edge(work)
+    (record,) = (r for r in caplog.records if r.name == "eyestate.requests" and not r.exc_info)
+    assert (record.levelno, record.getMessage()) == (level, message)
+    logged = {key: record.__dict__[key] for key in ("route", "status", "request_id", "client")}
+    assert logged == {"route": path, "status": int(message[-3:]), "request_id": "r1", "client": "127.0.0.1"}
+    assert (record.__dict__["seconds"] > TIMEOUT) == (path == "/slow")
+
+
+def test_refusals_for_overload_are_logged_once_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        for _ in range(3):
+            await client.post("/full")
+        edge._log_overload()
+        edge._log_overload()
+
+    with caplog.at_level(logging.DEBUG, logger="eyestate.requests"):
+        with_edge(work)
+    records = [record for record in caplog.records if record.name == "eyestate.requests"]
+    assert {(record.levelname, record.getMessage()) for record in records} == {("WARNING", "overloaded")}
+    assert sum(record.__dict__["refused"] for record in records) == 3
+    assert all(record.__dict__["refused"] for record in records)
+
+
+def test_the_longest_id_is_kept_and_an_own_one_has_16_digits() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        longest = "x" * 128
+        answer = await client.post("/echo", content=b"x", headers={"X-Request-ID": longest})
+        assert answer.headers["x-request-id"] == longest
+        answer = await client.post("/full")
+        assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
+
+    with_edge(work)
+
+
+def test_the_scheme_of_a_key_is_case_insensitive_and_spaces_around_it_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("right-key")
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        for value, status in [(b"BEARER right-key", 200), (b"Bearer   right-key  ", 200), (b"Bearerright-key", 401)]:
+            exchange = Exchange(edge, "/echo", b"x", headers=[(b"authorization", value)])
+            await exchange.task
+            assert exchange.status == status
+        assert b"www-authenticate" in exchange.headers
+
+    with_edge(work, ApiKeys(file))
+
+
+def test_only_while_it_drains_connections_are_closed() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        assert "connection" not in (await client.post("/echo", content=b"x")).headers
+        edge.refusing = True
+        answer = await client.post("/echo", content=b"x")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "connection" not in answer.headers
+        edge.draining = True
+        assert (await client.post("/probe", content=b"x")).headers["connection"] == "close"
+
+    with_edge(work)
+
+
+class Traces(Tracing):
+    """Notes spans instead of sending them."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, str]] = []
+        self.ended: list[int] = []
+
+    def begin(self, scope: MutableMapping[str, Any], route: str, request_id: str) -> Span:
+        self.begun.append((route, request_id))
+        return NonRecordingSpan(INVALID_SPAN_CONTEXT)
+
+    def end(self, span: Span, status: int) -> None:
+        self.ended.append(status)
+
+
+def test_each_request_is_a_span_with_its_status() -> None:
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        edge.tracing = traces = Traces()
+        for path in ("/echo", "/full", "/broken"):
+            await client.post(path, content=b"x", headers={"X-Request-ID": path[1:]})
+        assert traces.begun == [("/echo", "echo"), ("/full", "full"), ("/broken", "broken")]
+        assert traces.ended == [200, 429, 500]
 
     with_edge(work)
