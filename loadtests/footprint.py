@@ -23,6 +23,7 @@ from typing import Final, get_args
 import click
 import numpy as np
 
+from eyestate.images import MAX_SIDE
 from eyestate.server.uploads import MAX_BODY_BYTES
 from eyestate.settings import Device
 from tools.harness import crops
@@ -33,8 +34,8 @@ from tools.harness.service import running_service
 
 NPY: Final = "application/x-npy"
 _SAMPLE_SECONDS: Final = 0.05
-_BATCH: Final = 2_048  # twice what the client has on its way at a time
-_LARGE_SIDE: Final = 4096  # the largest image that is read
+BATCH: Final = 2_048  # twice as many as the client has in flight
+LARGE_SIDE: Final = MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,13 @@ def loads() -> tuple[Load, ...]:
     side = 64
     packed = io.BytesIO()
     np.save(packed, np.zeros((MAX_BODY_BYTES // side**2 - 1, side, side), np.uint8))
-    large = crops.jpeg(np.random.default_rng(0).integers(0, 256, (_LARGE_SIDE, _LARGE_SIDE), np.uint8))
+    large = crops.jpeg(np.random.default_rng(0).integers(0, 256, (LARGE_SIDE, LARGE_SIDE), np.uint8))
     return (
-        Load("nothing", single, 0),
+        Load("idle", single, 0),
         Load("single crops, 16 connections", single, 16),
         Load("single crops, 256 connections", single, 256),
         Load("bodies of 64 MiB, 8 connections", http_request("/v1/score/batch", packed.getvalue(), NPY), 8),
-        Load("images of 4,096 × 4,096, 16 connections", http_request("/v1/score", large), 16),
+        Load(f"images of {LARGE_SIDE:,} × {LARGE_SIDE:,}, 16 connections", http_request("/v1/score", large), 16),
     )
 
 
@@ -125,10 +126,10 @@ def batch_client(server: Server, tmp: Path) -> Row:
     Raises:
         ServerError: it did not score them all.
     """
-    row = Row(f"`eyestate batch`, {_BATCH:,} crops: the client")
+    row = Row(f"`eyestate batch`, {BATCH:,} crops: the client")
     archive, image = tmp / "crops.zip", crops.jpeg(crops.eye())
     with zipfile.ZipFile(archive, "w") as files:
-        for number in range(_BATCH):
+        for number in range(BATCH):
             files.writestr(f"{number}.jpg", image)
     log = SCRATCH / "logs" / "footprint-batch.log"
     eyestate = Path(sys.executable).with_name("eyestate")

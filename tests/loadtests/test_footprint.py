@@ -1,25 +1,29 @@
-"""What one pod takes, measured on the real service with the small model."""
+"""Footprint of one pod, measured on the real service with the small model, smaller images and a smaller batch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from loadtests.footprint import main
+from loadtests import footprint
 
 
-def test_the_largest_bodies_take_most_memory(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["--model", "small", "--seconds", "2", "--output", str(tmp_path)])
+def test_the_largest_bodies_take_most_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "LARGE_SIDE", 1024)
+    monkeypatch.setattr(footprint, "BATCH", 256)
+    options = ["--model", "small", "--device", "cpu", "--seconds", "1", "--output", str(tmp_path)]
+    result = CliRunner().invoke(footprint.main, options)
     assert result.exit_code == 0, result.output
     rows = {
         row["load"].partition(",")[0]: row
         for row in json.loads((tmp_path / "footprint-small.json").read_text())["rows"]
     }
-    nothing, bodies = rows["nothing"], rows["bodies of 64 MiB"]
-    assert nothing["memory"] > 100
-    assert bodies["memory"] > nothing["memory"] + 64
+    idle, bodies = rows["idle"], rows["bodies of 64 MiB"]
+    assert idle["memory"] > 100
+    assert bodies["memory"] > idle["memory"] + 64
     assert 0 < bodies["tmp"] < 64
     assert rows["single crops"]["statuses"].keys() == {"200"}
     assert 50 < rows["`eyestate batch`"]["memory"] < bodies["memory"]

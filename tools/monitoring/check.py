@@ -78,7 +78,7 @@ def check_queries(bundle: Bundle | CascadeBundle, folder: Path) -> CheckReport:
     """
     settings = {"EYESTATE_QUEUE": str(_QUEUE), "EYESTATE_LOG_LEVEL": "error"}
     with (
-        running_service(bundle, "auto", _WORKERS, "rehearsal", **settings) as service,
+        running_service(bundle, "cpu", _WORKERS, "queries", **settings) as service,
         prometheus(f"127.0.0.1:{service.port}", folder, _INTERVAL) as server,
         under_load(service.port, bundle.manifest.name),
         httpx.Client(base_url=server.url, timeout=30) as client,

@@ -39,7 +39,7 @@ def test_arrivals() -> None:
 
 
 @pytest.mark.skipif(len(sched_getaffinity(0)) < 2, reason="the service needs a separate core")
-def test_service_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_on_a_separate_core(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sched_getaffinity(0)
     affinities: list[list[int]] = []
     cpu: list[float] = []
@@ -50,7 +50,8 @@ def test_service_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         return cpu[-1]
 
     monkeypatch.setattr(measure, "cpu_seconds", observed)
-    plans = [Plan(single(), (0.1, 0.2), 1), Plan(batch(8), (1.0,), 1, max_rate=20)]
+    monkeypatch.setattr(measure, "WARM_UP_SECONDS", 0.2)
+    plans = [Plan(single(), (0.1, 0.2), 0.5), Plan(batch(8), (1.0,), 0.5, max_rate=40)]
     ones, eights = measure_curves(crops.bundle("small"), Placement(1, shared=False, workers=1), plans)
     assert sched_getaffinity(0) == before
     assert affinities
@@ -66,12 +67,12 @@ def test_service_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.busy_cores > 0
     spent = sum((found.cpu_seconds_per_1000_crops or 0) * found.answered for found in ones.points) / 1e3
     assert spent == pytest.approx(cpu[1] - cpu[0] + cpu[3] - cpu[2], rel=0.02)
-    assert eights.points[0].offered == 20
+    assert eights.points[0].offered == 40
     assert eights.points[0].crops_per_second == pytest.approx(
         8 * eights.points[0].answered / eights.points[0].elapsed, rel=0.05
     )
     assert (ones.kind, ones.crops, eights.kind, eights.crops) == ("single", 1, "packed", 8)
-    assert ones.device.startswith(("cpu", "openvino"))
+    assert ones.device == eights.device != ""
     assert 50 < ones.memory_mib < 5_000
     assert ones.ready_seconds > 0
     assert ones.request_bytes == len(single().request)

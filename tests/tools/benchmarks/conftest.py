@@ -1,8 +1,11 @@
-"""Contestants in miniature: bundles of mean brightness, and peers that take floats as the public ones do."""
+"""Miniature candidates: bundles that score mean brightness, and peers with float inputs like the public models."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from eyestate.bundle import CascadeManifest, DeferralBand, Member, cascade_sha256, load_bundle
-from eyestate.images import to_input
+from eyestate.images import Pixels, to_input
 from eyestate.scorer import load
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
@@ -20,7 +23,7 @@ from tools.harness.small_bundle import write_small_bundle
 from training.data.datasets import FAR_SIDE, SPLIT_FOLDS
 from training.data.synthetic import labelled
 
-FRAMES = 28  # of each subject: like the unlabelled crops, enough to calibrate int8 on
+FRAMES = 28  # per subject; with as many unlabelled crops enough to calibrate int8
 UNLABELLED = 200
 
 
@@ -85,6 +88,19 @@ def convolution_network(channels: int, side: int) -> onnx.ModelProto:
     return model
 
 
+@cache
+def drawn_eyes() -> list[tuple[Pixels, int]]:
+    """A few rendered eyes with their labels: rendering is slow."""
+    return list(labelled(16, seed=0))
+
+
+def eyes(number: int, seed: int) -> Iterator[tuple[Pixels, int]]:
+    """Labelled eyes, all different: the rendered ones in turn, with noise."""
+    random = np.random.default_rng(seed)
+    for pixels, label in islice(cycle(drawn_eyes()), number):
+        yield np.clip(pixels + random.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8), label
+
+
 @pytest.fixture(scope="session")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of peers as ``../shared/peers``; OCEC S is missing."""
@@ -123,12 +139,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     with zipfile.ZipFile(folder / "mrl-eyes.zip", "w") as archive:
         for subject in range(1, SPLIT_FOLDS + 1):
-            for number, (pixels, label) in enumerate(labelled(FRAMES, seed=subject)):
+            for number, (pixels, label) in enumerate(eyes(FRAMES, seed=subject)):
                 name = f"mrlEyes_2018_01/s{subject:04d}/s{subject:04d}_{number:05d}_0_0_{label}_0_1_01.jpg"
                 archive.writestr(name, jpeg(pixels))
     answers = ["file,label,annotators,votes_open"]
     with zipfile.ZipFile(folder / "eyes-dataset.zip", "w") as archive:
-        for number, (pixels, label) in enumerate(labelled(UNLABELLED, seed=SPLIT_FOLDS + 1)):
+        for number, (pixels, label) in enumerate(eyes(UNLABELLED, seed=SPLIT_FOLDS + 1)):
             archive.writestr(f"EyesDataset/{number:06d}.jpg", jpeg(to_input(pixels, FAR_SIDE)))
             answers.append(f"{number:06d}.jpg,{('closed', 'open')[label]},2,{2 * label}")
     (folder / "human-labels.csv").write_text("\n".join(answers) + "\n")

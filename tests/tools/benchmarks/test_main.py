@@ -1,4 +1,4 @@
-"""The command on contestants in miniature, as the engineer who measures types it."""
+"""The command on miniature candidates."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def benchmarks(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_everything(here: Path, peers: Path, bundles: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_models_are_evaluated_timed_and_reported(
+    here: Path, peers: Path, bundles: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EYESTATE_MODELS", str(bundles))
     monkeypatch.setenv("EYESTATE_DATA", str(data))
     result = benchmarks("--peers", peers, *QUICK)
@@ -57,16 +59,13 @@ def test_everything(here: Path, peers: Path, bundles: Path, data: Path, monkeypa
     assert re.search(r"(held|NOT HELD) +EER of final_best_lite within 0.003", result.stdout)
     ET.parse(here / "docs" / "images" / "benchmarks.svg")
 
-    scores = {path: path.stat().st_mtime_ns for path in (here / "runs" / "benchmarks" / "scores").iterdir()}
     (here / "docs" / "benchmarks.md").unlink()
-    again = benchmarks("--peers", peers, *QUICK)
-    assert again.exit_code == 0, again.output
-    after = {path: path.stat().st_mtime_ns for path in (here / "runs" / "benchmarks" / "scores").iterdir()}
-    assert scores.items() <= after.items()
-    assert (here / "docs" / "benchmarks.md").exists()
+    regenerated = benchmarks("--page-only")
+    assert regenerated.exit_code == 0, regenerated.output
+    assert (here / "docs" / "benchmarks.md").read_text() == page
 
 
-def test_nothing_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_models_and_data_the_page_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_MODELS", str(here / "models"))
     monkeypatch.setenv("EYESTATE_DATA", str(here / "data"))
     result = benchmarks(*QUICK)
@@ -79,14 +78,14 @@ def test_nothing_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there(here: Path) -> None:
+def test_missing_gpu_is_an_error(here: Path) -> None:
     result = benchmarks("--device", "cuda", *QUICK)
     assert result.exit_code == 1
     assert "CUDA is not available" in result.stderr
     assert list(here.iterdir()) == []
 
 
-def test_the_page_alone_needs_a_report(here: Path) -> None:
+def test_page_only_needs_a_report(here: Path) -> None:
     result = benchmarks("--page-only")
     assert result.exit_code == 1
     assert "no cpu.json in reports/benchmarks" in result.stderr
