@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from contextlib import nullcontext
@@ -12,10 +13,13 @@ from pydantic import ValidationError
 from eyestate.bundle import (
     Calibration,
     CascadeBundle,
+    DeferralBand,
     Distribution,
     InputContract,
+    Member,
     Reference,
     Thresholds,
+    cascade_sha256,
     load_bundle,
     load_model,
 )
@@ -216,6 +220,10 @@ class TestCascade:
                 "does not fit this version: deferral_band: .*lower bound",
             ),
             ({"deferral_band": {"low": 0.7, "rule": ""}}, r"does not fit this version: deferral_band\.high"),
+            ({"deferral_band": {"low": -0.1, "high": 0.3, "rule": ""}}, r"deferral_band\.low"),
+            ({"deferral_band": {"low": 0.3, "high": 1.1, "rule": ""}}, r"deferral_band\.high"),
+            ({"deferral_band": {"low": 0.30001, "high": 0.7, "rule": ""}}, "is damaged"),
+            ({"deferral_band": {"low": 0.3, "high": 0.69999, "rule": ""}}, "is damaged"),
             ({"sha256": "0" * 64}, "is damaged"),
         ],
     )
@@ -224,6 +232,26 @@ class TestCascade:
         edit(path, **change)
         with pytest.raises(BundleError, match=message):
             load_model(path)
+
+    def test_band_of_a_single_score(self, tmp_path: Path) -> None:
+        bundle = load_model(write_cascade(tmp_path, low=0.5, high=0.5))
+        assert isinstance(bundle, CascadeBundle)
+        assert bundle.manifest.deferral_band.low == bundle.manifest.deferral_band.high
+
+    def test_networks_that_were_swapped(self, tmp_path: Path) -> None:
+        path = write_cascade(tmp_path)
+        manifest = json.loads((path / "manifest.json").read_text())
+        edit(path, small=manifest["large"], large=manifest["small"])
+        with pytest.raises(BundleError, match="is damaged"):
+            load_model(path)
+
+    def test_hash_is_that_of_the_networks_and_the_bounds(self) -> None:
+        small, large = (Member(name=digit, sha256=digit * 64) for digit in "ab")
+        band = DeferralBand(low=0.25, high=0.75, rule="any")
+        assert (
+            cascade_sha256(small, large, band)
+            == hashlib.sha256(b"a" * 64 + b" " + b"b" * 64 + b" 0.25 0.75").hexdigest()
+        )
 
     def test_version_1_of_the_manifest_is_still_read(self, tmp_path: Path) -> None:
         path = write_cascade(tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import eyestate
 from eyestate.bundle import load_bundle
-from eyestate.errors import BundleError, CorruptImageError, ImageTooSmallError, UnreadableFileError
+from eyestate.errors import BundleError, CorruptImageError, ImageError, ImageTooSmallError, UnreadableFileError
 from eyestate.images import Pixels
 from eyestate.scorer import BATCH, Network, Scorer, Scores
 from tests.bundles import brightness_network, write_bundle, write_cascade
@@ -93,6 +93,23 @@ def test_states(scorer: Scorer, score: float, state: str) -> None:
     assert scorer.state(score) == state
 
 
+@given(st.lists(st.floats(0, 1, width=32) | st.sampled_from([0, 0.25, 0.75, 1])))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_states_are_the_state_of_each_score(scorer: Scorer, scores: list[float]) -> None:
+    assert scorer.states(np.array(scores, np.float32)) == [scorer.state(score) for score in scores]
+
+
+def test_score_each_puts_errors_where_the_crops_are(scorer: Scorer) -> None:
+    values = list(range(2 * BATCH + 3))
+    broken = {0, 5, 6, BATCH, 2 * BATCH + 2}
+    scores = scorer.score_each([b"x" if value in broken else png(value) for value in values])
+    for value, score in zip(values, scores, strict=True):
+        if value in broken:
+            assert isinstance(score, ImageError)
+        else:
+            assert score == pytest.approx(value / 255, abs=1e-6)
+
+
 def test_network_that_is_none(tmp_path: Path) -> None:
     path = write_bundle(tmp_path)
     (path / "model.onnx").write_bytes(b"no network")
@@ -142,6 +159,50 @@ class TestCascade:
         if parts:
             expected = [value / 255 for values in shades for value in values]
             np.testing.assert_allclose(cascade.score_parts(parts), expected, atol=1e-6)
+
+    @pytest.fixture
+    def computed(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+        """The network and the crops of each inference; the large network's scores are 10 higher."""
+        inferences: list[tuple[str, int]] = []
+        run = Network.run
+
+        def noted(network: Network, batch: Pixels) -> Scores:
+            inferences.append((network.manifest.name, len(batch)))
+            return run(network, batch) + (10 if network.manifest.name == "large" else 0)
+
+        monkeypatch.setattr(Network, "run", noted)
+        return inferences
+
+    def test_both_bounds_belong_to_the_deferral_band(self, tmp_path: Path, computed: list[tuple[str, int]]) -> None:
+        cascade = eyestate.load(write_cascade(tmp_path, low=51 / 255, high=153 / 255), device="cpu")
+        scores = cascade.score([grey(value, 24, 24) for value in (50, 51, 52, 152, 153, 154)])
+        assert (scores > 5).tolist() == [False, True, True, True, True, False]
+        assert cascade.deferred == 4
+
+    def test_the_large_network_computes_nothing_but_what_is_deferred(
+        self, cascade: Scorer, computed: list[tuple[str, int]]
+    ) -> None:
+        cascade.score([grey(value, 24, 24) for value in (0, 128, 255, 129)])
+        cascade.score([grey(value, 24, 24) for value in (0, 255)])
+        cascade.score([grey(128, 24, 24)])
+        assert computed == [("small", 4), ("large", 2), ("small", 2), ("small", 1), ("large", 1)]
+        assert cascade.deferred == 3
+
+    def test_runs_a_batch_of_model_inputs(self, cascade: Scorer, computed: list[tuple[str, int]]) -> None:
+        batch = np.stack([grey(value, cascade.side, cascade.side) for value in (0, 102, 255)])
+        np.testing.assert_allclose(cascade.run(batch), [0, 10.4, 1], atol=1e-6)
+
+    @given(
+        parts=st.lists(st.tuples(st.integers(8, 40), st.lists(st.integers(0, 255), min_size=1, max_size=5)), min_size=1)
+    )
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_each_crop_gets_its_score_from_its_network(
+        self, cascade: Scorer, computed: list[tuple[str, int]], parts: list[tuple[int, list[int]]]
+    ) -> None:
+        crops = [np.stack([grey(value, side, side) for value in values]) for side, values in parts]
+        shares = [value / 255 for _, values in parts for value in values]
+        expected = [share + 10 if 0.3 <= share <= 0.7 else share for share in shares]
+        np.testing.assert_allclose(cascade.score_parts(crops), expected, atol=1e-5)
 
     def test_is_a_model_like_any_other(self, cascade: Scorer) -> None:
         assert cascade.manifest.name == "both"

@@ -259,6 +259,19 @@ class TestOperations:
         assert [model.pop("device") for model in models] == [eyestate.load().device]
         assert models == [{"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}]
 
+    def test_metrics_count_the_crops_that_the_cascade_defers(self, client: httpx.Client) -> None:
+        closed, open_ = (Image.open(io.BytesIO(file)).convert("L").resize((32, 32)) for file in (CLOSED, OPEN))
+        blends = [np.asarray(Image.blend(closed, open_, share)) for share in np.linspace(0, 1, 33)]
+        cascade = eyestate.load()
+        cascade.score(blends)
+        assert 0 < cascade.deferred < len(blends)
+        before = samples(client)
+        files = [("images", encoded(blend)) for blend in blends]
+        client.post("/v1/score/batch", files=files).raise_for_status()
+        after = samples(client)
+        for name in ("eyestate_crops_deferred_total", "eyestate_crops_escalated_total"):
+            assert after[sample(name)] - before[sample(name)] == cascade.deferred
+
     def test_openapi_describes_what_is_served(self, client: httpx.Client) -> None:
         document = client.get("/openapi.json").raise_for_status().json()
         assert document == client.get("/docs.json").json()

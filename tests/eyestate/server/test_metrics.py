@@ -167,6 +167,18 @@ def test_the_queue_is_asked() -> None:
     assert value("eyestate_resident_memory_bytes") > 2**20
 
 
+@pytest.mark.parametrize("name", ["eyestate_crops_deferred_total", "eyestate_crops_escalated_total"])
+def test_deferred_crops_are_counted_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(metrics, "_served", metrics._served)  # both are put back afterwards
+    monkeypatch.setattr(metrics, "_deferred", 0)
+    totals = iter([2, 2, 7])
+    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: next(totals))
+    before = value(name)
+    for counted in (2, 2, 7):
+        metrics.publish()
+        assert value(name) == before + counted
+
+
 def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
     metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
     scores = np.random.default_rng(1).random(LEAST, np.float32)
