@@ -240,11 +240,7 @@ def _kind(found: object) -> str:
 _MANIFEST: Final[TypeAdapter[Manifest | CascadeManifest]] = TypeAdapter(
     Annotated[
         Annotated[Manifest, Tag("network")] | Annotated[CascadeManifest, Tag("cascade")],
-        Discriminator(
-            lambda found: (
-                "cascade" if isinstance(found, dict) and {"deferral_band", "unsure"} & found.keys() else "network"
-            )
-        ),
+        Discriminator(_kind),
     ]
 )
 
