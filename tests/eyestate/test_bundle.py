@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eyestate.bundle import (
     cascade_sha256,
     load_bundle,
     load_model,
+    models_dir,
 )
 from eyestate.errors import BundleError
 from tests.bundles import write_bundle, write_cascade
@@ -47,9 +49,10 @@ def test_by_name_and_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bundle(tmp_path)
+    for name in ("other", "brightness"):
+        write_bundle(tmp_path, name)
     monkeypatch.setenv("EYESTATE_MODELS", str(tmp_path))
-    with pytest.raises(BundleError, match=r"'brightnes'.*: brightness"):
+    with pytest.raises(BundleError, match=r"'brightnes'.*: brightness, other$"):
         load_bundle("brightnes")
 
 
@@ -95,11 +98,25 @@ def test_manifest_of_another_kind(tmp_path: Path, change: dict[str, Any], where:
         load_bundle(path)
 
 
-def test_manifest_that_is_no_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "1"])
+def test_manifest_that_is_no_json_object(tmp_path: Path, content: str) -> None:
     path = write_bundle(tmp_path)
-    (path / "manifest.json").write_text("{")
+    (path / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match="does not fit this version: the file: "):
         load_bundle(path)
+
+
+@pytest.mark.parametrize(("write", "version"), [(write_bundle, 1), (write_cascade, 2)])
+def test_manifests_are_written_in_the_newest_version(
+    tmp_path: Path, write: Callable[[Path], Path], version: int
+) -> None:
+    assert json.loads((write(tmp_path) / "manifest.json").read_text())["schema_version"] == version
+
+
+def test_shipped_models_lie_beside_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EYESTATE_MODELS", raising=False)
+    monkeypatch.delenv("EYESTATE_MODEL", raising=False)
+    assert load_model().path == models_dir() / "cascade"
 
 
 def test_the_default_is_the_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
