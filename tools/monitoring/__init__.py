@@ -1,1 +1,1 @@
-"""Dashboards, rules and a local Prometheus for the service."""
+"""Dashboard, rules and a local Prometheus for the service."""

@@ -21,7 +21,7 @@ from tools.monitoring.local import MissingError, grafana, prometheus, require_fr
 from tools.monitoring.report import render
 
 REPORT = PROJECT / "reports" / "monitoring" / "queries.md"
-_GRAFANA_PORT = 3001  # its own would be 3000, where the service is
+_GRAFANA_PORT = 3001  # its default, 3000, is the service's
 _REQUESTS_PER_SECOND = 10
 
 
@@ -29,8 +29,8 @@ _REQUESTS_PER_SECOND = 10
 def main() -> None:
     """Prometheus rules and the Grafana dashboard of eyestate.
 
-    The rules are written in k8s/monitoring/rules.yml, the dashboard in tools/monitoring/dashboard.py;
-    docs/operations.md says how to read both.
+    Rules are defined in k8s/monitoring/rules.yml, the dashboard in tools/monitoring/dashboard.py; docs/operations.md
+    explains both.
     """
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     "--docs",
     default=DOCS,
     show_default=True,
-    help="Where your copy of docs/ is found, such as its address in your repository: links go there.",
+    help="Where links to docs/ lead, such as its address in your repository.",
 )
 def generate(docs: str) -> None:
     """Write k8s/monitoring/dashboard.json and prometheus-rule.yaml."""
@@ -50,27 +50,29 @@ def generate(docs: str) -> None:
 
 @main.command()
 def queries() -> None:
-    """Ask a real Prometheus everything that dashboard and rules ask, and write down its answers.
+    """Run every query of dashboard and rules on a real Prometheus and report the results.
 
-    It scrapes the service, started for this with two workers and put under load, with the shipped configuration. Exits
-    with 1 where a query is in error or has no value.
+    It scrapes the service, started with two workers and put under load, with the shipped configuration. Exits with 1 if
+    a query fails or has no value.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outcome = check_queries(load_model(), Path(folder))
+        report = check_queries(load_model(), Path(folder))
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(render(outcome))
-    click.echo(f"{len(outcome.dashboard)} queries of the dashboard, {len(outcome.rules)} of the rules")
+    REPORT.write_text(render(report))
+    click.echo(f"{len(report.dashboard)} queries of the dashboard, {len(report.rules)} of the rules")
     click.echo(f"wrote {REPORT.relative_to(PROJECT)}")
-    if outcome.problems:
-        raise click.ClickException("; ".join(outcome.problems))
+    if report.problems:
+        raise click.ClickException("; ".join(report.problems))
 
 
 @main.command()
 @click.option("--port", default=3000, show_default=True, help="Of the service.")
 @click.option("--prometheus-port", default=9090, show_default=True, help="Of Prometheus.")
-@click.option("--load", "with_load", is_flag=True, help=f"Send {_REQUESTS_PER_SECOND} requests a second of every kind.")
+@click.option(
+    "--load", "with_load", is_flag=True, help=f"Send {_REQUESTS_PER_SECOND} requests per second of every kind."
+)
 def up(port: int, prometheus_port: int, with_load: bool) -> None:
-    """Start the service, Prometheus and, where it is installed, Grafana with the dashboard; Ctrl-C ends them.
+    """Start the service, Prometheus and, if installed, Grafana with the dashboard; Ctrl-C stops them.
 
     The service takes the same EYESTATE_ variables as `make serve`.
     """
@@ -83,19 +85,23 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
         click.echo("Starting the service and Prometheus …")
         chosen, bundle = settings(), load_model()
         service = started.enter_context(running_service(bundle, chosen.device, chosen.workers, "monitoring", port))
-        watcher = started.enter_context(prometheus(f"127.0.0.1:{port}", folder / "prometheus", port=prometheus_port))
-        click.echo(f"Service     {service.url}\nPrometheus  {watcher.url}/graph, {watcher.url}/alerts")
+        prometheus_server = started.enter_context(
+            prometheus(f"127.0.0.1:{port}", folder / "prometheus", port=prometheus_port)
+        )
+        click.echo(
+            f"Service     {service.url}\nPrometheus  {prometheus_server.url}/graph, {prometheus_server.url}/alerts"
+        )
         try:
-            shown = started.enter_context(grafana(watcher.url, folder / "grafana", _GRAFANA_PORT))
-            click.echo(f"Dashboard   {shown.url}/d/eyestate")
+            grafana_server = started.enter_context(grafana(prometheus_server.url, folder / "grafana", _GRAFANA_PORT))
+            click.echo(f"Dashboard   {grafana_server.url}/d/eyestate")
         except MissingError as error:
             click.echo(f"Dashboard   {error.message}")
         if with_load:
             started.enter_context(under_load(port, bundle.manifest.name, _REQUESTS_PER_SECOND))
-        click.echo("Ctrl-C ends all of it.")
-        while service.process.poll() is None and watcher.process.poll() is None:
+        click.echo("Ctrl-C stops everything.")
+        while service.process.poll() is None and prometheus_server.process.poll() is None:
             time.sleep(0.5)
-        raise click.ClickException(f"a server ended; the logs are {service.log} and {watcher.log}")
+        raise click.ClickException(f"a server exited; the logs are {service.log} and {prometheus_server.log}")
 
 
 if __name__ == "__main__":

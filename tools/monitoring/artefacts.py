@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are given: ``k8s/monitoring/rules.yml``, by hand, and all that is generated."""
+"""Files for Prometheus and Grafana: ``k8s/monitoring/rules.yml``, and those generated from it and the dashboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER: Final = Path(__file__).parents[2] / "k8s" / "monitoring"
 RULES: Final = FOLDER / "rules.yml"
 SCRAPE: Final = FOLDER / "prometheus.yml"
 DASHBOARD: Final = FOLDER / "dashboard.json"
-DOCS: Final = "docs"  # in the repository; its links are meant for readers who have it at hand
+DOCS: Final = "docs"  # within the repository
 
 _COMPARISON: Final = re.compile(r"(eyestate:[\w:]+) [<>=]=? [\d.]+")
 _HEADER: Final = "# Generated from rules.yml by `python -m tools.monitoring generate`.\n"
@@ -33,10 +33,10 @@ def compared_series(alert: str) -> list[str]:
 
 
 def generated(docs: str = DOCS) -> dict[Path, str]:
-    """The files made from ``rules.yml`` and ``tools/monitoring/dashboard.py``.
+    """The files generated from ``rules.yml`` and ``tools/monitoring/dashboard.py``, by path.
 
     Args:
-        docs: where the documentation is found; the links of alerts and dashboard go there.
+        docs: where the documentation is; links of alerts and dashboard lead there.
     """
     return {
         DASHBOARD: JSONEncoder(indent=2, sort_keys=True).encode(build(docs)) + "\n",
@@ -61,9 +61,9 @@ def _prometheus_rule(docs: str) -> str:
 
 
 class _Readable(yaml.SafeDumper):
-    """YAML as one would write it: no anchors, PromQL of several lines as such."""
+    """YAML without anchors, and with multi-line PromQL as block scalars."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # the base class names it
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # the base class defines it
         return True
 
 

@@ -1,4 +1,4 @@
-"""The service under load, watched by a Prometheus with what is shipped: what it answers to all that is ever asked."""
+"""Run every query of dashboard and rules on a real Prometheus that scrapes the service under load."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from tools.monitoring.queries import (
 
 _INTERVAL: Final = "1s"
 _WORKERS: Final = 2
-_QUEUE: Final = 100  # crops; so small that some batches are refused
+_QUEUE: Final = 100  # crops; small enough that some batches are rejected
 _CONNECTIONS: Final = 8
 _PER_CONNECTION: Final = 20  # requests, so that both workers get some
-_PATIENCE_SECONDS: Final = 180  # until everything has an answer
+_TIMEOUT_SECONDS: Final = 180  # until every query has a value
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What came of it.
+    """The results of all queries.
 
     Attributes:
-        dashboard: answers to the queries of the dashboard.
-        rules: answers to the expressions of the rules.
+        dashboard: results of the dashboard's queries.
+        rules: results of the rules' expressions.
         unhealthy: rules that Prometheus could not evaluate, and why.
-        samples: that a scrape brought.
-        limit: of them, as shipped.
+        samples: number of samples in a scrape.
+        limit: of that number, as shipped.
     """
 
     dashboard: list[QueryResult]
@@ -57,20 +57,20 @@ class CheckReport:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is not as it should be, a line each."""
-        answers = [*self.dashboard, *self.rules]
+        """Everything that is wrong, one line each."""
+        results = [*self.dashboard, *self.rules]
         return [
-            *(f"{each.question.source}: {each.problem}: {each.question.query}" for each in answers if each.problem),
+            *(f"{each.query.source}: {each.problem}: {each.query.expr}" for each in results if each.problem),
             *(f"{name}: {why}" for name, why in self.unhealthy.items()),
-            *([f"{self.samples} samples a scrape, the limit is {self.limit}"] if self.samples > self.limit else []),
+            *([f"{self.samples} samples per scrape, the limit is {self.limit}"] if self.samples > self.limit else []),
         ]
 
 
 def check_queries(bundle: Bundle | CascadeBundle, folder: Path) -> CheckReport:
-    """Start all, put it under load, and ask until everything has an answer or patience ends.
+    """Start service, load and Prometheus, and repeat all queries until each has a value or the time is up.
 
     Args:
-        bundle: what the service serves.
+        bundle: the model to serve.
         folder: for Prometheus' data and log.
 
     Raises:
@@ -83,20 +83,20 @@ def check_queries(bundle: Bundle | CascadeBundle, folder: Path) -> CheckReport:
         under_load(service.port, bundle.manifest.name),
         httpx.Client(base_url=server.url, timeout=30) as client,
     ):
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while (outcome := _outcome(client)).problems and time.monotonic() < deadline:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while (report := _run_all(client)).problems and time.monotonic() < deadline:
             time.sleep(1)
-        return outcome
+        return report
 
 
 @contextmanager
 def under_load(port: int, model: str, rate: float | None = None) -> Iterator[None]:
-    """Requests of every kind while the block runs.
+    """Send requests of every kind while the block runs.
 
     Args:
         port: of the service on the loopback interface.
         model: its name.
-        rate: requests per second; as many as it answers where it is None.
+        rate: requests per second; as many as possible if None.
     """
     stopping = threading.Event()
 
@@ -119,12 +119,12 @@ def under_load(port: int, model: str, rate: float | None = None) -> Iterator[Non
         thread.join()
 
 
-def _outcome(prometheus: httpx.Client) -> CheckReport:
+def _run_all(prometheus: httpx.Client) -> CheckReport:
     scrape = yaml.safe_load(SCRAPE.read_text())["scrape_configs"][0]
     samples = run_query(prometheus, CheckedQuery("scrape", "max(scrape_samples_scraped)")).series
     return CheckReport(
-        dashboard=[run_query(prometheus, question) for question in dashboard_queries()],
-        rules=[run_query(prometheus, question) for question in rule_queries()],
+        dashboard=[run_query(prometheus, query) for query in dashboard_queries()],
+        rules=[run_query(prometheus, query) for query in rule_queries()],
         unhealthy=unhealthy_rules(prometheus),
         samples=int(samples[0][1]) if samples else 0,
         limit=scrape["sample_limit"],

@@ -1,7 +1,7 @@
-"""The Grafana dashboard: a first row that tells at a glance whether all is well, then where to look if it is not.
+"""The Grafana dashboard: an overview row, then rows to find the cause of a problem.
 
-Panels add up over pods, and those that show single pods show only the ten that stand out, so that the dashboard reads
-the same for one pod and for hundreds.
+Panels aggregate over pods, and those per pod show only the top ten, so the dashboard reads the same for one pod and for
+hundreds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from tools.monitoring.panels import (
     Limit,
     Query,
     graph,
-    heat,
+    heatmap_panel,
     stat,
 )
 
-_JOB: Final = 'namespace=~"$namespace",job=~"$job"'  # what recorded series are told apart by
+_JOB: Final = 'namespace=~"$namespace",job=~"$job"'  # labels of recorded series
 _POD: Final = f'{_JOB},instance=~"$instance"'
 _SCORING: Final = 'route=~"/v1/score.*|/v1/faces|/v2/.*/infer"'
 _RATE: Final = "[$__rate_interval]"
@@ -52,12 +52,12 @@ def build(docs: str) -> DashboardModel:
     """The dashboard.
 
     Args:
-        docs: where the documentation is found; links go there.
+        docs: where the documentation is; links lead there.
     """
     dashboard = (
         Dashboard("eyestate")
         .uid("eyestate")
-        .description("Open/closed-eye scoring: is it up, is it quick, is it full, is it right?")
+        .description("Open/closed-eye scoring: availability, latency, saturation, and quality of the scores.")
         .tags(["eyestate"])
         .time("now-6h", "now")
         .refresh("30s")
@@ -90,7 +90,7 @@ def build(docs: str) -> DashboardModel:
         "Traffic and errors": _traffic(),
         "Latency": _latency(),
         "Saturation": _saturation(),
-        "Verdicts": _verdicts(),
+        "States and scores": _states(),
         "Drift": _drift(),
     }
     for title, panels in rows.items():
@@ -105,8 +105,8 @@ def _overview() -> list[AnyPanel]:
     return [
         stat(
             "Availability",
-            "Share of scoring requests answered without a failure of ours (5xx, 429), over the time shown. The "
-            "objective is 99.9 % in 30 days.",
+            "Share of scoring requests without a server-side failure (5xx, 429), over the selected time range. The "
+            "objective is 99.9 % over 30 days.",
             Query(f"1 - sum(avg_over_time({failed}[$__range])) / sum(avg_over_time({requests}[$__range]))"),
             unit="percentunit",
             limits=[Limit(0.99, ORANGE), Limit(0.999, GREEN)],
@@ -115,8 +115,8 @@ def _overview() -> list[AnyPanel]:
         ),
         stat(
             "Budget burn, 1 h",
-            "How many times faster than sustainable the error budgets are spent: 1 spends them in exactly 30 days, "
-            "14.4 pages. Alerts: EyestateAvailabilityBudgetBurn, EyestateLatencyBudgetBurn.",
+            "Rate at which the error budgets are consumed: 1 uses them up in exactly 30 days, 14.4 pages. "
+            "Alerts: EyestateAvailabilityBudgetBurn, EyestateLatencyBudgetBurn.",
             Query(f"max(eyestate:availability:burnrate1h{{{_JOB}}})", "errors"),
             Query(f"max(eyestate:latency:burnrate1h{{{_JOB}}})", "latency"),
             unit="short",
@@ -126,29 +126,28 @@ def _overview() -> list[AnyPanel]:
         ),
         stat(
             "Requests",
-            "Scoring requests a second.",
+            "Scoring requests per second.",
             Query(f"sum({requests})"),
             unit="reqps",
         ),
         stat(
             "p95 of a single crop",
-            "95 of 100 requests to /v1/score take no longer. The objective is 0.25 s for 99 of 100.",
+            "95th percentile of the latency of /v1/score. The objective is 0.25 s for 99 %.",
             Query(f'max(eyestate:request_duration_seconds:p95_5m{{{_JOB},route="/v1/score"}})'),
             unit="s",
             limits=[Limit(0.1, YELLOW), Limit(0.25, RED)],
         ),
         stat(
-            "Work waiting",
-            "Seconds the crops in the queues will take at the present speed. Workers refuse requests at a sixth of "
-            "EYESTATE_TIMEOUT, 10 s by default. Alert: EyestateQueueFilling.",
+            "Queued work",
+            "Time to process the queued crops at the current throughput. Workers reject requests from a sixth of "
+            "EYESTATE_TIMEOUT on, 10 s by default. Alert: EyestateQueueFilling.",
             Query(f"max(eyestate:queue_drain_seconds:avg5m{{{_JOB}}})"),
             unit="s",
             limits=[Limit(0.5, YELLOW), Limit(2, RED)],
         ),
         stat(
             "Ready",
-            "Pods that Prometheus can scrape, and workers in them that are ready. Alerts: EyestateDown, "
-            "EyestateTargetDown.",
+            "Pods that Prometheus can scrape, and ready workers in them. Alerts: EyestateDown, EyestateTargetDown.",
             Query(f'sum(up{{job="eyestate",{_POD}}})', "pods"),
             Query(f"sum(eyestate_workers{{{_POD}}})", "workers"),
             unit="short",
@@ -158,7 +157,7 @@ def _overview() -> list[AnyPanel]:
         ),
         stat(
             "Alerts",
-            "Alerts that fire now; the red marks in the panels below are when they did.",
+            "Alerts that are firing; red annotations in the panels below show when they fired.",
             Query('count(ALERTS{alertname=~"Eyestate.*",alertstate="firing"}) or vector(0)'),
             unit="short",
             limits=[Limit(1, RED)],
@@ -181,23 +180,23 @@ def _traffic() -> list[AnyPanel]:
     return [
         graph(
             "Requests by route",
-            "Requests a second, all but probes and scrapes.",
+            "Requests per second, without probes and scrapes.",
             Query(f"sum by (route) (rate(eyestate_requests_total{{{_POD},{_SCORING}}}{_RATE}))", "{{route}}"),
             unit="reqps",
             stacked=True,
         ),
         graph(
             "Requests by status",
-            "Answers a second. 2xx is what should be there; 4xx is what clients do wrong, but for 429, which is "
-            "ours; 499 is a client that left first.",
+            "Responses per second. 4xx are client errors, except for 429, which means overload; 499 means that the "
+            "client closed the connection first.",
             Query(f"sum by (status) (rate(eyestate_requests_total{{{_POD},{_SCORING}}}{_RATE}))", "{{status}}"),
             unit="reqps",
             stacked=True,
             colours={"2..": GREEN, "429": ORANGE, "5..": RED},
         ),
         graph(
-            "Refusals by reason",
-            "Requests refused a second, by the code of the error. Alerts: EyestateOverloaded (overloaded), "
+            "Rejections by reason",
+            "Rejected requests per second by error code. Alerts: EyestateOverloaded (overloaded), "
             "EyestateDeadlineExceeded (deadline_exceeded), EyestateInternalErrors (internal), "
             "EyestateUnauthorizedSurge (unauthorized).",
             Query(f"sum by (reason) (rate(eyestate_rejected_total{{{_POD}}}{_RATE}))", "{{reason}}"),
@@ -206,8 +205,8 @@ def _traffic() -> list[AnyPanel]:
         ),
         graph(
             "Error budget burn",
-            "How many times faster than sustainable the budget of failed requests is spent. It pages when both of a "
-            "pair of windows are beyond 14.4 (1 h and 5 min) or 6 (6 h and 30 min).",
+            "Rate at which the budget of failed requests is consumed. It pages when both windows of a pair exceed 14.4 "
+            "(1 h and 5 min) or 6 (6 h and 30 min).",
             *(
                 Query(f"max(eyestate:availability:burnrate{window}{{{_JOB}}})", window)
                 for window in ("5m", "1h", "6h", "3d")
@@ -222,16 +221,16 @@ def _latency() -> list[AnyPanel]:
     buckets = f'eyestate_request_duration_seconds_bucket{{{_POD},{_SCORING},route=~"$route"}}'
     phases = f"eyestate_phase_duration_seconds_bucket{{{_POD}}}"
     return [
-        heat(
-            "Latency of requests",
-            "How many requests took how long; a second band is a second kind of request, or of pod.",
+        heatmap_panel(
+            "Request latency",
+            "Distribution of request latencies; a second band is a second kind of request or pod.",
             f"sum by (le) (increase({buckets}{_RATE}))",
             unit="s",
             width=8,
         ),
         graph(
             "Latency percentiles",
-            "Of the requests of the chosen routes. The line is the objective for single crops. Alert: "
+            "Of requests to the selected routes. The line is the objective for single crops. Alert: "
             "EyestateLatencyBudgetBurn.",
             *(
                 Query(f"histogram_quantile(0.{p}, sum by (le) (rate({buckets}{_RATE})))", f"p{p}")
@@ -243,7 +242,7 @@ def _latency() -> list[AnyPanel]:
         ),
         graph(
             "p95 by phase",
-            "Where the time goes: decode and queue are per request, inference is per batch.",
+            "Time spent in each phase: decode and queue per request, inference per batch.",
             Query(
                 f"histogram_quantile(0.95, sum by (phase, le) (rate({phases}{_RATE})))",
                 "{{phase}}",
@@ -257,8 +256,8 @@ def _latency() -> list[AnyPanel]:
 def _saturation() -> list[AnyPanel]:
     return [
         graph(
-            "Crops waiting",
-            "Crops that wait for an inference: in all pods, and in the ten fullest.",
+            "Queued crops",
+            "Crops waiting for inference: in all pods, and in the ten pods with the longest queues.",
             Query(f"sum(eyestate_queue_crops{{{_POD}}})", "all"),
             Query(f"topk(10, eyestate_queue_crops{{{_POD}}})", "{{instance}}"),
             unit="short",
@@ -266,30 +265,30 @@ def _saturation() -> list[AnyPanel]:
         ),
         graph(
             "Crops per second",
-            "Crops scored: by all pods, and by the ten busiest.",
+            "Crops scored per second: by all pods, and by the ten busiest.",
             Query(f"sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))", "all"),
             Query(f"topk(10, sum by (instance) (rate(eyestate_crops_total{{{_POD}}}{_RATE})))", "{{instance}}"),
             unit="short",
             width=8,
         ),
-        heat(
+        heatmap_panel(
             "Batch sizes",
-            "Crops per inference. Batches grow with the load by themselves; all at the upper end means that there is "
-            "no speed left in larger ones.",
+            "Crops per inference. Batches grow with the load; if all are at the upper end, larger ones would not "
+            "increase throughput.",
             f"sum by (le) (increase(eyestate_batch_size_crops_bucket{{{_POD}}}{_RATE}))",
             unit="short",
             width=8,
         ),
         graph(
             "Memory",
-            "Memory of the workers in the ten largest pods. Alert: EyestateMemoryGrowing.",
+            "Resident memory of the workers, for the ten largest pods. Alert: EyestateMemoryGrowing.",
             Query(f"topk(10, eyestate_resident_memory_bytes{{{_POD}}})", "{{instance}}"),
             unit="bytes",
             width=8,
         ),
         graph(
             "Workers",
-            "Workers that are ready, and restarts in the last hour. Alert: EyestateWorkersRestarting.",
+            "Ready workers, and restarts in the last hour. Alert: EyestateWorkersRestarting.",
             Query(f"sum(eyestate_workers{{{_POD}}})", "ready"),
             Query(f"sum(eyestate:worker_restarts:increase1h{{{_POD}}})", "restarts, 1 h"),
             unit="short",
@@ -297,7 +296,7 @@ def _saturation() -> list[AnyPanel]:
         ),
         graph(
             "Pods by model and device",
-            "A rollout is a crossing of two lines. Alerts: EyestateModelVersionsMixed, EyestateGpuUnused.",
+            "A rollout shows as two crossing lines. Alerts: EyestateModelVersionsMixed, EyestateGpuUnused.",
             Query(
                 f"count by (name, version, device) (eyestate_model_info{{{_POD}}})", "{{name}} {{version}} {{device}}"
             ),
@@ -308,11 +307,11 @@ def _saturation() -> list[AnyPanel]:
     ]
 
 
-def _verdicts() -> list[AnyPanel]:
+def _states() -> list[AnyPanel]:
     return [
         graph(
             "States",
-            "Shares of the verdicts.",
+            "Share of crops by state.",
             Query(
                 f"sum by (state) (rate(eyestate_crops_total{{{_POD}}}{_RATE}))"
                 f" / on () group_left () sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
@@ -322,33 +321,33 @@ def _verdicts() -> list[AnyPanel]:
             stacked=True,
             colours=_STATES,
         ),
-        heat(
+        heatmap_panel(
             "Scores",
-            "Crops by P(open). Most should lie at the two ends.",
+            "Distribution of P(open). Most crops should be near 0 or 1.",
             f"sum by (le) (increase(eyestate_crop_score_bucket{{{_POD}}}{_RATE}))",
             unit="short",
         ),
         graph(
-            "Uncertain verdicts",
-            "Share of recent crops between the thresholds, in the mean of the pods, and in the model's reference. "
-            "Told from 500 crops on. Alert: EyestateUncertain.",
+            "Uncertain crops",
+            "Share of crops between the thresholds: recent crops, averaged over pods, and the model's reference. "
+            "Available from 500 crops on. Alert: EyestateUncertain.",
             Query(f'avg(eyestate_uncertain_share{{{_POD},crops="recent"}})', "recent"),
             Query(f'max(eyestate_uncertain_share{{{_POD},crops="reference"}})', "reference"),
             unit="percentunit",
         ),
         graph(
-            "Crops asked about twice",
-            "Share of the crops that a cascade deferred to its large network; 0 with any other model.",
+            "Deferred crops",
+            "Share of crops that a cascade deferred to its large network; 0 with any other model.",
             Query(
                 f"sum(rate(eyestate_crops_deferred_total{{{_POD}}}{_RATE}))"
                 f" / sum(rate(eyestate_crops_total{{{_POD}}}{_RATE}))",
-                "asked twice",
+                "deferred",
             ),
             unit="percentunit",
         ),
         graph(
-            "Crops that fail",
-            "Crops a second that cannot be scored, by the code of the error. Alert: EyestateCropsFailing.",
+            "Failed crops",
+            "Crops per second that cannot be scored, by error code. Alert: EyestateCropsFailing.",
             Query(f"sum by (code) (rate(eyestate_crops_failed_total{{{_POD}}}{_RATE}))", "{{code}}"),
             unit="short",
         ),
@@ -361,8 +360,8 @@ def _drift() -> list[AnyPanel]:
     return [
         graph(
             "Drift by feature",
-            "Population stability index of recent crops against the model's reference, in the pod that is furthest "
-            "off: below 0.1 alike, above 0.2 somebody should look. Told from 500 crops on. Alert: EyestateDrift.",
+            "Population stability index of recent crops against the model's reference, for the pod with the highest: "
+            "below 0.1 is stable, above 0.2 needs attention. Available from 500 crops on. Alert: EyestateDrift.",
             Query(f"max by (feature) (eyestate_drift_psi{{{_POD}}})", "{{feature}}"),
             unit="short",
             limits=[Limit(0.1, YELLOW), Limit(0.2, RED)],
@@ -370,13 +369,13 @@ def _drift() -> list[AnyPanel]:
         ),
         graph(
             "Width and brightness",
-            "Medians of the crops as they were sent: width in pixels, brightness in grey values from 0 to 255.",
+            "Medians of the crops as received: width in pixels, brightness as grey values from 0 to 255.",
             *(Query(median.format(metric, _POD, _RATE), name) for name, metric in sample.items()),
             unit="short",
         ),
         graph(
             "Sharpness",
-            "Median sharpness of the crops as they were sent; below 0.06 they count as blurred.",
+            "Median sharpness of the crops as received; below 0.06 a crop counts as blurred.",
             Query(median.format("eyestate_crop_sharpness", _POD, _RATE), "sharpness"),
             unit="short",
         ),

@@ -1,4 +1,4 @@
-"""Prometheus and Grafana on this machine, with what is shipped for the cluster."""
+"""Prometheus and Grafana on this machine, with the configuration shipped for the cluster."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import yaml
 from tools.harness.servers import Probe, Server, running_server
 from tools.monitoring.artefacts import DASHBOARD, RULES, SCRAPE
 
-_GRAFANA_HOME: Final = Path("/usr/share/grafana")  # where its packages put it
+_GRAFANA_HOME: Final = Path("/usr/share/grafana")  # where its packages install it
 
 
 class MissingError(click.ClickException):
-    """A program that is not installed."""
+    """A required program is not installed."""
 
 
 def require_prometheus() -> None:
-    """Look whether Prometheus is there.
+    """Check that Prometheus is installed.
 
     Raises:
         MissingError: it is not.
     """
     if shutil.which("prometheus") is None:
-        raise MissingError("Prometheus is not installed; install it (Debian: apt install prometheus) and start again")
+        raise MissingError("Prometheus is not installed (Debian: apt install prometheus)")
 
 
 def require_free(port: int) -> None:
-    """Look whether a port of the loopback interface can be listened on.
+    """Check that a port of the loopback interface is free.
 
     Raises:
-        ClickException: it cannot.
+        ClickException: it is not.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,17 +49,17 @@ def require_free(port: int) -> None:
 
 @contextmanager
 def prometheus(service: str, folder: Path, interval: str | None = None, port: int | None = None) -> Iterator[Server]:
-    """Prometheus with the shipped scrape configuration and rules; it is gone when the block ends.
+    """Prometheus with the shipped scrape configuration and rules; it is stopped when the block ends.
 
     Args:
-        service: host and port of what it scrapes.
-        folder: for its data, its log and its configuration.
-        interval: between scrapes and between evaluations of the rules, in place of the shipped ones.
-        port: to listen on; a free one where it is None.
+        service: host and port of the scrape target.
+        folder: for its data, log and configuration.
+        interval: between scrapes and rule evaluations; as shipped if None.
+        port: to listen on; a free one if None.
 
     Raises:
         MissingError: Prometheus is not installed.
-        ServerError: it did not start or did not go away.
+        ServerError: it did not start or did not stop.
     """
     require_prometheus()
     config: dict[str, Any] = yaml.safe_load(SCRAPE.read_text())
@@ -82,19 +82,19 @@ def prometheus(service: str, folder: Path, interval: str | None = None, port: in
 
 @contextmanager
 def grafana(prometheus: str, folder: Path, port: int) -> Iterator[Server]:
-    """Grafana with the shipped dashboard, open to whoever reaches the loopback interface.
+    """Grafana with the shipped dashboard, without login, on the loopback interface.
 
     Args:
         prometheus: URL of the data source.
-        folder: for its data, its log and its provisioning.
+        folder: for its data, log and provisioning.
         port: to listen on.
 
     Raises:
         MissingError: Grafana is not installed.
-        ServerError: it did not start or did not go away.
+        ServerError: it did not start or did not stop.
     """
     if shutil.which("grafana") is None:
-        raise MissingError("Grafana is not installed; with it (10.1 or newer) there would be the dashboard too")
+        raise MissingError("Grafana (10.1 or newer) is not installed, so there is no dashboard")
     provision(prometheus, folder)
     command = ["grafana", "server", f"--homepath={_GRAFANA_HOME}"]
     environment = {
@@ -112,7 +112,7 @@ def grafana(prometheus: str, folder: Path, port: int) -> Iterator[Server]:
 
 
 def provision(prometheus: str, folder: Path) -> None:
-    """Write what Grafana reads at its start: the data source, and where the dashboard lies."""
+    """Write the files that Grafana reads at startup: the data source, and where the dashboard is."""
     files: dict[str, dict[str, Any]] = {
         "datasources/prometheus.yml": {
             "datasources": [{"name": "Prometheus", "type": "prometheus", "url": prometheus, "isDefault": True}]

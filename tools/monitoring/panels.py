@@ -1,4 +1,4 @@
-"""The three kinds of panel that the dashboard is made of, and how all of them look."""
+"""The panel types of the dashboard and their common style."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Panel = TypeVar("Panel", Stat, Graph, Heat)
 
 
 class Query(NamedTuple):
-    """PromQL, and how the legend names its series."""
+    """PromQL and the legend of its series."""
 
     expr: str
     legend: str = ""
 
 
 class Limit(NamedTuple):
-    """A colour, and the value from which on it is shown."""
+    """A colour and the value from which on it is used."""
 
     value: float
     colour: str
@@ -58,18 +58,18 @@ def stat(
     width: int = 3,
     text: BigValueTextMode = BigValueTextMode.AUTO,
 ) -> Stat:
-    """A big number for each query: the newest value.
+    """The latest value of each query as a large number.
 
     Args:
         title: of the panel.
-        description: what it shows, and which alerts look at the same.
-        queries: of one or several numbers.
-        unit: by Grafana's name.
-        limits: in rising order; the panel takes their colours.
-        below: colour below all of them.
-        decimals: shown of the number.
+        description: what it shows, and which alerts watch the same.
+        queries: one or more.
+        unit: Grafana's name of it.
+        limits: in ascending order; they colour the panel.
+        below: colour below all limits.
+        decimals: number of decimals.
         width: in 24ths of the page.
-        text: whether the value is shown, or the name of the series.
+        text: show the value or the name of the series.
     """
     panel = _described(Stat(), title, description, queries).unit(unit).decimals(decimals).height(4).span(width)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).text_mode(text)
@@ -91,11 +91,11 @@ def graph(
 
     Args:
         title: of the panel.
-        description: what it shows, and which alerts look at the same.
-        queries: of one or several series each.
-        unit: by Grafana's name.
-        limits: dashed lines.
-        stacked: whether series are shown on top of each other, for those that add up to a whole.
+        description: what it shows, and which alerts watch the same.
+        queries: one or more series each.
+        unit: Grafana's name of it.
+        limits: drawn as dashed lines.
+        stacked: stack series that add up to a whole.
         colours: of series, by a regular expression for their names.
         width: in 24ths of the page.
     """
@@ -119,14 +119,14 @@ def graph(
     return panel
 
 
-def heat(title: str, description: str, query: str, *, unit: str, width: int = 6) -> Heat:
+def heatmap_panel(title: str, description: str, query: str, *, unit: str, width: int = 6) -> Heat:
     """A histogram over time.
 
     Args:
         title: of the panel.
         description: what it shows.
-        query: of the increase of its buckets, by ``le``.
-        unit: of the buckets, by Grafana's name.
+        query: the increase of its buckets, by ``le``.
+        unit: of the buckets, Grafana's name of it.
         width: in 24ths of the page.
     """
     panel = _described(Heat(), title, description, [Query(query, "{{le}}")], PromQueryFormat.HEATMAP)

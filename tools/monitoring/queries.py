@@ -1,4 +1,4 @@
-"""Everything the dashboard and the rules ask of Prometheus, and what a running Prometheus answers."""
+"""Every query of the dashboard and the rules, and its result on a running Prometheus."""
 
 from __future__ import annotations
 
@@ -20,41 +20,44 @@ _FILLED_IN: Final = {
     "$job": ".*",
     "$instance": ".*",
     "$route": ".*",
-    'alertstate="firing"': 'alertstate=~"pending|firing"',  # most alerts fire after an hour only
+    'alertstate="firing"': 'alertstate=~"pending|firing"',  # most alerts fire only after an hour
 }
 _LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedQuery:
-    """A query, and who asks it.
+    """A query.
 
-    ``may_be_empty`` is what rightly has no answer: an alert while all is well.
+    Attributes:
+        source: panel, variable, annotation, rule or alert that it belongs to.
+        expr: PromQL.
+        may_be_empty: an empty result is correct, as for an alert that does not fire.
     """
 
     source: str
-    query: str
+    expr: str
     may_be_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The series that a query returned, with their newest values; ``error`` says why there are none."""
+    """The series that a query returned, with their latest values; ``error`` says why there are none."""
 
-    question: CheckedQuery
+    query: CheckedQuery
     series: list[tuple[dict[str, str], float]]
     error: str = ""
 
     @property
     def problem(self) -> str:
-        """What is wrong with the answer; empty where nothing is."""
-        if self.error or self.question.may_be_empty:
+        """What is wrong with the result; empty if nothing is."""
+        if self.error or self.query.may_be_empty:
             return self.error
         return "" if any(math.isfinite(value) for _, value in self.series) else "no value"
 
 
 def dashboard_queries() -> Iterator[CheckedQuery]:
-    """Every query of the committed dashboard, its variables given values."""
+    """Every query of the committed dashboard, with values substituted for its variables."""
     dashboard = json.loads(DASHBOARD.read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
@@ -63,11 +66,11 @@ def dashboard_queries() -> Iterator[CheckedQuery]:
         if found := _LABEL_VALUES.fullmatch(variable["query"]):
             yield CheckedQuery(f"variable {variable['name']}", f"count by ({found[2]}) ({_filled_in(found[1])})")
     for annotation in dashboard["annotations"]["list"]:
-        yield CheckedQuery(f"marks: {annotation['name']}", _filled_in(annotation["expr"]))
+        yield CheckedQuery(f"annotation: {annotation['name']}", _filled_in(annotation["expr"]))
 
 
 def rule_queries() -> Iterator[CheckedQuery]:
-    """Every rule's expression; of an alert also the series that it compares, which are there while it is silent."""
+    """Every rule's expression; for an alert also the series it compares, which exist while it does not fire."""
     for rule in rules():
         if "record" in rule:
             yield CheckedQuery(rule["record"], rule["expr"].strip())
@@ -77,16 +80,16 @@ def rule_queries() -> Iterator[CheckedQuery]:
             yield from (CheckedQuery(source, series) for series in compared_series(rule["expr"]))
 
 
-def run_query(prometheus: httpx.Client, question: CheckedQuery) -> QueryResult:
-    """Put a question to the Prometheus that is the client's base URL."""
-    answer = prometheus.get("/api/v1/query", params={"query": question.query}).json()
-    if answer["status"] != "success":
-        return QueryResult(question, [], answer["error"])
-    return QueryResult(question, [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]])
+def run_query(prometheus: httpx.Client, query: CheckedQuery) -> QueryResult:
+    """Run a query on the Prometheus at the client's base URL."""
+    response = prometheus.get("/api/v1/query", params={"query": query.expr}).json()
+    if response["status"] != "success":
+        return QueryResult(query, [], response["error"])
+    return QueryResult(query, [(each["metric"], float(each["value"][1])) for each in response["data"]["result"]])
 
 
 def unhealthy_rules(prometheus: httpx.Client) -> dict[str, str]:
-    """What Prometheus says of the rules that it could not evaluate, or has not yet."""
+    """Rules that Prometheus could not evaluate or has not evaluated yet, with its error or their state."""
     groups: list[dict[str, Any]] = prometheus.get("/api/v1/rules").json()["data"]["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     return {rule["name"]: rule.get("lastError", rule["health"]) for rule in found if rule["health"] != "ok"}

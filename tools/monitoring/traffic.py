@@ -1,4 +1,4 @@
-"""Requests of every kind that a service meets: eyes in all states, large batches, and what is no image."""
+"""Requests of every kind that a service receives: eyes in all states, large batches, invalid images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SEED: Final = 0
 
 
 def requests(model: str) -> list[bytes]:
-    """HTTP requests to the model of that name, to be sent in turn again and again."""
+    """HTTP requests for the model of that name, to be sent cyclically."""
     eyes = synthetic_eyes()
     files = [jpeg(each) for each in eyes[:_SINGLES]]
     infer = (PROJECT / "examples" / "infer.json").read_bytes()
@@ -33,7 +33,7 @@ def requests(model: str) -> list[bytes]:
 
 
 def synthetic_eyes() -> Pixels:
-    """Generated eyes, open, closed and in between, uint8 (eyes, SIDE, SIDE)."""
+    """Rendered eyes, open, closed and in between, uint8 (eyes, SIDE, SIDE)."""
     random = np.random.default_rng(_SEED)
     return np.stack([render(random_eye(random, opening), SIDE) for opening in random.uniform(size=_EYES)])
 

@@ -120,8 +120,8 @@ def eventually(process: subprocess.Popen[bytes], log: Path, value: Callable[[], 
         try:
             if found := value():
                 return found
-        except httpx.TransportError:
-            pass  # it does not listen yet
+        except (httpx.TransportError, ValueError):
+            pass  # it does not listen yet, or answers that it is not ready
         time.sleep(0.1)
     state = "is still starting" if process.poll() is None else f"exited with {process.returncode}"
     pytest.fail(f"the process {state}; it printed:\n{log.read_text()}")
