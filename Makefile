@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
+.PHONY: help serve test test-runtime coverage lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -40,6 +40,9 @@ unit: $(VENV)/.dev ## Run all tests, two files at a time
 
 test-runtime: $(RUNTIME)/.test ## Test the runtime and the service only, in an environment without PyTorch (under 1 GB)
 	$(call pytest,$(RUNTIME)/bin) tests/eyestate tests/service tests/models
+
+coverage: $(RUNTIME)/.test ## Test the runtime and the service as test-runtime does, and fail below the coverage floor
+	$(call pytest,$(RUNTIME)/bin) tests/eyestate tests/service --cov
 
 loadtest: $(VENV)/.dev ## Start the service and load it for 30 seconds; fails if an objective is missed (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
@@ -83,7 +86,7 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 clean: ## Remove the environments and all caches; training runs stay
-	rm -rf $(VENV) $(RUNTIME) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RUNTIME) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 
 define check_python
 import sys

@@ -257,7 +257,7 @@ class TestAsync:
         assert service.seen()["most"] == 3
 
     def test_map_stops_at_an_error(self, service: FaultyService) -> None:
-        service.order(None, {"status": 401}, then={"delay": 0.5})
+        service.order(None, {"status": 401}, then={"delay": 5})
 
         async def run() -> None:
             async with AsyncClient(service.url, in_flight=2) as client:

