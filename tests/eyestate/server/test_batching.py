@@ -404,6 +404,19 @@ class TestInline:
 
         timed.run(work)
 
+    def test_a_short_request_joins_the_batches_of_a_long_one(self) -> None:
+        timed = Timed(a_microsecond_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            (long,) = await queued(batcher, [1] * 3_000)
+            (short,) = await queued(batcher, [2])
+            assert (await short).tolist() == [2]
+            assert not long.done()
+            await long
+
+        timed.run(work)
+        assert [len(batch) for batch in timed.batches if 2 in batch] == [32]
+
 
 class TestAdmission:
     """Crops take half a second each and 64 seconds may pass: 128 crops."""

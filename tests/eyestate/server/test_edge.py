@@ -410,6 +410,21 @@ class TestSweep:
 
         with_edge(work)
 
+    def test_the_error_of_a_late_request_is_sent_however_slowly_it_is_taken(self) -> None:
+        async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+            edge._timeout = 60
+            exchange = Exchange(edge, "/slow", b"x")
+            exchange.takes.clear()
+            await until(lambda: bodies_read(edge) == 1)
+            edge._timeout = 0.01
+            await until(lambda: bool(slow.ended))
+            await asyncio.sleep(0.1)  # many sweeps
+            exchange.takes.set()
+            await exchange.task
+            assert exchange.status == 504
+
+        with_edge(work)
+
 
 def test_a_cancellation_from_outside_is_passed_on() -> None:
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
