@@ -273,13 +273,13 @@ class Exchange:
             {"type": "http.request", "body": part, "more_body": place < len(body)}
             for place, part in enumerate(body, start=1)
         ]
-        self._receiving = False
+        self.receiving = False
         scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "gate": self.gate}
         self.task = asyncio.create_task(edge(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
-        assert not self._receiving, "two received at a time: one takes the other's message"
-        self._receiving = True
+        assert not self.receiving, "two received at a time: one takes the other's message"
+        self.receiving = True
         try:
             if self._messages:
                 await asyncio.sleep(0.05)  # each part of a body comes several sweeps after the last
@@ -287,7 +287,7 @@ class Exchange:
             await self.leaves.wait()
             return {"type": "http.disconnect"}
         finally:
-            self._receiving = False
+            self.receiving = False
 
     async def _send(self, message: Message) -> None:
         await self.takes.wait()
@@ -368,15 +368,19 @@ class TestSweep:
         with_edge(work)
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
-    def test_nobody_is_watched_after_the_answer(self) -> None:
+    def test_the_client_is_not_watched_while_it_takes_its_answer(self) -> None:
         async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
             edge._timeout = 60
             exchange = Exchange(edge, "/gated", b"x")
+            exchange.takes.clear()
             await until(lambda: watched(edge))
+            assert exchange.receiving
             exchange.gate.set()
+            await until(lambda: not exchange.receiving)
+            exchange.takes.set()
             await exchange.task
-            await asyncio.sleep(0)
-            assert not exchange._receiving
+            assert exchange.status == 200
+            assert len(exchange.sent) == 2
 
         with_edge(work)
 
@@ -437,6 +441,18 @@ def test_a_cancellation_from_outside_is_passed_on() -> None:
         assert slow.ended == ["cancelled"]
 
     with_edge(work)
+
+
+def test_a_target_needs_a_key_unless_it_says_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("right-key")
+    target = Target(echo, "/v2", refusal)
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        edge._find = lambda scope: target
+        assert (await client.post("/v2", content=b"x")).status_code == 401
+
+    with_edge(work, ApiKeys(file))
 
 
 def test_what_is_not_http_is_the_other_applications() -> None:
