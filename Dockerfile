@@ -1,11 +1,11 @@
-# Two images from one recipe, `cpu` and `cuda`: what serves is all that is in them. docs/container.md tells the rest.
+# Two images, `cpu` and `cuda`, which contain only what the service needs. See docs/container.md.
 ARG BASE_NAME=docker.io/library/python:3.11.16-slim-bookworm
 ARG BASE_DIGEST=sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 ARG BASE=${BASE_NAME}@${BASE_DIGEST}
 
 
 FROM ${BASE} AS installer
-# A secret `ca` takes the place of the system's certificates where a proxy with its own stands between.
+# The secret `ca` replaces the system's certificates behind a proxy with a certificate of its own.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     UV_LINK_MODE=copy
@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.title="eyestate" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
-# Only /tmp is written to. A folder of models mounted at /models takes the place of the one in the image.
+# Only /tmp is written to. A folder mounted at /models replaces the models in the image.
 ENV PATH=/app/bin:/opt/eyestate/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -73,7 +73,7 @@ ENTRYPOINT ["bentoml", "serve", "service"]
 
 
 FROM runtime AS cuda
-# On a GPU the cascade was not measured.
+# The cascade was only measured on CPU.
 ENV EYESTATE_DEVICE=cuda \
     EYESTATE_MODEL=final_best \
     NVIDIA_VISIBLE_DEVICES=all \

@@ -1,4 +1,4 @@
-"""What SECURITY.md states in numbers is what the code does."""
+"""SECURITY.md states the limits of the code, and the documents link to what exists."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ MIB = 2**20
 DEFAULTS = Settings()
 
 STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
-    "Path and headers of a request": (f"{connections.MAX_HEAD_BYTES // 2**10} KiB", [errors.HeadTooLargeError]),
-    "Seconds a connection may be idle, a head or a body be on its way, an answer be left unread": (
+    "Request line and headers": (f"{connections.MAX_HEAD_BYTES // 2**10} KiB", [errors.HeadTooLargeError]),
+    "Seconds for an idle connection, for receiving a head or a body, for reading a response": (
         f"{DEFAULTS.timeout:g} (`EYESTATE_TIMEOUT`)",
         [errors.RequestTimeoutError],
     ),
-    "Body of one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
+    "Body with one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
     "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
-    "JSON in a body of `/v2`": (f"{tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
-    "Files of a batch; parts of a multipart body": (
+    "JSON in a `/v2` body": (f"{tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    "Files in a batch; parts of a multipart body": (
         f"{uploads.MAX_IMAGES:,}; {uploads.MAX_PARTS:,}",
         [errors.BodyTooLargeError],
     ),
-    "Packed crops of a batch": (f"{packed.MAX_CROPS:,}", [errors.BodyTooLargeError]),
-    "Pixels on a side of an image": (
+    "Packed crops in a batch": (f"{packed.MAX_CROPS:,}", [errors.BodyTooLargeError]),
+    "Image side in pixels": (
         f"{images.MIN_SIDE} to {images.MAX_SIDE:,}",
         [errors.ImageTooSmallError, errors.ImageTooLargeError],
     ),
-    "Crops that wait in a worker": (f"{DEFAULTS.queue:,} (`EYESTATE_QUEUE`)", [errors.OverloadedError]),
+    "Crops queued in a worker": (f"{DEFAULTS.queue:,} (`EYESTATE_QUEUE`)", [errors.OverloadedError]),
 }
 
 
@@ -47,10 +47,10 @@ def test_every_limit_is_checked() -> None:
 
 @pytest.mark.parametrize("limit", STATED)
 def test_limit(limit: str) -> None:
-    value, refusals = STATED[limit]
+    value, rejections = STATED[limit]
     stated, _, beyond = ROWS[limit].partition(" | ")
     assert stated == value
-    assert [int(status) for status in re.findall(r"\d{3}", beyond)] == [each.status for each in refusals]
+    assert [int(status) for status in re.findall(r"\d{3}", beyond)] == [each.status for each in rejections]
 
 
 @pytest.mark.parametrize(
