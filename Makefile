@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train lock clean
+.PHONY: help serve test test-runtime coverage lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -70,6 +70,9 @@ audit: $(VENV)/.dev ## Check every pinned package for known vulnerabilities; fai
 
 train: $(VENV)/.train ## Train the shipped models: run the DVC stages that are out of date (about 2 hours on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
+
+record: $(VENV)/.train ## Record in dvc.lock an edit of the training code that changes no result, without training
+	$(BIN)/python -m training.record
 
 lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGRADE=--upgrade updates all)
 	$(call compile,serve,pyproject.toml --extra cpu --extra serve --extra client)

@@ -59,7 +59,7 @@ class Stages(Commands):
         started = time.monotonic()
         result = super().invoke(ctx)
         if stage := os.environ.get("DVC_STAGE"):
-            record_time(RUNS / "timings.json", stage, time.monotonic() - started)
+            record_time(RUNS / "timings.json", f"{stage}: {ctx.invoked_subcommand}", time.monotonic() - started)
         return result
 
 

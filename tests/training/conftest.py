@@ -27,14 +27,18 @@ def jpeg(pixels: Pixels) -> bytes:
 @pytest.fixture(scope="session")
 def mrl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in MRL's original layout: generated crops of as many subjects as a split needs."""
-    root = tmp_path_factory.mktemp("mrl") / "mrlEyes_2018_01"
-    for subject in range(1, SPLIT_FOLDS + 1):
-        folder = root / f"s{subject:04d}"
+    return write_mrl(tmp_path_factory.mktemp("mrl"), SPLIT_FOLDS)
+
+
+def write_mrl(root: Path, subjects: int) -> Path:
+    """Write generated crops of so many subjects in MRL's original layout, and return ``root``."""
+    for subject in range(1, subjects + 1):
+        folder = root / "mrlEyes_2018_01" / f"s{subject:04d}"
         folder.mkdir(parents=True)
         for number, (pixels, label) in enumerate(labelled(CROPS_PER_SUBJECT, seed=subject), 1):
             name = f"s{subject:04d}_{number:05d}_0_{subject % 2}_{label}_0_1_01.jpg"
             (folder / name).write_bytes(jpeg(pixels))
-    return root.parent
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,13 @@ teacher_option = click.option(
 lesson_option = click.option(
     "--lesson", type=Folder, default=LESSON, show_default=True, help="Of `python -m training lesson`."
 )
+report_option = click.option(
+    "--report",
+    type=Folder,
+    default=Path("reports/final_best_lite"),
+    show_default=True,
+    help="For the tables and figures that are committed.",
+)
 rate_option = click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -80,11 +88,14 @@ def lesson_command(
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--trials", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--output", type=Folder, default=Path("runs/student_search"), show_default=True)
-def search_student(*, mrl: Path, lesson: Path, views: int, epochs: int, trials: int, output: Path) -> None:
+@report_option
+def search_student(
+    *, mrl: Path, lesson: Path, views: int, epochs: int, trials: int, output: Path, report: Path
+) -> None:
     """Search learning rate, weight decay, temperature and weight of the labels by short distillations."""
     settings = dataclasses.replace(DEFAULT, epochs=epochs, average_decay=0.98)
-    tune(lesson, _exam(mrl), settings, output, views=views, trials=trials)
-    click.echo((output / "best.json").read_text())
+    best = tune(lesson, _exam(mrl), settings, output, report / "search.csv", views=views, trials=trials)
+    click.echo(json.dumps(best, indent=2))
 
 
 @click.command("distil")
@@ -102,12 +113,13 @@ def search_student(*, mrl: Path, lesson: Path, views: int, epochs: int, trials: 
 )
 @rate_option
 @click.option("--output", type=Folder, default=Path("runs/final_best_lite"), show_default=True)
-def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, **chosen: float) -> None:
+@report_option
+def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, report: Path, **chosen: float) -> None:
     """Train a network of a hundredth of the cost on a lesson."""
     settings = dataclasses.replace(DEFAULT, **chosen)  # type: ignore[arg-type]
     distil(lesson, _taught(mrl, crops), _exam(mrl), settings, output)
-    plot_history(history(output), output / "curves.png")
-    write_history(history(output), output / "history.csv")
+    plot_history(history(output), report / "curves.png")
+    write_history(history(output), report / "history.csv")
 
 
 @click.command("cascade")

@@ -52,9 +52,6 @@ ATTEMPTS: Final = (
     Attempt("self_train_1_round_2", "self-training, second round, two networks", (FOLDS_1.format(2),)),
     Attempt("self_train_2_round_1", "a round more, with people's answers, two networks", (FOLDS_2.format(1),), ANSWERS),
     Attempt("final_best", "kaggle_model fine-tuned on MRL and on all beliefs and answers", ("final_best",), ANSWERS),
-    Attempt(
-        "final_long", "the same, five epochs with a peak of 3e-4 instead of two with 2e-4", ("final_long",), ANSWERS
-    ),
     Attempt("final_best_views", "final_best asked about four views of each crop", ("final_best",), ANSWERS, views=True),
 )
 

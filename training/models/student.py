@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from training.data.datasets import Crop, DataError, fingerprint, sources
-from training.files import write_json
 from training.labelling.cluster import open_studies
 from training.models.classifier import Learner, divide, evaluation_loader, fit
 from training.models.distillation_set import Lesson, read_lesson
@@ -274,12 +273,12 @@ def suggest(trial: optuna.trial.BaseTrial) -> dict[str, float]:
 
 
 def tune(
-    lesson: Path, exam: Sequence[Crop], settings: StudentSettings, output: Path, *, views: int, trials: int
-) -> None:
+    lesson: Path, exam: Sequence[Crop], settings: StudentSettings, output: Path, table: Path, *, views: int, trials: int
+) -> dict[str, float]:
     """Search ``suggest``'s space for the lowest EER on the exam by short distillations on a part of the lesson.
 
     A search that was stopped continues with its next trial. Each trial has a sampler (TPE, Bergstra et al. 2011) seeded
-    by its number. Writes ``trials.csv`` and ``best.json``.
+    by its number.
 
     Args:
         lesson: the folder of a lesson.
@@ -288,6 +287,10 @@ def tune(
         views: of the lesson to learn from, the first so many.
         trials: to have in the end.
         output: the folder of the search.
+        table: the CSV file to write, a row for each trial.
+
+    Returns:
+        The lowest EER and what was chosen for it.
 
     Raises:
         DataError: there is no lesson.
@@ -309,5 +312,6 @@ def tune(
         while (number := len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))) < trials:
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number)
             study.optimize(objective, n_trials=1)
-        study.trials_dataframe(("number", "value", "params", "state")).to_csv(output / "trials.csv", index=False)
-        write_json(output / "best.json", {"eer": study.best_value, **study.best_params})
+        table.parent.mkdir(parents=True, exist_ok=True)
+        study.trials_dataframe(("number", "value", "params", "state")).to_csv(table, index=False)
+        return {"eer": study.best_value, **study.best_params}

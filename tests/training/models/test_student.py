@@ -124,10 +124,10 @@ class TestDistil:
 
 def test_search_continues(lesson: Path, split: Split, tmp_path: Path) -> None:
     short = dataclasses.replace(SMALL, epochs=1)
-    tune(lesson, split.val, short, tmp_path, views=64, trials=1)
-    tune(lesson, split.val, short, tmp_path, views=64, trials=2)
-    rows = (tmp_path / "trials.csv").read_text().splitlines()
+    table = tmp_path / "reports" / "search.csv"
+    tune(lesson, split.val, short, tmp_path, table, views=64, trials=1)
+    best = tune(lesson, split.val, short, tmp_path, table, views=64, trials=2)
+    rows = table.read_text().splitlines()
     assert len(rows) == 1 + 2
-    best = json.loads((tmp_path / "best.json").read_text())
     assert 0 <= best["eer"] <= 1
     assert 1e-3 <= best["learning_rate"] <= 1e-2
