@@ -15,31 +15,31 @@ from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
 from eyestate.server import connections, logs
 from eyestate.server.app import create_app, wrap
-from eyestate.settings import settings
+from eyestate.settings import Settings
 
 try:
-    SETTINGS = settings()
-    load_model()  # before workers come up, which would be started again and again
+    SETTINGS = Settings.from_environment()
+    load_model()  # here rather than in the workers, which would be restarted again and again
 except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 
-logs.configure()
+logs.configure(SETTINGS.log_level)
 app = create_app(SETTINGS)
 
 
-class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML leaves its types out
-    """A BentoML service whose own middleware is passed only by the requests that eyestate does not answer."""
+class EdgeService(Service[Any]):  # type: ignore[misc]  # BentoML is not typed
+    """A BentoML service behind the edge: BentoML's middleware sees only the requests that eyestate does not answer."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """What a worker serves; it asks for it right before it configures uvicorn."""
-        connections.choose()
+        """What a worker serves; called right before the worker configures uvicorn."""
+        connections.install(SETTINGS.timeout)
         return wrap(app, super().to_asgi(is_main), SETTINGS)
 
 
 @bentoml.asgi_app(app)
 @bentoml.service(
     name="eyestate",
-    service_class=Fronted,
+    service_class=EdgeService,
     workers=SETTINGS.workers,
     # The application serves /metrics itself: BentoML's metrics label requests by raw path.
     metrics={"enabled": False},

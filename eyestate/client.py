@@ -29,7 +29,8 @@ from pydantic import ValidationError
 from eyestate import __version__
 from eyestate.errors import ServiceError, UnreachableError
 from eyestate.extras import extra
-from eyestate.schema import ErrorAnswer, ErrorDetail, FacesAnswer, LoadedModel, Readiness, ScoreAnswer, Verdict
+from eyestate.media_types import ARROW, JSON, NPY, OCTET_STREAM
+from eyestate.schema import ErrorDetail, ErrorResponse, FacesResponse, LoadedModel, Readiness, ScoreResponse, Verdict
 
 with extra("client"):
     import httpx
@@ -40,9 +41,6 @@ log = logging.getLogger(__name__)
 Images = Sequence[bytes] | npt.NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-ARROW: Final = "application/vnd.apache.arrow.stream"
-NPY: Final = "application/x-npy"
 
 PATIENCE_SECONDS: Final = 60.0
 TIMEOUT_SECONDS: Final = 60.0
@@ -94,11 +92,11 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def score(self, image: bytes) -> ScoreAnswer:
+    def score(self, image: bytes) -> ScoreResponse:
         """Score one encoded image (JPEG, PNG, WebP or BMP): a verdict with the model that gave it."""
         return _score_answer(self._send(_score_request(self._http, image)))
 
-    def find_faces(self, photo: bytes) -> FacesAnswer:
+    def find_faces(self, photo: bytes) -> FacesResponse:
         """Find the faces in an encoded photo and score their eyes: largest first, with boxes in pixels."""
         return _faces_answer(self._send(_faces_request(self._http, photo)))
 
@@ -182,11 +180,11 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def score(self, image: bytes) -> ScoreAnswer:
+    async def score(self, image: bytes) -> ScoreResponse:
         """As ``Client.score``."""
         return _score_answer(await self._send(_score_request(self._http, image)))
 
-    async def find_faces(self, photo: bytes) -> FacesAnswer:
+    async def find_faces(self, photo: bytes) -> FacesResponse:
         """As ``Client.find_faces``."""
         return _faces_answer(await self._send(_faces_request(self._http, photo)))
 
@@ -346,7 +344,7 @@ def _date(told: str) -> datetime:
 def _detail(response: httpx.Response) -> ErrorDetail:
     """The error of an answer of the service, or of a proxy before it, which has its own form."""
     try:
-        return ErrorAnswer.model_validate_json(response.content).error
+        return ErrorResponse.model_validate_json(response.content).error
     except ValidationError:
         return ErrorDetail(code="http_error", message=response.reason_phrase)
 
@@ -391,7 +389,7 @@ def _faces_request(http: httpx.Client | httpx.AsyncClient, photo: bytes) -> http
 
 
 def _image_request(http: httpx.Client | httpx.AsyncClient, path: str, image: bytes) -> httpx.Request:
-    headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+    headers = {"Content-Type": OCTET_STREAM, "Accept": JSON}
     return _request(http, "POST", path, content=image, headers=headers)
 
 
@@ -417,16 +415,16 @@ def _arrow(images: Sequence[bytes]) -> tuple[bytes, str]:
     return sink.getvalue().to_pybytes(), ARROW
 
 
-def _score_answer(response: httpx.Response) -> ScoreAnswer:
+def _score_answer(response: httpx.Response) -> ScoreResponse:
     try:
-        return ScoreAnswer.model_validate_json(response.content)
+        return ScoreResponse.model_validate_json(response.content)
     except ValidationError:
         raise _bad_answer("its answer is no score") from None
 
 
-def _faces_answer(response: httpx.Response) -> FacesAnswer:
+def _faces_answer(response: httpx.Response) -> FacesResponse:
     try:
-        return FacesAnswer.model_validate_json(response.content)
+        return FacesResponse.model_validate_json(response.content)
     except ValidationError:
         raise _bad_answer("its answer tells no faces") from None
 

@@ -9,27 +9,19 @@ squares, upright, cut at the photo's own resolution.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from eyestate.errors import OverloadedError
 from eyestate.images import MIN_SIDE, Pixels, decode_rgb, luma
 from eyestate.mtcnn import Box, Face, FaceDetector, Point, clipped
 
 CROP: Final = 0.65  # side of a crop, in distances of the eyes
 _LEAST_DISTANCE: Final = 0.4  # of the eyes, in widths of the face; 0.43 to 0.49 from the front, less in a profile
 _MOST_DISTANCE: Final = 0.45  # in heights; 0.31 to 0.39 from the front, more where an eye beyond the edge is a guess
-_SMOOTHING: Final = 0.1  # weight of the newest photo in the moving average of the time one takes
-_FIRST_GUESS: Final = 0.1  # seconds for a photo
-
-Result = TypeVar("Result")
 
 
 class Eyes(NamedTuple):
@@ -103,50 +95,3 @@ def _cut(photo: Pixels, corner: Point, side: int) -> Pixels:
     rows = np.clip(np.arange(side) + int(corner.y), 0, height - 1)
     columns = np.clip(np.arange(side) + int(corner.x), 0, width - 1)
     return luma(photo[rows[:, np.newaxis], columns])
-
-
-class Finder:
-    """Looks for faces in the photos of concurrent requests, in so many threads that each has a core to itself.
-
-    Belongs to one event loop.
-    """
-
-    def __init__(self, detector: FaceDetector, *, threads: int, patience: float) -> None:
-        """Args:
-        detector: what finds faces.
-        threads: photos that are looked at together.
-        patience: seconds that a photo may expect to wait for its turn; one that would wait longer is refused.
-        """
-        self.detector = detector
-        self._threads = threads
-        self._patience = patience
-        self._waiting = 0  # and looked at
-        self._seconds = _FIRST_GUESS
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
-
-    async def run(self, look: Callable[[], Result]) -> Result:
-        """Call ``look`` in a thread once there is one free. A caller that is cancelled frees its place.
-
-        Raises:
-            OverloadedError: too many photos wait already.
-        """
-        wait = self._waiting * self._seconds / self._threads
-        if self._waiting >= self._threads and wait > self._patience:
-            seconds = math.ceil(wait - self._patience)
-            raise OverloadedError(f"{self._waiting:,} photos are waiting already; try again in {seconds} s", seconds)
-        self._waiting += 1
-        try:
-            result, seconds_taken = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, look)
-        finally:
-            self._waiting -= 1
-        self._seconds += _SMOOTHING * (seconds_taken - self._seconds)
-        return result
-
-    def close(self) -> None:
-        """Give the threads back; nothing may be run any more."""
-        self._pool.shutdown(wait=False)
-
-
-def _timed(look: Callable[[], Result]) -> tuple[Result, float]:
-    started = time.perf_counter()
-    return look(), time.perf_counter() - started

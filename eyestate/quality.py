@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eyestate.images import Pixels, to_input, to_inputs
-from eyestate.schema import Flag, Quality
 
 SIDE: Final = 24  # pixels: crops are measured at one size, so that the figures of small and large ones compare
 TOO_DARK: Final = 20  # mean grey value
@@ -27,6 +26,7 @@ TOO_SMALL: Final = 14  # pixels a side
 _ROUNDING: Final = 20 / 12  # variance of the Laplacian of nothing but rounding: 1/12, weighted by 4² + 4 · 1²
 
 Figures = npt.NDArray[np.float32]
+Flag = Literal["too_dark", "too_bright", "too_blurred", "too_small"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,24 @@ class Measures:
     sharpness: Figures
 
 
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How well the eye can be seen in one crop.
+
+    Attributes:
+        width, height: of the crop as it was sent, in pixels.
+        brightness, contrast, sharpness: as in ``Measures``, rounded.
+        flags: the limits that it exceeds.
+    """
+
+    width: int
+    height: int
+    brightness: float
+    contrast: float
+    sharpness: float
+    flags: list[Flag]
+
+
 def shrink(crop: Pixels) -> Pixels:
     """A copy of a grey crop, uint8 (height, width), at ``SIDE``×``SIDE`` pixels."""
     return np.array(to_input(crop, SIDE))
@@ -61,8 +79,8 @@ def measure(crops: Sequence[Pixels] | Pixels) -> Measures:
     return Measures(grey.mean((1, 2)), contrast, edges / np.maximum(contrast, 1) ** 2)  # a flat crop is not sharp
 
 
-def assess(crops: Sequence[Pixels] | Pixels) -> list[Quality]:
-    """What can be said of each crop.
+def assess(crops: Sequence[Pixels] | Pixels) -> list[Assessment]:
+    """Assess each crop.
 
     Args:
         crops: grey, uint8 (height, width) each or (N, height, width) in all, as they were sent.
@@ -71,7 +89,7 @@ def assess(crops: Sequence[Pixels] | Pixels) -> list[Quality]:
     measures = measure(small)
     figures = zip(*(f.tolist() for f in (measures.brightness, measures.contrast, measures.sharpness)), strict=True)
     return [
-        Quality(
+        Assessment(
             width=crop.shape[1],
             height=crop.shape[0],
             brightness=round(brightness, 1),

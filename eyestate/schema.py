@@ -7,16 +7,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eyestate.bundle import State
+from eyestate.quality import Flag
 
 Score = Annotated[float, Field(ge=0, le=1, description="P(open): 0 is certainly closed, 1 certainly open")]
-Flag = Literal["too_dark", "too_bright", "too_blurred", "too_small"]
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
-class ModelInfo(_Answer):
+class ModelInfo(_Response):
     """The model that gave the scores."""
 
     name: str
@@ -29,7 +29,7 @@ class LoadedModel(ModelInfo):
     sha256: str
 
 
-class Readiness(_Answer):
+class Readiness(_Response):
     """Answer of ``GET /readyz``: 200 while ``ready``, 503 while ``draining``."""
 
     status: Literal["ready", "draining"]
@@ -38,7 +38,7 @@ class Readiness(_Answer):
     waiting: Annotated[int, Field(ge=0, description="crops in this worker's queue")]
 
 
-class Quality(_Answer):
+class Quality(_Response):
     """How well the eye can be seen. A flag means that errors or uncertain verdicts are at least twice as frequent."""
 
     width: Annotated[int, Field(description="of the crop as it was sent, in pixels")]
@@ -49,7 +49,7 @@ class Quality(_Answer):
     flags: list[Flag]
 
 
-class Verdict(_Answer):
+class Verdict(_Response):
     """Score and state of one crop, and where it was asked for (``?quality=true``), how well the eye can be seen."""
 
     score: Score
@@ -57,13 +57,13 @@ class Verdict(_Answer):
     quality: Quality | None = None
 
 
-class ScoreAnswer(Verdict):
+class ScoreResponse(Verdict):
     """Answer of ``POST /v1/score``."""
 
     model: ModelInfo
 
 
-class PhotoBox(_Answer):
+class PhotoBox(_Response):
     """A rectangle within a photo, in pixels of the upright photo, from its left upper corner."""
 
     left: float
@@ -72,14 +72,14 @@ class PhotoBox(_Answer):
     height: float
 
 
-class PhotoSize(_Answer):
+class PhotoSize(_Response):
     """Width and height of an upright photo in pixels."""
 
     width: int
     height: int
 
 
-class Eye(_Answer):
+class Eye(_Response):
     """An eye of a face: where it is, and the verdict on it."""
 
     box: Annotated[PhotoBox, Field(description="the square that was scored, as far as it is in the photo")]
@@ -88,14 +88,14 @@ class Eye(_Answer):
     quality: Quality | None = None
 
 
-class EyePair(_Answer):
+class EyePair(_Response):
     """The person's own left and right eye, null where it is beyond the edge of the photo."""
 
     left: Eye | None
     right: Eye | None
 
 
-class FaceVerdict(_Answer):
+class FaceVerdict(_Response):
     """A face in a photo and its eyes."""
 
     box: PhotoBox
@@ -103,7 +103,7 @@ class FaceVerdict(_Answer):
     eyes: EyePair
 
 
-class FacesAnswer(_Answer):
+class FacesResponse(_Response):
     """Answer of ``POST /v1/faces``: the faces, largest first; none is no error."""
 
     faces: list[FaceVerdict]
@@ -111,21 +111,21 @@ class FacesAnswer(_Answer):
     model: ModelInfo
 
 
-class ErrorDetail(_Answer):
+class ErrorDetail(_Response):
     """What is wrong: ``code`` for programs, ``message`` for people."""
 
     code: str
     message: str
 
 
-class ErrorAnswer(_Answer):
+class ErrorResponse(_Response):
     """Answer of every request that could not be served, and the place of a crop that could not be scored."""
 
     error: ErrorDetail
 
 
-class BatchAnswer(_Answer):
+class BatchResponse(_Response):
     """Answer of ``POST /v1/score/batch``: a verdict or an error for each image, in the order they were sent."""
 
-    results: list[Verdict | ErrorAnswer]
+    results: list[Verdict | ErrorResponse]
     model: ModelInfo

@@ -10,15 +10,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from eyestate.arrays import Scores
 from eyestate.bundle import Bundle, Card, CascadeBundle, CascadeManifest, Manifest, State, load_model
 from eyestate.errors import BundleError, ImageError
 from eyestate.execution import open_session
 from eyestate.images import Pixels, check_size, decode, luma, read, shrunk, to_inputs
-from eyestate.settings import Device, settings
+from eyestate.settings import Device, device_from_environment
 
 BATCH: Final = 32  # crops per inference: beyond it a CPU gains little and only memory grows
 
-Scores = npt.NDArray[np.float32]
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
 
@@ -122,11 +122,13 @@ class Network(Scorer):
 
         Raises:
             BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
+            SettingError: ``$EYESTATE_DEVICE`` is needed and names no device.
         """
         self.bundle = bundle
         self.manifest = bundle.manifest
+        device = device or device_from_environment()
         try:
-            self._session, self.device = open_session(bundle.onnx, device or settings().device, threads)
+            self._session, self.device = open_session(bundle.onnx, device, threads)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
         self._check_contract()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from functools import cache
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 
@@ -14,9 +15,12 @@ PREFIX: Final = "EYESTATE_"
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 
+# Variables that are read elsewhere: by the model runtime, the client, and the training.
+_OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA")
+
 
 class Settings(BaseModel):
-    """Each field is the variable ``EYESTATE_<FIELD>``; its description is the README's."""
+    """Each field is the variable ``EYESTATE_<FIELD>``; its description is that of the documentation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,18 +40,37 @@ class Settings(BaseModel):
         "info", description="`info` logs refused requests, `debug` every request"
     )
 
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings of a service. An empty variable counts as unset.
 
-@cache
-def settings() -> Settings:
-    """The settings of this process.
+        Raises:
+            SettingError: a variable has an invalid value; the message names both.
+        """
+        given = {field: environment.get(PREFIX + field.upper()) for field in cls.model_fields}
+        try:
+            return cls.model_validate({field: value for field, value in given.items() if value})
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            variable = PREFIX + str(fault["loc"][0]).upper()
+            raise SettingError(f"{variable} is {fault['input']!r}: {fault['msg']}") from None
+
+
+def device_from_environment(environment: Mapping[str, str] = os.environ) -> Device:
+    """``$EYESTATE_DEVICE``, or ``auto``: the one setting that the model runtime has in common with the service.
 
     Raises:
-        SettingError: a variable holds a value that it cannot have; the message names both.
+        SettingError: there is no such device.
     """
-    given = {field: os.environ.get(PREFIX + field.upper()) for field in Settings.model_fields}
-    try:
-        return Settings.model_validate({field: value for field, value in given.items() if value})
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        variable = PREFIX + str(fault["loc"][0]).upper()
-        raise SettingError(f"{variable} is {fault['input']!r}: {fault['msg']}") from None
+    device = environment.get(f"{PREFIX}DEVICE") or "auto"
+    if device not in get_args(Device):
+        raise SettingError(f"{PREFIX}DEVICE is {device!r}: choose one of {', '.join(get_args(Device))}")
+    return cast("Device", device)
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """The variables ``EYESTATE_…`` that nothing reads, each with the closest known name, if one is close."""
+    known = [name.upper() for name in (*Settings.model_fields, *_OTHERS)]
+    given = sorted(name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX))
+    closest = {name: difflib.get_close_matches(name, known, 1) for name in given if name not in known}
+    return {PREFIX + name: PREFIX + matches[0] if matches else None for name, matches in closest.items()}

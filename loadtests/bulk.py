@@ -17,9 +17,10 @@ import click
 import numpy as np
 import pyarrow as pa
 
+from eyestate.arrays import Scores
 from eyestate.execution import cores
 from eyestate.images import Pixels
-from eyestate.scorer import Network, Scores
+from eyestate.scorer import Network
 from eyestate.settings import Device
 from tools.harness import crops
 from tools.harness.load import Connection, LoadGenerator, http_request, losses, run, statuses, stop_after

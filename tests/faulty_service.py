@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyestate.server.app import create_app, wrap
-from eyestate.settings import settings
+from eyestate.settings import Settings
 from tools.harness.servers import free_port
 
 PROJECT = Path(__file__).parents[1]
@@ -124,5 +124,6 @@ class Faults:
 
 
 if __name__ == "__main__":
-    service = create_app(settings())
-    uvicorn.run(Faults(wrap(service, service, settings())), port=int(sys.argv[1]), log_level="warning")
+    settings = Settings.from_environment()
+    service = create_app(settings)
+    uvicorn.run(Faults(wrap(service, service, settings)), port=int(sys.argv[1]), log_level="warning")

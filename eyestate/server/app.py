@@ -12,29 +12,30 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Scope
 
 from eyestate.bundle import load_model
-from eyestate.errors import DetectorError, MethodNotAllowedError, NotFoundError, RequestError
+from eyestate.errors import DetectorError, RequestError
 from eyestate.execution import cores
-from eyestate.faces import Finder
+from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
 from eyestate.server import metrics, openapi, tracing, try_page, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import Batcher
-from eyestate.server.edge import Edge, Endpoint, Target
-from eyestate.server.lifecycle import drained_on_sigterm
+from eyestate.server.edge import Edge
+from eyestate.server.face_pool import FacePool
+from eyestate.server.lifecycle import graceful_shutdown
 from eyestate.server.openinference import routes as openinference
-from eyestate.server.responses import Answers, refusal
+from eyestate.server.responses import ResponseWriter, error_response
+from eyestate.server.routing import Api, Route, RoutingTable, Target
 from eyestate.server.runtime import Runtime
-from eyestate.settings import Settings
+from eyestate.settings import Settings, unknown_variables
 
 log = logging.getLogger("eyestate")
 
-_PATIENCE: Final = 1 / 6  # part of the timeout that scoring may be expected to take when a request is accepted
+_MAX_WAIT_SHARE: Final = 1 / 6  # of the timeout: the longest wait that an accepted request may expect
 
 
 async def score(request: Request) -> Response:
@@ -44,7 +45,7 @@ async def score(request: Request) -> Response:
     if decoded.failures:
         raise decoded.failures[0]
     probability = (await runtime.score(request.scope, decoded)).item()
-    return runtime.answers.one(probability, runtime.scorer.state(probability), decoded.qualities)
+    return runtime.responses.one(probability, runtime.scorer.state(probability), decoded.qualities)
 
 
 async def score_batch(request: Request) -> Response:
@@ -52,7 +53,7 @@ async def score_batch(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants_quality(request))
     scores = await runtime.score(request.scope, decoded)
-    return runtime.answers.many(
+    return runtime.responses.many(
         request.headers.get("accept", ""),
         scores,
         runtime.scorer.states(scores),
@@ -67,7 +68,7 @@ async def faces(request: Request) -> Response:
     photo = await uploads.single_image(request, "send each photo in a request of its own")
     found, crops = await runtime.find(request.scope, photo, _wants_quality(request))
     scores = await runtime.score(request.scope, crops)
-    return runtime.answers.faces(found, scores, runtime.scorer.states(scores), crops.qualities)
+    return runtime.responses.faces(found, scores, runtime.scorer.states(scores), crops.qualities)
 
 
 async def readiness(request: Request) -> Response:
@@ -81,7 +82,7 @@ async def readiness(request: Request) -> Response:
         device=runtime.scorer.device,
         waiting=runtime.batcher.waiting,
     )
-    return Response(answer.model_dump_json(), 503 if draining else 200, media_type="application/json")
+    return Response(answer.model_dump_json(), 503 if draining else 200, media_type=JSON)
 
 
 async def prometheus(request: Request) -> Response:
@@ -91,34 +92,30 @@ async def prometheus(request: Request) -> Response:
 
 async def openapi_document(request: Request) -> Response:
     """``GET /openapi.json``, and ``/docs.json``, where BentoML's Swagger page at ``/`` looks for it."""
-    return Response(openapi.document(), media_type="application/json")
+    return Response(openapi.document(), media_type=JSON)
 
 
-async def unknown(request: Request) -> Response:
-    """Any other path."""
-    raise NotFoundError(f"there is no {request.scope['path']}; GET / describes what there is")
-
-
-_ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
-    "/v1/score": ("POST", score),
-    "/v1/score/batch": ("POST", score_batch),
-    "/v1/faces": ("POST", faces),
-    "/readyz": ("GET", readiness),
-    "/metrics": ("GET", prometheus),
-    "/openapi.json": ("GET", openapi_document),
-    "/docs.json": ("GET", openapi_document),
-    **dict.fromkeys(try_page.PATHS, ("GET", try_page.page)),
-}
-_TARGETS: Final = {
-    path: Target(endpoint, path, refusal, operational=not path.startswith("/v1/"))
-    for path, (_, endpoint) in _ENDPOINTS.items()
-}
-_UNKNOWN: Final = Target(unknown, "other", refusal)
+_API: Final = Api(
+    prefix="",
+    routes=(
+        Route("/v1/score", score, "POST"),
+        Route("/v1/score/batch", score_batch, "POST"),
+        Route("/v1/faces", faces, "POST"),
+        Route("/readyz", readiness, operational=True),
+        Route("/metrics", prometheus, operational=True),
+        Route("/openapi.json", openapi_document, operational=True),
+        Route("/docs.json", openapi_document, operational=True),
+        *(Route(path, try_page.page, operational=True) for path in try_page.PATHS),
+    ),
+    error_form=error_response,
+    hint="GET / describes what there is",
+)
+_ROUTES: Final = RoutingTable(openinference.API, _API)
 _BENTOML: Final = frozenset({"/", "/livez", "/healthz", "/schema.json"})  # with /static_content, what BentoML answers
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The application whose lifespan loads the model and scores a first crop; ``wrap`` puts its routes before another.
+    """The application, whose lifespan loads the model and scores a first crop; ``wrap`` puts its routes to work.
 
     Raises:
         BundleError, SettingError: at start-up, where the model or the API keys cannot be loaded.
@@ -127,86 +124,66 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
+        for name, close in unknown_variables().items():
+            log.warning("%s is not a setting%s", name, f"; did you mean {close}?" if close else "")
         scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
         batcher = Batcher(
-            scorer.score_parts, side=scorer.side, capacity=settings.queue, patience=settings.timeout * _PATIENCE
+            scorer.score_parts, side=scorer.side, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE
         )
-        finder = _finder(settings)
-        app.state.runtime = Runtime(scorer, batcher, Answers(scorer.manifest), finder)
+        face_pool = _face_pool(settings)
+        app.state.runtime = Runtime(scorer, batcher, ResponseWriter(scorer.manifest), face_pool)
         metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
         edge.tracing = tracing.configured()
         log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
-        chores = [asyncio.create_task(edge.sweep()), asyncio.create_task(metrics.publish_regularly())]
+        background_tasks = [
+            asyncio.create_task(edge.enforce_deadlines()),
+            asyncio.create_task(metrics.publish_regularly()),
+        ]
         gc.collect()
-        gc.freeze()  # a collection need not look at what stays for good, which would stop requests for 0.1 s
-        with drained_on_sigterm(edge, settings.drain):
+        gc.freeze()  # exempt what stays for good from collections, which would stop requests for 0.1 s
+        with graceful_shutdown(edge, settings.drain):
             yield
-        for chore in chores:
-            chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        for task in background_tasks:
+            task.cancel()
+        await asyncio.gather(*background_tasks, return_exceptions=True)
         batcher.close()
-        if finder:
-            finder.close()
+        if face_pool:
+            face_pool.close()
         if edge.tracing:
             edge.tracing.close()
 
     return Starlette(lifespan=lifespan)
 
 
-def wrap(app: Starlette, otherwise: ASGIApp, settings: Settings) -> Edge:
-    """The routes of ``app`` before another ASGI application, which keeps BentoML's own pages."""
+def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> Edge:
+    """Put the routes of ``app`` in front of another ASGI application, which keeps BentoML's own pages.
+
+    Raises:
+        SettingError: the API keys cannot be loaded.
+    """
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
     def find(scope: Scope) -> Target | None:
         path = scope["path"]
-        target = _TARGETS.get(path)
-        if target is not None:
-            method, _ = _ENDPOINTS[path]
-            if scope["method"] != method and (method, scope["method"]) != ("GET", "HEAD"):
-                target = _wrong_method(target, method)
-        elif path.startswith("/v2"):
-            target = _protocol_target(scope)
-        elif path not in _BENTOML and not path.startswith("/static_content/"):
-            target = _UNKNOWN
-        if target is not None:
-            scope["app"] = app
-        return target
+        if path in _BENTOML or path.startswith("/static_content/"):
+            return None
+        scope["app"] = app
+        return _ROUTES.find(scope)
 
-    app.state.edge = Edge(find, otherwise, timeout=settings.timeout, keys=keys)
-    result: Edge = app.state.edge
-    return result
+    edge = Edge(find, fallback, timeout=settings.timeout, keys=keys)
+    app.state.edge = edge
+    return edge
 
 
-def _finder(settings: Settings) -> Finder | None:
-    """What finds faces; None where its files are missing or damaged, for who sends crops can do without."""
+def _face_pool(settings: Settings) -> FacePool | None:
+    """The pool of face detectors; None where the detector's files are missing or damaged: crops are scored without."""
     try:
         detector = FaceDetector()
     except DetectorError as error:
-        log.warning("no faces will be found: %s", error.message)
+        log.warning("faces cannot be detected: %s", error.message)
         return None
     threads = max(1, cores() // settings.workers)
-    return Finder(detector, threads=threads, patience=settings.timeout * _PATIENCE)
-
-
-def _protocol_target(scope: Scope) -> Target | None:
-    for route in openinference.ROUTES:
-        match, found = route.matches(scope)
-        if match is Match.FULL:
-            scope.update(found)
-            name = "other" if route.endpoint is openinference.unknown else route.path
-            operational = route.path.startswith("/v2/health/")
-            return Target(route.endpoint, name, openinference.refusal, operational)
-    return None
-
-
-def _wrong_method(target: Target, method: str) -> Target:
-    async def refuse(request: Request) -> Response:
-        error = MethodNotAllowedError(f"{target.route} takes {method}, not {request.method}")
-        response = target.refusal(error)
-        response.headers["Allow"] = method
-        return response
-
-    return Target(refuse, target.route, target.refusal, operational=True)
+    return FacePool(detector, threads=threads, max_wait=settings.timeout * _MAX_WAIT_SHARE)
 
 
 def _wants_quality(request: Request) -> bool:

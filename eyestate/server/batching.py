@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,17 +13,16 @@ from typing import Final
 
 import numpy as np
 
-from eyestate.errors import OverloadedError
+from eyestate.arrays import Scores
 from eyestate.images import Pixels
-from eyestate.scorer import Scores
 from eyestate.server import metrics
+from eyestate.server.admission import overloaded, smoothed
 
 _BATCH_SECONDS: Final = 0.03  # an inference should take no longer than this, for the sake of those who come after
 _BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the quickest is found at the start
 _TRIALS: Final = 3
 _INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on the event loop than the way to a thread
 _IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
-_SMOOTHING: Final = 0.1  # weight of the newest inference in the moving average of the speed
 
 Crops = Pixels | list[Pixels]  # of one size, uint8 (N, height, width), or each of its own, (height, width)
 Score = Callable[[Sequence[Pixels]], Scores]
@@ -79,7 +77,7 @@ class Batcher:
     thousands of crops does not hold up those with one. Belongs to one event loop; nothing here is safe in threads.
     """
 
-    def __init__(self, score: Score, *, side: int, capacity: int, patience: float) -> None:
+    def __init__(self, score: Score, *, side: int, capacity: int, max_wait: float) -> None:
         """Measure the speed of ``score``, and choose the batch size by it.
 
         Args:
@@ -87,11 +85,11 @@ class Batcher:
                 thread unless it is too fast for that to pay.
             side: width and height of a model input in pixels, to measure with.
             capacity: crops that may wait; more are refused.
-            patience: seconds that a request may expect to take; one that would take longer is refused.
+            max_wait: seconds that a request may expect to take; one that would take longer is refused.
         """
         self._score = score
         self._capacity = capacity
-        self._patience = patience
+        self._max_wait = max_wait
         self._arrived = 0  # requests, in this turn of the event loop
         self._arrived_before = 0  # in the last turn that had any
         self._requests: deque[_Request] = deque()
@@ -161,13 +159,12 @@ class Batcher:
         if not self._waiting:
             return  # a request alone is taken, however large
         surplus = self._waiting + crops - self._capacity
-        if self._waiting * self._seconds_per_crop > self._patience:
+        if self._waiting * self._seconds_per_crop > self._max_wait:
             # Shares are equal: while this request gets its crops scored, no other gets more than as many.
             others = len(self._requests) if crops == 1 else sum(min(each.waiting, crops) for each in self._requests)
-            surplus = max(surplus, others + crops - int(self._patience / self._seconds_per_crop))
+            surplus = max(surplus, others + crops - int(self._max_wait / self._seconds_per_crop))
         if surplus > 0:
-            seconds = math.ceil(surplus * self._seconds_per_crop)
-            raise OverloadedError(f"{self._waiting:,} crops are waiting already; try again in {seconds} s", seconds)
+            raise overloaded(f"{self._waiting:,} crops", surplus * self._seconds_per_crop)
 
     def _forget(self, request: _Request) -> None:
         if request.waiting:
@@ -214,7 +211,7 @@ class Batcher:
 
     def _land(self, batch: _Batch, results: list[Scores | Exception]) -> None:
         if batch.seconds:
-            self._seconds_per_crop += _SMOOTHING * (batch.seconds / batch.size - self._seconds_per_crop)
+            self._seconds_per_crop = smoothed(self._seconds_per_crop, batch.seconds / batch.size)
             metrics.batch(batch.size, batch.waits, batch.seconds)
         for (request, part), result in zip(batch.parts, results, strict=True):
             if request.answered.done():

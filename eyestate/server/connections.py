@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import AbstractEventLoop, TimerHandle, Transport
+from functools import partial
 from random import getrandbits
 from typing import Any, Final
 
@@ -18,8 +19,7 @@ from uvicorn.server import ServerState
 
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
-from eyestate.server.responses import refusal
-from eyestate.settings import settings
+from eyestate.server.responses import error_response
 
 log = logging.getLogger("eyestate.requests")
 
@@ -27,13 +27,16 @@ MAX_HEAD_BYTES: Final = 64 * 2**10
 _LINGER_SECONDS: Final = 2.0  # in which a refused client may read why, while what it still sends is thrown away
 
 
-def choose() -> None:
+def install(timeout: float) -> None:
     """Have the server of this process speak HTTP through ``Connection``.
 
-    BentoML's workers hand no ``http`` to uvicorn and have no option for it, so that uvicorn takes what its own table
-    of protocols has under "auto", which it looks up by name when it starts.
+    BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
+    own table of protocols when it starts.
+
+    Args:
+        timeout: seconds that a connection may be idle, a head may take to arrive, and a client may not read.
     """
-    HTTP_PROTOCOLS["auto"] = f"{Connection.__module__}:{Connection.__qualname__}"
+    HTTP_PROTOCOLS["auto"] = partial(Connection, timeout=timeout)  # type: ignore[assignment]  # uvicorn takes classes too
 
 
 class Connection(HttpToolsProtocol):
@@ -49,9 +52,11 @@ class Connection(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: AbstractEventLoop | None = None,
+        *,
+        timeout: float,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.timeout_keep_alive: float = settings().timeout  # type: ignore[assignment]  # uvicorn says int
+        self.timeout_keep_alive: float = timeout  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
         self._pending = 0  # bytes since the parser last had a whole head, a piece of a body or the end of a request
         self._head_began: float | None = None  # None outside heads
@@ -169,7 +174,7 @@ class Connection(HttpToolsProtocol):
                 return
             cycle.disconnected = True
             cycle.message_event.set()
-        response = refusal(error)
+        response = error_response(error)
         headers = [*self.server_state.default_headers, *response.raw_headers]
         headers += [(b"x-request-id", request_id), (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % header for header in headers)

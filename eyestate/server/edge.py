@@ -1,8 +1,8 @@
-"""The edge of the service: what every request passes, whatever it asks for.
+"""The edge of the service: what every request passes through, whatever its route.
 
-Identity, API keys, deadline, refusal while the service stops, errors, metrics, logs and traces are one ASGI application
-here rather than a stack of middleware, because at several thousand requests a second each layer costs a tenth of the
-throughput (docs/performance.md).
+Request ids, API keys, deadlines, rejection while the service shuts down, errors, metrics, logs and traces are one ASGI
+application rather than a stack of middleware, because at several thousand requests a second each layer costs a tenth
+of the throughput (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
@@ -30,58 +30,47 @@ from eyestate.errors import (
 )
 from eyestate.server import metrics
 from eyestate.server.auth import ApiKeys
+from eyestate.server.routing import Target
 from eyestate.server.tracing import Tracing
-from eyestate.server.uploads import BODIES, BODY_READ
+from eyestate.server.uploads import BODY_BUDGET, BODY_READ, BodyBudget
 
 log = logging.getLogger("eyestate.requests")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-MAX_ACTIVE: Final = 1_024  # requests on their way; to take more would only make all of them late
-CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that left before its answer
-_SWEEP_SECONDS: Final = 0.25
+MAX_ACTIVE: Final = 1_024  # requests in flight; with more of them all would be late
+CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that left before its response
+_CHECK_SECONDS: Final = 0.25
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DRAIN_RETRY_SECONDS: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a request goes: the endpoint, its name in metrics and logs, and how it tells an error."""
-
-    endpoint: Endpoint
-    route: str
-    refusal: Callable[[EyestateError], Response]
-    operational: bool = False  # answered without a key, and while the service stops
-
-
 @dataclass(slots=True, eq=False)
-class _Exchange:
-    """A request on its way."""
+class _ActiveRequest:
+    """A request in flight."""
 
     scope: Scope
     receive: Receive
     task: asyncio.Task[Any]
     started: float
-    late: bool = False
-    left: bool = False
+    timed_out: bool = False
+    disconnected: bool = False
     watch: asyncio.Future[Message] | None = None
 
-    def give_up(self, *, late: bool) -> None:
-        """Interrupt the request because it is too late, or because its client has left."""
-        self.late, self.left = late, not late
+    def cancel(self, *, timed_out: bool) -> None:
+        """Interrupt the request because its deadline has passed, or because its client has disconnected."""
+        self.timed_out, self.disconnected = timed_out, not timed_out
         self.task.cancel()
 
     def watch_client(self) -> None:
-        """Give up when the client leaves. Only once the body is read, for ``receive`` then tells nothing else."""
+        """Cancel the request when the client disconnects. Only once the body is read: ``receive`` has no other news."""
         self.watch = asyncio.ensure_future(self.receive())
-        self.watch.add_done_callback(self._left)
+        self.watch.add_done_callback(self._on_disconnect)
 
-    def _left(self, watch: asyncio.Future[Message]) -> None:
+    def _on_disconnect(self, watch: asyncio.Future[Message]) -> None:
         if not watch.cancelled():
-            self.give_up(late=False)
+            self.cancel(timed_out=False)
 
     def unwatch(self) -> None:
-        """Stop looking out for the client."""
+        """Stop watching the client."""
         if self.watch is not None:
             self.watch.cancel()
 
@@ -90,43 +79,47 @@ class Edge:
     """The ASGI application in front of all others."""
 
     def __init__(
-        self, find: Callable[[Scope], Target | None], otherwise: ASGIApp, *, timeout: float, keys: ApiKeys | None
+        self, find: Callable[[Scope], Target | None], fallback: ASGIApp, *, timeout: float, keys: ApiKeys | None
     ) -> None:
         """Args:
-        find: the target of a request; None leaves it to ``otherwise``.
-        otherwise: takes what has no target, lifespan events among it.
-        timeout: seconds until a request is given up.
-        keys: who may ask; everybody where it is None.
+        find: the target of a request; None leaves it to ``fallback``.
+        fallback: takes what has no target, lifespan events among it.
+        timeout: seconds until a request is cancelled.
+        keys: the API keys that are accepted; None accepts everybody.
         """
         self._find = find
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._timeout = timeout
         self._keys = keys
-        self._active: dict[_Exchange, None] = {}
-        self._overloaded = 0  # requests refused since they were last logged, together, for one by one is too much work
+        self._active: dict[_ActiveRequest, None] = {}
+        self._bodies = BodyBudget()
+        self._overloaded = (
+            0  # rejected requests since the last log line, which counts them: a line each is too much work
+        )
         self.tracing: Tracing | None = None
-        self.draining = False  # /readyz says so, requests are still taken
-        self.refusing = False  # requests are refused
+        self.draining = False  # /readyz reports it, requests are still served
+        self.rejecting = False  # new requests are rejected
 
     @property
     def active(self) -> int:
-        """Requests on their way."""
+        """Requests in flight."""
         return len(self._active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         target = self._find(scope) if scope["type"] == "http" else None
         if target is None:
-            await self._otherwise(scope, receive, send)
+            await self._fallback(scope, receive, send)
             return
         task = asyncio.current_task()
         assert task is not None
-        exchange = _Exchange(scope, receive, task, time.perf_counter())
-        self._active[exchange] = None
+        request = _ActiveRequest(scope, receive, task, time.perf_counter())
+        self._active[request] = None
+        scope[BODY_BUDGET] = self._bodies
         request_id, key = self._identity(scope)
         span = self.tracing.begin(scope, target.route, request_id.decode()) if self.tracing else None
         status = CLIENT_CLOSED_REQUEST
         try:
-            response = await self._answer(target, exchange, key)
+            response = await self._respond(target, request, key)
             status = response.status_code
             response.raw_headers.append((b"x-request-id", request_id))
             if self.draining:
@@ -135,13 +128,13 @@ class Edge:
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            if not (exchange.left or exchange.late):
+            if not (request.disconnected or request.timed_out):
                 raise
-            task.uncancel()  # the client left while its crops waited, or does not take its answer
+            task.uncancel()  # the client left while its crops waited, or does not read its response
         finally:
-            del self._active[exchange]
-            BODIES.release(scope)
-            seconds = time.perf_counter() - exchange.started
+            del self._active[request]
+            self._bodies.release(scope)
+            seconds = time.perf_counter() - request.started
             metrics.request_done(target.route, status, seconds)
             if span and self.tracing:
                 self.tracing.end(span, status)
@@ -150,55 +143,58 @@ class Edge:
             elif status >= 400 or log.isEnabledFor(logging.DEBUG):
                 self._log(target.route, status, seconds, request_id, scope)
 
-    async def _answer(self, target: Target, exchange: _Exchange, key: str | None) -> Response:
+    async def _respond(self, target: Target, request: _ActiveRequest, key: str | None) -> Response:
         try:
             if not target.operational:
-                if len(self._active) > MAX_ACTIVE:
-                    raise OverloadedError(f"{MAX_ACTIVE:,} requests are on their way already; try again in 1 s", 1)
-                if self.refusing:
-                    raise DrainingError("the service is stopping; send the request again, to another instance")
-                if self._keys and not self._keys.accept(key):
-                    raise UnauthorizedError(
-                        "the API key is missing or not known; send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
-                    )
-            return await target.endpoint(Request(exchange.scope, exchange.receive))
+                self._admit(key)
+            return await target.endpoint(Request(request.scope, request.receive))
         except EyestateError as error:
-            return _refused(target, error)
+            return _error_response(target, error)
         except asyncio.CancelledError:
-            if not exchange.late:
+            if not request.timed_out:
                 raise
-            exchange.task.uncancel()
-            if BODY_READ in exchange.scope:
-                return _refused(target, DeadlineExceededError(f"there was no answer within {self._timeout:g} s"))
-            return _refused(target, RequestTimeoutError(f"the body was not complete within {self._timeout:g} s"))
+            request.task.uncancel()
+            if BODY_READ in request.scope:
+                return _error_response(target, DeadlineExceededError(f"there was no answer within {self._timeout:g} s"))
+            return _error_response(target, RequestTimeoutError(f"the body was not complete within {self._timeout:g} s"))
         except ClientDisconnect:
             raise
         except Exception:
             log.exception("the request failed", extra={"route": target.route})
-            return _refused(target, EyestateError("the service failed on this request; its log says why"))
+            return _error_response(target, EyestateError("the service failed on this request; its log says why"))
         finally:
-            exchange.unwatch()
+            request.unwatch()
 
-    async def sweep(self) -> None:
-        """Give up requests that are too late or whose client has left. Runs until cancelled.
+    def _admit(self, key: str | None) -> None:
+        if len(self._active) > MAX_ACTIVE:
+            raise OverloadedError(f"{MAX_ACTIVE:,} requests are on their way already; try again in 1 s", 1)
+        if self.rejecting:
+            raise DrainingError("the service is stopping; send the request again, to another instance")
+        if self._keys and not self._keys.accept(key):
+            raise UnauthorizedError(
+                "the API key is missing or not known; send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+            )
 
-        One task looks after all requests a few times a second, so that those that are answered sooner cost nothing.
+    async def enforce_deadlines(self) -> None:
+        """Cancel requests whose deadline has passed or whose client has disconnected. Runs until cancelled.
+
+        One task checks all requests a few times a second, so that those answered sooner cost nothing.
         """
         while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             self._log_overload()
             now = time.perf_counter()
-            for exchange in list(self._active):
-                age = now - exchange.started
-                if age < _SWEEP_SECONDS:
+            for request in list(self._active):
+                age = now - request.started
+                if age < _CHECK_SECONDS:
                     break  # the others are younger still
-                if age > self._timeout and not exchange.late:
-                    exchange.give_up(late=True)
-                elif BODY_READ in exchange.scope and exchange.watch is None:
-                    exchange.watch_client()
+                if age > self._timeout and not request.timed_out:
+                    request.cancel(timed_out=True)
+                elif BODY_READ in request.scope and request.watch is None:
+                    request.watch_client()
 
     def _identity(self, scope: Scope) -> tuple[bytes, str | None]:
-        """The request's id, the caller's own where it sent a proper one, and its API key."""
+        """The request's id, the caller's own where it is valid, and its API key."""
         request_id, key = b"", None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
@@ -233,9 +229,9 @@ class Edge:
         )
 
 
-def _refused(target: Target, error: EyestateError) -> Response:
+def _error_response(target: Target, error: EyestateError) -> Response:
     metrics.rejected(error.code)
-    response = target.refusal(error)
+    response = target.error_form(error)
     if isinstance(error, OverloadedError):
         response.headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, DrainingError):

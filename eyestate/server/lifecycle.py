@@ -1,4 +1,4 @@
-"""How a worker stops: first it says so, then it refuses, and only when all is answered does it go."""
+"""Graceful shutdown: report not ready, reject new requests, finish in-flight ones."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _POLL_SECONDS = 0.05
 
 
 @contextmanager
-def drained_on_sigterm(edge: Edge, seconds: float) -> Iterator[None]:
-    """Put a drain before what SIGTERM does otherwise.
+def graceful_shutdown(edge: Edge, drain_seconds: float) -> Iterator[None]:
+    """Drain before the handler that was installed for SIGTERM runs.
 
-    At the signal ``/readyz`` turns 503, and for ``seconds`` requests are still taken, each answer closing its
-    connection, so that whoever watches the probe can send its requests elsewhere. Then new requests are refused with
-    503, those under way are finished, and the server takes over: it closes the idle connections and ends.
+    At the signal ``/readyz`` turns 503. For ``drain_seconds`` requests are still served, and every response closes its
+    connection, so that load balancers can move traffic elsewhere. After that new requests are rejected with 503 and
+    those in flight are finished. Then the previous handler runs: the server closes idle connections and exits.
     """
     loop = asyncio.get_running_loop()
-    otherwise = signal.getsignal(signal.SIGTERM)
+    previous = signal.getsignal(signal.SIGTERM)
 
     async def drain() -> None:
-        log.info("draining", extra={"seconds": seconds, "active": edge.active})
-        await asyncio.sleep(seconds)
-        edge.refusing = True
+        log.info("draining", extra={"seconds": drain_seconds, "active": edge.active})
+        await asyncio.sleep(drain_seconds)
+        edge.rejecting = True
         while edge.active:
             await asyncio.sleep(_POLL_SECONDS)
         log.info("drained")
-        if callable(otherwise):
-            otherwise(signal.SIGTERM, None)
+        if callable(previous):
+            previous(signal.SIGTERM, None)
 
     tasks = set()
 
@@ -47,4 +47,4 @@ def drained_on_sigterm(edge: Edge, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, otherwise)
+        signal.signal(signal.SIGTERM, previous)

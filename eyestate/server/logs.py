@@ -7,8 +7,6 @@ import logging
 from datetime import UTC, datetime
 from typing import Final
 
-from eyestate.settings import settings
-
 # What a log record always has; anything else came by `extra`.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
@@ -30,17 +28,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure() -> None:
-    """Send the logs of the service, BentoML, circus and uvicorn through one JSON handler."""
+def configure(level: str) -> None:
+    """Send the logs of the service, BentoML, circus and uvicorn through one JSON handler.
+
+    Args:
+        level: of eyestate's own logs.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    level = settings().log_level.upper()
     logging.getLogger().handlers[:] = [handler]
     for name in ("eyestate", "bentoml", "circus", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(level if name == "eyestate" else "INFO")
-    for name in ("circus", "uvicorn.error"):  # which tells of starts and stops too
+        logger.setLevel(level.upper() if name == "eyestate" else "INFO")
+    for name in ("circus", "uvicorn.error"):  # at INFO it logs starts and stops
         logging.getLogger(name).setLevel("WARNING")
-    logging.getLogger("uvicorn.access").propagate = False  # without a handler uvicorn writes no access log: we do
+    logging.getLogger("uvicorn.access").propagate = False  # so uvicorn writes no access log; the edge does

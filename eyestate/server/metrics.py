@@ -30,10 +30,10 @@ from prometheus_client.registry import REGISTRY
 from prometheus_client.utils import floatToGoString
 
 from eyestate import quality
+from eyestate.arrays import Scores
 from eyestate.bundle import Card, Feature, Thresholds
 from eyestate.drift import EDGES, Drift
 from eyestate.images import Pixels
-from eyestate.scorer import Scores
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0

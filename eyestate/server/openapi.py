@@ -11,8 +11,9 @@ from pydantic.json_schema import models_json_schema
 
 from eyestate import __version__, errors
 from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
+from eyestate.media_types import ARROW, JSON, MULTIPART, NPY, OCTET_STREAM
 from eyestate.mtcnn import FACES_ALONG, MAX_FACES, MIN_FACE
-from eyestate.schema import BatchAnswer, ErrorAnswer, FacesAnswer, Readiness, ScoreAnswer
+from eyestate.schema import BatchResponse, ErrorResponse, FacesResponse, Readiness, ScoreResponse
 from eyestate.server import packed
 from eyestate.server.openinference.schema import (
     InferenceAnswer,
@@ -29,10 +30,10 @@ from eyestate.server.packed import MAX_CROPS
 from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES
 
 _ANSWERS: Final = (
-    ScoreAnswer,
-    BatchAnswer,
-    FacesAnswer,
-    ErrorAnswer,
+    ScoreResponse,
+    BatchResponse,
+    FacesResponse,
+    ErrorResponse,
     Readiness,
     InferenceAnswer,
     ModelMetadata,
@@ -111,7 +112,7 @@ def document() -> bytes:
                         "content": _one_image(),
                     },
                     "parameters": [_QUALITY],
-                    "responses": _responses("ScoreAnswer", "Score and state of the crop"),
+                    "responses": _responses("ScoreResponse", "Score and state of the crop"),
                 }
             },
             "/v1/score/batch": {
@@ -126,11 +127,9 @@ def document() -> bytes:
                     "requestBody": {
                         "required": True,
                         "content": {
-                            "multipart/form-data": {
-                                "schema": _form("images", {"type": "array", "items": _BINARY, "minItems": 1})
-                            },
-                            packed.NPY: {"schema": {**_BINARY, "description": _NPY}},
-                            packed.ARROW: {"schema": {**_BINARY, "description": _ARROW}},
+                            MULTIPART: {"schema": _form("images", {"type": "array", "items": _BINARY, "minItems": 1})},
+                            NPY: {"schema": {**_BINARY, "description": _NPY}},
+                            ARROW: {"schema": {**_BINARY, "description": _ARROW}},
                         },
                     },
                     "responses": _batch_responses(),
@@ -146,7 +145,7 @@ def document() -> bytes:
                     "person's own. Boxes are in pixels of the photo as EXIF turns it upright.",
                     "parameters": [_QUALITY],
                     "requestBody": {"required": True, "content": _one_image()},
-                    "responses": _responses("FacesAnswer", "Faces and eyes, with scores and states", _FACES_ERRORS),
+                    "responses": _responses("FacesResponse", "Faces and eyes, with scores and states", _FACES_ERRORS),
                 }
             },
             "/livez": {"get": _probe("The process runs")},
@@ -189,14 +188,14 @@ def _inference_protocol() -> dict[str, Any]:
                     f"{MAX_JSON_BYTES:,} may be JSON. A crop that cannot be scored fails the request.",
                     "requestBody": {
                         "required": True,
-                        "content": {**_content("InferenceRequest"), "application/octet-stream": _BINARY_TENSORS},
+                        "content": {**_content("InferenceRequest"), OCTET_STREAM: _BINARY_TENSORS},
                     },
                 },
             },
         }
         for action, method, header in (("", "get", []), ("/ready", "get", []), ("/infer", "post", [_JSON_LENGTH])):
             paths[path + action][method]["parameters"] = [*parameters, *header]
-        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"]["application/octet-stream"] = _BINARY_TENSORS
+        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"][OCTET_STREAM] = _BINARY_TENSORS
         paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
     paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
     return paths
@@ -215,9 +214,9 @@ def _inference(
 
 def _one_image() -> dict[str, Any]:
     return {
-        "multipart/form-data": {"schema": _form("image", _BINARY)},
+        MULTIPART: {"schema": _form("image", _BINARY)},
         "image/*": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
+        OCTET_STREAM: {"schema": _BINARY},
     }
 
 
@@ -229,14 +228,14 @@ def _responses(
     answer: str,
     description: str,
     refused: Sequence[type[errors.EyestateError]] = _REQUEST_ERRORS,
-    refusal: str = "ErrorAnswer",
+    error_response: str = "ErrorResponse",
 ) -> dict[str, Any]:
     refusals = {
         str(status): {
             "description": " ".join(
                 (error.__doc__ or "").partition("\n")[0] for error in refused if error.status == status
             ),
-            "content": _content(refusal),
+            "content": _content(error_response),
         }
         for status in sorted({error.status for error in refused})
     }
@@ -244,16 +243,16 @@ def _responses(
 
 
 def _batch_responses() -> dict[str, Any]:
-    responses = _responses("BatchAnswer", "A verdict or an error for each crop, in order; its form by `Accept`")
+    responses = _responses("BatchResponse", "A verdict or an error for each crop, in order; its form by `Accept`")
     responses["200"]["content"] |= {
-        packed.NPY: {"schema": {**_BINARY, "description": "float32 (N,), NaN for a crop that could not be scored"}},
-        packed.ARROW: {"schema": {**_BINARY, "description": "columns score, state, error, message, each nullable"}},
+        NPY: {"schema": {**_BINARY, "description": "float32 (N,), NaN for a crop that could not be scored"}},
+        ARROW: {"schema": {**_BINARY, "description": "columns score, state, error, message, each nullable"}},
     }
     return responses
 
 
 def _content(model: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
 
 
 def _probe(description: str) -> dict[str, Any]:

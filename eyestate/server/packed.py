@@ -11,12 +11,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from eyestate.arrays import Scores
 from eyestate.errors import BodyTooLargeError, RequestError
 from eyestate.images import Pixels, check_size
-from eyestate.scorer import Scores
 
-NPY: Final = "application/x-npy"
-ARROW: Final = "application/vnd.apache.arrow.stream"
 MAX_CROPS: Final = 16_384
 COLUMN: Final = "image"
 

@@ -13,14 +13,17 @@ import numpy as np
 from starlette.types import Scope
 
 from eyestate import quality
+from eyestate.arrays import Scores
 from eyestate.errors import DetectorError, ImageError
-from eyestate.faces import Finder, Found, find
+from eyestate.faces import Found, find
 from eyestate.images import MAX_SIDE, Pixels, decode, luma, shrunk, to_inputs
-from eyestate.schema import Quality
-from eyestate.scorer import Scorer, Scores
+from eyestate.mtcnn import FaceDetector
+from eyestate.quality import Assessment
+from eyestate.scorer import Scorer
 from eyestate.server import metrics, tracing
 from eyestate.server.batching import Batcher, Crops
-from eyestate.server.responses import Answers
+from eyestate.server.face_pool import FacePool
+from eyestate.server.responses import ResponseWriter
 
 _MAX_PIXELS: Final = 2**26  # of all images of a request, for they take memory and time together
 _INLINE_BYTES: Final = 8 * 2**10  # images of up to this size together decode faster than a thread starts
@@ -38,7 +41,7 @@ class Decoded:
 
     crops: Crops
     failures: dict[int, ImageError]
-    qualities: list[Quality] | None
+    qualities: list[Assessment] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Runtime:
 
     scorer: Scorer
     batcher: Batcher
-    answers: Answers
-    finder: Finder | None  # where there is no detector, no faces are found
+    responses: ResponseWriter
+    face_pool: FacePool | None  # None without a detector
 
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
@@ -81,11 +84,11 @@ class Runtime:
             ImageError: the photo cannot be decoded.
             OverloadedError: too many photos wait already.
         """
-        if self.finder is None:
+        if self.face_pool is None:
             raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
-        look = partial(_find, self.finder, photo, self.scorer.side, with_quality)
+        look = partial(_find, self.face_pool.detector, photo, self.scorer.side, with_quality)
         with tracing.phase(scope, "find"):
-            found, decoded = await self.finder.run(look)
+            found, decoded = await self.face_pool.run(look)
         metrics.decoded(found.decoding, found.crops)
         metrics.detected(found.detecting, len(found.faces))
         return found, decoded
@@ -102,8 +105,8 @@ class Runtime:
         return scores
 
 
-def _find(finder: Finder, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
-    found = find(finder.detector, photo)
+def _find(detector: FaceDetector, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
+    found = find(detector, photo)
     qualities = quality.assess(found.crops) if with_quality else None
     return found, Decoded(_waiting(found.crops, side), {}, qualities)
 

@@ -12,12 +12,14 @@ from starlette.types import Scope
 
 from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, RequestError, UnsupportedMediaTypeError
 from eyestate.images import MAX_BYTES, Pixels
+from eyestate.media_types import ARROW, MULTIPART, NPY, OCTET_STREAM
 from eyestate.server import packed
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
+BODY_BUDGET: Final = "eyestate.body_budget"  # in a request's scope: the ``BodyBudget`` that its body counts against
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
 MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
@@ -26,18 +28,18 @@ _HELD: Final = "eyestate.held_bytes"
 _ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
 
 
-class Bodies:
-    """The bytes of all bodies in a process, so that many large ones together cannot take its memory."""
+class BodyBudget:
+    """Limits the bytes of all request bodies held at a time, so that many large ones cannot exhaust the memory."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = 8 * MAX_BODY_BYTES) -> None:
         self._limit = limit
         self.held = 0
 
     def take(self, scope: Scope, size: int) -> None:
-        """Enter bytes that a request received.
+        """Charge bytes that a request received.
 
         Raises:
-            OverloadedError: there is no room for them; the request may come back when others are answered.
+            OverloadedError: they exceed the budget; the request may be sent again once others are answered.
         """
         if self.held + size > self._limit:
             raise OverloadedError("the bodies of other requests fill the memory; try again in 1 s", 1)
@@ -45,11 +47,8 @@ class Bodies:
         scope[_HELD] = scope.get(_HELD, 0) + size
 
     def release(self, scope: Scope) -> None:
-        """Forget the bytes of a request that has ended."""
+        """Return the bytes of a request that has ended."""
         self.held -= scope.pop(_HELD, 0)
-
-
-BODIES: Final = Bodies(8 * MAX_BODY_BYTES)
 
 
 async def single_image(request: Request, several: str = "send them to /v1/score/batch") -> bytes:
@@ -63,16 +62,16 @@ async def single_image(request: Request, several: str = "send them to /v1/score/
         RequestError: the body has no such image or is over the limits; its subclasses say which.
     """
     media_type = _media_type(request)
-    if media_type == "multipart/form-data":
+    if media_type == MULTIPART:
         images = await _parts(request, "image", MAX_BYTES + _ENVELOPE_BYTES)
         if len(images) > 1:
             raise RequestError(f"there are {len(images)} images; {several}")
         return images[0]
-    if media_type.startswith("image/") or media_type in ("application/octet-stream", ""):
+    if media_type.startswith("image/") or media_type in (OCTET_STREAM, ""):
         return await body(request, MAX_BYTES)
     raise UnsupportedMediaTypeError(
         f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
-        "application/octet-stream), or multipart/form-data with the part 'image'"
+        f"{OCTET_STREAM}), or {MULTIPART} with the part 'image'"
     )
 
 
@@ -87,15 +86,14 @@ async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
         RequestError: the body has no such crops or is over the limits; its subclasses say which.
     """
     media_type = _media_type(request)
-    if media_type == packed.NPY:
+    if media_type == NPY:
         return packed.from_npy(await body(request, MAX_BODY_BYTES))
-    if media_type == packed.ARROW:
+    if media_type == ARROW:
         return packed.from_arrow(await body(request, MAX_BODY_BYTES))
-    if media_type == "multipart/form-data":
+    if media_type == MULTIPART:
         return await _parts(request, "images", MAX_BODY_BYTES)
     raise UnsupportedMediaTypeError(
-        f"the content type is {media_type or 'missing'}; send multipart/form-data with the parts 'images', "
-        f"{packed.NPY} or {packed.ARROW}"
+        f"the content type is {media_type or 'missing'}; send {MULTIPART} with the parts 'images', {NPY} or {ARROW}"
     )
 
 
@@ -134,7 +132,7 @@ class _Received:
         chunk, more = message.get("body", b""), message.get("more_body", False)
         self._size += len(chunk)
         self._refuse_over(self._size)
-        BODIES.take(self._request.scope, len(chunk))
+        self._request.scope[BODY_BUDGET].take(self._request.scope, len(chunk))
         if not more:
             self._request.scope[BODY_READ] = True
             if self._size == 0:
@@ -150,7 +148,7 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
     """The contents of the multipart parts of one name; parts of other names are passed over."""
     _, options = parse_options_header(request.headers["content-type"])
     if b"boundary" not in options:
-        raise RequestError("the content type multipart/form-data names no boundary")
+        raise RequestError(f"the content type {MULTIPART} names no boundary")
     collector = _Collector(name.encode())
     try:
         parser = MultipartParser(options[b"boundary"], collector.callbacks(), max_header_size=_MAX_PART_HEADER_BYTES)

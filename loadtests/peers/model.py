@@ -11,7 +11,7 @@ import numpy as np
 from eyestate.bundle import load_bundle
 from eyestate.execution import open_session
 from eyestate.images import Pixels, decode, to_input
-from eyestate.settings import settings
+from eyestate.settings import device_from_environment
 
 WORKERS: Final = int(os.environ.get("PEER_WORKERS", "1"))  # processes that run inference
 THREADS: Final = int(os.environ.get("PEER_THREADS", "1"))  # of ONNX Runtime in each of them
@@ -25,7 +25,7 @@ class Model:
     def __init__(self) -> None:
         self.bundle = load_bundle()
         self.manifest = self.bundle.manifest
-        self._session, _ = open_session(self.bundle.onnx, settings().device, THREADS)
+        self._session, _ = open_session(self.bundle.onnx, device_from_environment(), THREADS)
 
     def preprocess(self, image: bytes) -> Pixels:
         """Image bytes to one model input (side, side)."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,16 @@ def test_help_teaches(arguments: list[str]) -> None:
 
 def test_version() -> None:
     assert eyestate("--version").stdout.startswith("eyestate")
+
+
+def test_scoring_does_not_read_the_settings_of_the_service() -> None:
+    environment = {**os.environ, "EYESTATE_WORKERS": "many", "EYESTATE_DEVICE": "cpu"}
+    command = [str(Path(sys.executable).with_name("eyestate")), "score", str(PROJECT / "examples"), "--format", "csv"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 3), done.stderr
+    done = subprocess.run(
+        command, env=environment | {"EYESTATE_DEVICE": "tpu"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "EYESTATE_DEVICE is 'tpu': choose one of auto, cpu" in done.stderr
+    assert "Traceback" not in done.stderr

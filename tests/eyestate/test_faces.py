@@ -1,9 +1,6 @@
-"""From faces to eye crops, and photos of many requests at a time."""
+"""From faces to eye crops."""
 
 from __future__ import annotations
-
-import asyncio
-import threading
 
 import numpy as np
 import pytest
@@ -12,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import eyestate
-from eyestate.errors import CorruptImageError, OverloadedError, UnsupportedImageError
-from eyestate.faces import CROP, Finder, crop_side, find
+from eyestate.errors import CorruptImageError, UnsupportedImageError
+from eyestate.faces import CROP, crop_side, find
 from eyestate.images import MIN_SIDE, luma
 from eyestate.mtcnn import Box, Face, FaceDetector, Point
 from tests.images import encoded, orientation
@@ -151,80 +148,3 @@ def test_what_is_no_photo(detector: FaceDetector) -> None:
         find(detector, b"no photo")
     with pytest.raises(CorruptImageError):
         find(detector, encoded(portrait(), "JPEG")[:9_000])
-
-
-class TestFinder:
-    def test_as_many_at_a_time_as_there_are_threads(self) -> None:
-        together, most = 0, 0
-        lock, pair = threading.Lock(), threading.Barrier(2)
-
-        def look() -> int:
-            nonlocal together, most
-            with lock:
-                together += 1
-                most = max(most, together)
-            pair.wait(10)
-            with lock:
-                together -= 1
-            return threading.get_ident()
-
-        async def many() -> list[int]:
-            finder = Finder(Pretending(), threads=2, patience=10)
-            try:
-                return await asyncio.gather(*(finder.run(look) for _ in range(6)))
-            finally:
-                finder.close()
-
-        assert len(set(asyncio.run(many()))) == 2
-        assert most == 2
-
-    def test_too_many_are_refused(self) -> None:
-        go = threading.Event()
-
-        async def crowd() -> list[bool | BaseException]:
-            finder = Finder(Pretending(), threads=1, patience=0.35)  # of photos that are thought to take 0.1 s
-            tasks = [asyncio.ensure_future(finder.run(lambda: go.wait(10))) for _ in range(6)]
-            await asyncio.sleep(0)
-            go.set()
-            try:
-                return await asyncio.gather(*tasks, return_exceptions=True)
-            finally:
-                finder.close()
-
-        results = asyncio.run(crowd())
-        refused = [result for result in results if isinstance(result, OverloadedError)]
-        assert results[:4] == [True] * 4
-        assert len(refused) == 2
-        assert refused[0].retry_after == 1
-
-    def test_who_gives_up_frees_the_place(self) -> None:
-        go, looked = threading.Event(), []
-
-        async def impatient() -> None:
-            finder = Finder(Pretending(), threads=1, patience=10)
-            first = asyncio.ensure_future(finder.run(lambda: go.wait(10)))
-            second = asyncio.ensure_future(finder.run(lambda: looked.append(2)))
-            await asyncio.sleep(0)
-            second.cancel()
-            await asyncio.gather(second, return_exceptions=True)
-            go.set()
-            assert await first
-            await finder.run(lambda: looked.append(3))
-            finder.close()
-
-        asyncio.run(impatient())
-        assert looked == [3]
-
-    def test_errors_reach_who_asked(self) -> None:
-        def broken() -> None:
-            raise UnsupportedImageError("no photo")
-
-        async def one() -> None:
-            finder = Finder(Pretending(), threads=1, patience=10)
-            try:
-                await finder.run(broken)
-            finally:
-                finder.close()
-
-        with pytest.raises(UnsupportedImageError):
-            asyncio.run(one())

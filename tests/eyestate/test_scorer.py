@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import eyestate
+from eyestate.arrays import Scores
 from eyestate.bundle import load_bundle
 from eyestate.errors import BundleError, CorruptImageError, ImageError, ImageTooSmallError, UnreadableFileError
 from eyestate.images import Pixels
-from eyestate.scorer import BATCH, Network, Scorer, Scores
+from eyestate.scorer import BATCH, Network, Scorer
 from tests.bundles import brightness_network, write_bundle, write_cascade
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eyestate.errors import SettingError
-from eyestate.settings import Settings, settings
+from eyestate.settings import Settings, device_from_environment, unknown_variables
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -18,8 +18,9 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "LOG_LEVEL": "",
     }.items():
         monkeypatch.setenv(f"EYESTATE_{name}", value)
-    read = settings.__wrapped__()
-    assert read == Settings(device="cpu", workers=3, timeout=2.5, api_keys_file=tmp_path / "keys")
+    assert Settings.from_environment() == Settings(
+        device="cpu", workers=3, timeout=2.5, api_keys_file=tmp_path / "keys"
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,27 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"EYESTATE_{name}", value)
     with pytest.raises(SettingError, match=f"EYESTATE_{name} is '{value}'"):
-        settings.__wrapped__()
+        Settings.from_environment()
 
 
 def test_the_readme_lists_every_setting() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for name, field in Settings.model_fields.items():
         assert f"| `EYESTATE_{name.upper()}` | {field.description} |" in readme
+
+
+def test_the_device_is_read_without_the_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESTATE_WORKERS", "none at all")
+    monkeypatch.delenv("EYESTATE_DEVICE", raising=False)
+    assert device_from_environment() == "auto"
+    assert device_from_environment({"EYESTATE_DEVICE": "openvino"}) == "openvino"
+    with pytest.raises(SettingError, match="EYESTATE_DEVICE is 'tpu': choose one of auto, cpu"):
+        device_from_environment({"EYESTATE_DEVICE": "tpu"})
+
+
+def test_misspelt_variables_are_found_with_the_name_that_was_meant() -> None:
+    environment = {"EYESTATE_WORKER": "2", "EYESTATE_XYZ": "1", "EYESTATE_MODEL": "cascade", "EYESTATE_QUEUE": "5"}
+    assert unknown_variables(environment | {"HOME": "/"}) == {
+        "EYESTATE_WORKER": "EYESTATE_WORKERS",
+        "EYESTATE_XYZ": None,
+    }

@@ -18,7 +18,7 @@ from PIL import Image
 import eyestate
 from eyestate.bundle import models_dir
 from eyestate.images import MAX_SIDE
-from eyestate.schema import FacesAnswer
+from eyestate.schema import FacesResponse
 from tests.bundles import write_bundle
 from tests.images import encoded, orientation
 from tests.photos import LEFT_EYE, RIGHT_EYE, collage, portrait, without_face
@@ -80,7 +80,7 @@ class TestPhotos:
 
     def test_multipart_and_quality(self, client: httpx.Client) -> None:
         response = client.post("/v1/faces?quality=true", files={"image": ("photo.jpg", FACE, "image/jpeg")})
-        answer = FacesAnswer.model_validate_json(response.raise_for_status().content)
+        answer = FacesResponse.model_validate_json(response.raise_for_status().content)
         (face,) = answer.faces
         assert face.eyes.left
         assert face.eyes.left.quality

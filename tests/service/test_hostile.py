@@ -23,7 +23,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from eyestate.server import packed
+from eyestate.media_types import ARROW
 from tests.bundles import write_bundle
 from tests.eyestate.server.test_packed import stream
 from tests.service.conftest import started_service, wait_until_ready
@@ -202,7 +202,7 @@ def test_thousands_of_damaged_images(victim: tuple[subprocess.Popen[bytes], str]
             return set().union(*pool.map(statuses, [bodies[i::4] for i in range(4)]))
 
     def batch() -> None:
-        headers = {"content-type": packed.ARROW}
+        headers = {"content-type": ARROW}
         answer = httpx.post(f"{url}/v1/score/batch", content=stream_of(bodies), headers=headers, timeout=30)
         assert answer.status_code == 200, answer.text
         results = answer.json()["results"]

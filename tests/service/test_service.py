@@ -281,7 +281,7 @@ class TestOperations:
             for method in methods:
                 assert client.request(method, path).status_code not in {404, 405, 500}
         answer = client.post("/v1/score?quality=true", content=OPEN).json()
-        assert set(answer) == set(document["components"]["schemas"]["ScoreAnswer"]["properties"])
+        assert set(answer) == set(document["components"]["schemas"]["ScoreResponse"]["properties"])
         assert "Swagger" in client.get("/").text or "swagger" in client.get("/").text
 
     def test_damaged_model_ends_the_start_with_one_clear_line(self, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eyestate.schema import FacesAnswer, Verdict
+from eyestate.schema import FacesResponse, Verdict
 from tools.container.build import Target
 from tools.container.engine import Config, Engine, ImageError
 from tools.harness.claims import Claim
@@ -152,7 +152,7 @@ def _scores(container: Container, config: Config) -> Iterator[Claim]:
     server = container.server
     verdict = Verdict.model_validate_json(server.fetch(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
     yield Claim("an open eye is open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
-    found = FacesAnswer.model_validate_json(server.fetch(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
+    found = FacesResponse.model_validate_json(server.fetch(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
     yield Claim("it finds the face in a photo", str(len(found.faces)), len(found.faces) == 1)
     counted = 'eyestate_requests_total{route="/v1/score",status="200"} 1.0'
     metrics = server.fetch(Probe("/metrics")).decode()

@@ -12,18 +12,17 @@ fails its request, and the error names its index.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import numpy as np
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
 
 from eyestate import __version__
 from eyestate.bundle import Card
-from eyestate.errors import EyestateError, MethodNotAllowedError, NotFoundError
+from eyestate.errors import EyestateError, NotFoundError
+from eyestate.media_types import JSON, OCTET_STREAM
 from eyestate.server import uploads
 from eyestate.server.openinference.schema import (
     ModelMetadata,
@@ -35,15 +34,14 @@ from eyestate.server.openinference.schema import (
     TensorMetadata,
 )
 from eyestate.server.openinference.tensors import JSON_LENGTH, read, write
+from eyestate.server.routing import Api, Endpoint, Route
 from eyestate.server.runtime import Runtime
 
 _INLINE_BYTES: Final = 16 * 2**10  # requests up to this size are read faster than a thread starts
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 
-
-def refusal(error: EyestateError) -> Response:
-    """The answer to a request that could not be served: the error in the protocol's form."""
+def error_response(error: EyestateError) -> Response:
+    """An error in the form of the protocol."""
     return _json(ProtocolError(error=error.message), error.status)
 
 
@@ -109,37 +107,30 @@ async def infer(request: Request) -> Response:
     scores = np.concatenate([await runtime.score(request.scope, part) for part in crops])
     head, binary = write(asked, manifest, scores, runtime.scorer.states(scores))
     if not binary:
-        return Response(head, media_type="application/json")
-    return Response(head + binary, media_type="application/octet-stream", headers={JSON_LENGTH: str(len(head))})
-
-
-async def unknown(request: Request) -> Response:
-    """Any other path or method under ``/v2``."""
-    for route in ROUTES:
-        if route.matches(request.scope)[0] is Match.PARTIAL:
-            allowed = ", ".join(sorted(route.methods or ()))
-            response = refusal(MethodNotAllowedError(f"{request.scope['path']} takes {allowed}, not {request.method}"))
-            response.headers["Allow"] = allowed
-            return response
-    raise NotFoundError(f"there is no {request.scope['path']}; GET /v2/models/NAME describes the model")
+        return Response(head, media_type=JSON)
+    return Response(head + binary, media_type=OCTET_STREAM, headers={JSON_LENGTH: str(len(head))})
 
 
 def _of_model(path: str, endpoint: Endpoint, method: str = "GET") -> list[Route]:
     """The route for the model, and for a version of it."""
     models = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
-    return [Route(model + path, endpoint, methods=[method]) for model in models]
+    return [Route(model + path, endpoint, method) for model in models]
 
 
-ROUTES: Final = [
-    Route("/v2", server_metadata),
-    Route("/v2/", server_metadata),
-    Route("/v2/health/live", server_live),
-    Route("/v2/health/ready", server_ready),
-    *_of_model("", model_metadata),
-    *_of_model("/ready", model_ready),
-    *_of_model("/infer", infer, "POST"),
-    Route("/v2{path:path}", unknown, methods=[]),  # all methods
-]
+API: Final = Api(
+    prefix="/v2",
+    routes=(
+        Route("/v2", server_metadata),
+        Route("/v2/", server_metadata),
+        Route("/v2/health/live", server_live, operational=True),
+        Route("/v2/health/ready", server_ready, operational=True),
+        *_of_model("", model_metadata),
+        *_of_model("/ready", model_ready),
+        *_of_model("/infer", infer, "POST"),
+    ),
+    error_form=error_response,
+    hint="GET /v2/models/NAME describes the model",
+)
 
 
 def _manifest(request: Request) -> Card:
@@ -160,4 +151,4 @@ def _manifest(request: Request) -> Card:
 
 
 def _json(answer: BaseModel, status: int = 200) -> Response:
-    return Response(answer.model_dump_json(exclude_none=True), status, media_type="application/json")
+    return Response(answer.model_dump_json(exclude_none=True), status, media_type=JSON)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eyestate.arrays import Scores
 from eyestate.errors import OverloadedError
 from eyestate.images import Pixels
-from eyestate.scorer import Scores
 from eyestate.server import batching, metrics
 from eyestate.server.batching import Batcher
 
@@ -51,12 +51,12 @@ def with_batcher(
     work: Callable[[Batcher], Awaitable[None]],
     score: Brightness | None = None,
     capacity: int = 10_000,
-    patience: float = 60,
+    max_wait: float = 60,
 ) -> None:
     score = score or Brightness()
 
     async def run() -> None:
-        batcher = Batcher(score, side=2, capacity=capacity, patience=patience)
+        batcher = Batcher(score, side=2, capacity=capacity, max_wait=max_wait)
         score.sizes.clear()
         score.asked.clear()
         try:
@@ -211,12 +211,12 @@ class Timed:
         work: Callable[[Batcher], Awaitable[None]],
         *,
         capacity: int = 1_000_000,
-        patience: float = 1e9,
+        max_wait: float = 1e9,
     ) -> None:
         """Run ``work`` with a batcher that took its measurements before the recording begins."""
 
         async def run() -> None:
-            batcher = Batcher(self, side=2, capacity=capacity, patience=patience)
+            batcher = Batcher(self, side=2, capacity=capacity, max_wait=max_wait)
             self.batches.clear()
             self.started.clear()
             try:
@@ -465,7 +465,7 @@ class TestAdmission:
             timed.go.set()
             await asyncio.gather(first, other, *tasks)
 
-        timed.run(work, patience=64)
+        timed.run(work, max_wait=64)
 
     def test_up_to_what_can_be_scored_in_time_requests_of_any_size_are_taken(self) -> None:
         timed = Timed(half_a_second_per_crop)
@@ -479,7 +479,7 @@ class TestAdmission:
             timed.go.set()
             await asyncio.gather(first, other, large)
 
-        timed.run(work, patience=64)
+        timed.run(work, max_wait=64)
 
     def test_single_crops_are_taken_from_as_many_as_can_be_scored_in_time(self) -> None:
         timed = Timed(half_a_second_per_crop)
@@ -496,7 +496,7 @@ class TestAdmission:
             timed.go.set()
             await asyncio.gather(first, *tasks)
 
-        timed.run(work, patience=64)
+        timed.run(work, max_wait=64)
 
     def test_the_greater_of_both_surpluses_counts(self) -> None:
         timed = Timed(half_a_second_per_crop)
@@ -512,7 +512,7 @@ class TestAdmission:
             timed.go.set()
             await asyncio.gather(first, other)
 
-        timed.run(work, capacity=200, patience=64)
+        timed.run(work, capacity=200, max_wait=64)
 
     def test_the_speed_is_a_moving_average(self) -> None:
         """The newest inference has a tenth of the weight."""

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -22,7 +23,6 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from eyestate.server import connections
 from eyestate.server.connections import MAX_HEAD_BYTES, Connection
-from eyestate.settings import Settings
 
 TIMEOUT = 1.0
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n"
@@ -102,14 +102,14 @@ Connect = Callable[[], Awaitable[Client]]
 
 
 @pytest.fixture
-def talk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def talk() -> Callable[..., None]:
     """Runs a conversation with a server; all connections must be gone when it ends."""
-    monkeypatch.setattr(connections, "settings", lambda: Settings(timeout=TIMEOUT))
 
     def run(work: Callable[[Application, Connect], Awaitable[None]]) -> None:
         async def serve() -> None:
             application = Application()
-            server = uvicorn.Server(uvicorn.Config(application, http=Connection, log_config=None, lifespan="off"))
+            protocol = cast("type[Connection]", partial(Connection, timeout=TIMEOUT))
+            server = uvicorn.Server(uvicorn.Config(application, http=protocol, log_config=None, lifespan="off"))
             application.connections = cast("set[object]", server.server_state.connections)
             listener = socket.create_server(("127.0.0.1", 0))
             serving = asyncio.create_task(server._serve(sockets=[listener]))
@@ -355,7 +355,8 @@ def test_refusals_are_counted_and_logged(talk: Talk, caplog: pytest.LogCaptureFi
 
 def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
-    connections.choose()
+    connections.install(TIMEOUT)
     config = uvicorn.Config(Application())
     config.load()
-    assert config.http_protocol_class is Connection
+    chosen = cast("partial[Connection]", config.http_protocol_class)
+    assert (chosen.func, chosen.keywords) == (Connection, {"timeout": TIMEOUT})

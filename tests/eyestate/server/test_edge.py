@@ -23,8 +23,9 @@ from starlette.types import Message, Receive, Scope, Send
 from eyestate.errors import DeadlineExceededError, EyestateError, OverloadedError
 from eyestate.server import metrics, uploads
 from eyestate.server.auth import ApiKeys
-from eyestate.server.edge import Edge, Endpoint, Target
-from eyestate.server.responses import refusal
+from eyestate.server.edge import Edge
+from eyestate.server.responses import error_response
+from eyestate.server.routing import Endpoint, Target
 from eyestate.server.tracing import Tracing
 from eyestate.server.uploads import BODY_READ
 
@@ -73,7 +74,7 @@ async def until(reached: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
+async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await PlainTextResponse("from the other application", 418)(scope, receive, send)
 
@@ -89,15 +90,16 @@ def with_edge(work: Callable[[Edge, httpx.AsyncClient, Slow], Awaitable[None]], 
         "/probe": echo,
     }
     targets = {
-        path: Target(endpoint, path, refusal, operational=path == "/probe") for path, endpoint in endpoints.items()
+        path: Target(endpoint, path, error_response, operational=path == "/probe")
+        for path, endpoint in endpoints.items()
     }
 
     async def run() -> None:
-        edge = Edge(lambda scope: targets.get(scope["path"]), otherwise, timeout=TIMEOUT, keys=keys)
+        edge = Edge(lambda scope: targets.get(scope["path"]), fallback, timeout=TIMEOUT, keys=keys)
         server = uvicorn.Server(uvicorn.Config(edge, log_config=None, lifespan="off"))
         listener = socket.create_server(("127.0.0.1", 0))
         serving = asyncio.create_task(server._serve(sockets=[listener]))
-        sweeping = asyncio.create_task(edge.sweep())
+        sweeping = asyncio.create_task(edge.enforce_deadlines())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
@@ -178,7 +180,7 @@ def test_while_it_drains_answers_close_their_connection_and_then_requests_are_re
         edge.draining = True
         answer = await client.post("/echo", content=b"x")
         assert (answer.text, answer.headers["connection"]) == ("x", "close")
-        edge.refusing = True
+        edge.rejecting = True
         answer = await client.post("/echo", content=b"x")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
         assert int(answer.headers["retry-after"]) >= 1
@@ -243,9 +245,8 @@ def test_too_many_requests_are_refused_and_logged_together(
 
 
 def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies = uploads.Bodies(limit=1500)
-    monkeypatch.setattr(uploads, "BODIES", bodies)
-    monkeypatch.setattr("eyestate.server.edge.BODIES", bodies)
+    bodies = uploads.BodyBudget(limit=1500)
+    monkeypatch.setattr("eyestate.server.edge.BodyBudget", lambda: bodies)
 
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         waiting = asyncio.create_task(client.post("/slow", content=bytes(1000)))
@@ -258,6 +259,11 @@ def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatc
         assert (await client.post("/echo", content=bytes(600))).status_code == 200
 
     with_edge(work)
+
+
+def test_two_applications_do_not_share_a_budget_for_bodies() -> None:
+    first, second = (Edge(lambda _: None, fallback, timeout=TIMEOUT, keys=None) for _ in range(2))
+    assert first._bodies is not second._bodies
 
 
 class Exchange:
@@ -305,7 +311,7 @@ class Exchange:
 
 @pytest.fixture
 def often_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eyestate.server.edge._SWEEP_SECONDS", 0.005)
+    monkeypatch.setattr("eyestate.server.edge._CHECK_SECONDS", 0.005)
 
 
 def bodies_read(edge: Edge) -> int:
@@ -559,7 +565,7 @@ def test_the_scheme_of_a_key_is_case_insensitive_and_spaces_around_it_do_not_cou
 def test_only_while_it_drains_connections_are_closed() -> None:
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         assert "connection" not in (await client.post("/echo", content=b"x")).headers
-        edge.refusing = True
+        edge.rejecting = True
         answer = await client.post("/echo", content=b"x")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "connection" not in answer.headers

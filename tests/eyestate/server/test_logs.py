@@ -12,7 +12,7 @@ from bentoml._internal.log import configure_server_logging
 from eyestate.server import logs
 
 configure_server_logging()  # as a worker does before it loads the service
-logs.configure()
+logs.configure("info")
 for name in ("eyestate.requests", "bentoml.service", "circus", "uvicorn", "uvicorn.error", "other"):
     logging.getLogger(name).warning("a warning of %s", name, extra={"detail": name})
     try:

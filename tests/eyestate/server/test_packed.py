@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tracemalloc
 from contextlib import suppress
 from typing import Any
@@ -236,3 +238,8 @@ def test_answers() -> None:
         {"score": 0.25, "state": "closed", "error": None, "message": None},
         {"score": None, "state": None, "error": "corrupt_image", "message": "broken"},
     ]
+
+
+def test_bodies_are_read_without_onnx_runtime() -> None:
+    check = "import sys, eyestate.client, eyestate.server.packed; sys.exit('onnxruntime' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)

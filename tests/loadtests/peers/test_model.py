@@ -6,7 +6,6 @@ import pytest
 
 from eyestate.bundle import load_bundle
 from eyestate.scorer import Network
-from eyestate.settings import settings
 from loadtests.peers.model import Model
 from tools.harness.crops import eye, jpeg
 from tools.harness.small_bundle import write_small_bundle
@@ -16,11 +15,7 @@ def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = write_small_bundle(tmp_path)
     monkeypatch.setenv("EYESTATE_MODEL", str(path))
     monkeypatch.setenv("EYESTATE_DEVICE", "cpu")
-    settings.cache_clear()
-    try:
-        model = Model()
-    finally:
-        settings.cache_clear()
+    model = Model()
     image = jpeg(eye())
     scorer = Network(load_bundle(path), "cpu")
     score = scorer.score([image]).item()

@@ -59,7 +59,7 @@ def app(bundle: Path) -> Iterator[Starlette]:
     """The application, served at ``app.state.address`` as long as it is in use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EYESTATE_MODEL", str(bundle))
-        patch.setattr(server_app, "drained_on_sigterm", lambda *_: nullcontext())  # signals are for the main thread
+        patch.setattr(server_app, "graceful_shutdown", lambda *_: nullcontext())  # signals are for the main thread
         app = server_app.create_app(Settings())
         server = uvicorn.Server(
             uvicorn.Config(server_app.wrap(app, app, Settings()), port=0, log_level="warning", log_config=None)
@@ -148,7 +148,7 @@ class TestServer:
 def test_openapi_has_the_routes_and_no_other() -> None:
     paths = json.loads(openapi.document())["paths"]
     described = {(path, method.upper()) for path, item in paths.items() for method in item if path.startswith("/v2")}
-    served = {(route.path, method) for route in routes.ROUTES for method in route.methods or ()}
+    served = {(route.path, method) for route in routes.API.routes for method in route.methods or ()}
     assert {(path, method) for path, method in served if method != "HEAD" and path != "/v2/"} == described
 
 
@@ -365,7 +365,7 @@ class TestDraining:
         assert not triton.is_model_ready(MODEL)
         assert http.get("/v2/health/ready").json() == {"ready": False}
         assert http.post(INFER, json={"inputs": [FEW_CROPS]}).status_code == 200
-        monkeypatch.setattr(app.state.edge, "refusing", True)
+        monkeypatch.setattr(app.state.edge, "rejecting", True)
         assert triton.is_server_live()
         response = http.post(INFER, json={"inputs": [FEW_CROPS]})
         assert response.status_code == 503

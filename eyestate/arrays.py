@@ -1,0 +1,8 @@
+"""The arrays that travel between modules, without the libraries that make them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float32]  # (N,) P(open), 0 to 1

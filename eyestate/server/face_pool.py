@@ -1,0 +1,59 @@
+"""Face detection for concurrent requests, on a bounded number of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from eyestate.mtcnn import FaceDetector
+from eyestate.server.admission import overloaded, smoothed
+
+_FIRST_ESTIMATE: Final = 0.1  # seconds for a photo
+
+Result = TypeVar("Result")
+
+
+class FacePool:
+    """Runs face detection in as many threads as there are cores for it. Belongs to one event loop."""
+
+    def __init__(self, detector: FaceDetector, *, threads: int, max_wait: float) -> None:
+        """Args:
+        detector: finds the faces.
+        threads: photos that are searched at the same time.
+        max_wait: seconds that a photo may be expected to wait for a thread; beyond that it is rejected.
+        """
+        self.detector = detector
+        self._threads = threads
+        self._max_wait = max_wait
+        self._active = 0  # photos waiting or being searched
+        self._seconds_per_photo = _FIRST_ESTIMATE
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
+
+    async def run(self, detect: Callable[[], Result]) -> Result:
+        """Call ``detect`` in a thread once one is free. Cancelling the caller frees its place.
+
+        Raises:
+            OverloadedError: too many photos are waiting.
+        """
+        wait = self._active * self._seconds_per_photo / self._threads
+        if self._active >= self._threads and wait > self._max_wait:
+            raise overloaded(f"{self._active:,} photos", wait - self._max_wait)
+        self._active += 1
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, detect)
+        finally:
+            self._active -= 1
+        self._seconds_per_photo = smoothed(self._seconds_per_photo, seconds)
+        return result
+
+    def close(self) -> None:
+        """Release the threads; nothing may be run afterwards."""
+        self._pool.shutdown(wait=False)
+
+
+def _timed(detect: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    return detect(), time.perf_counter() - started

@@ -1,0 +1,94 @@
+"""Photos of many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from eyestate.errors import OverloadedError, UnsupportedImageError
+from eyestate.mtcnn import FaceDetector
+from eyestate.server.face_pool import FacePool
+
+
+class NoDetector(FaceDetector):
+    def __init__(self) -> None:
+        pass
+
+
+class TestFacePool:
+    def test_runs_as_many_as_there_are_threads(self) -> None:
+        together, most = 0, 0
+        lock, pair = threading.Lock(), threading.Barrier(2)
+
+        def look() -> int:
+            nonlocal together, most
+            with lock:
+                together += 1
+                most = max(most, together)
+            pair.wait(10)
+            with lock:
+                together -= 1
+            return threading.get_ident()
+
+        async def many() -> list[int]:
+            pool = FacePool(NoDetector(), threads=2, max_wait=10)
+            try:
+                return await asyncio.gather(*(pool.run(look) for _ in range(6)))
+            finally:
+                pool.close()
+
+        assert len(set(asyncio.run(many()))) == 2
+        assert most == 2
+
+    def test_too_many_are_rejected(self) -> None:
+        go = threading.Event()
+
+        async def crowd() -> list[bool | BaseException]:
+            pool = FacePool(NoDetector(), threads=1, max_wait=0.35)  # of photos that are thought to take 0.1 s
+            tasks = [asyncio.ensure_future(pool.run(lambda: go.wait(10))) for _ in range(6)]
+            await asyncio.sleep(0)
+            go.set()
+            try:
+                return await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                pool.close()
+
+        results = asyncio.run(crowd())
+        refused = [result for result in results if isinstance(result, OverloadedError)]
+        assert results[:4] == [True] * 4
+        assert len(refused) == 2
+        assert refused[0].retry_after == 1
+
+    def test_cancelling_frees_the_place(self) -> None:
+        go, looked = threading.Event(), []
+
+        async def impatient() -> None:
+            pool = FacePool(NoDetector(), threads=1, max_wait=10)
+            first = asyncio.ensure_future(pool.run(lambda: go.wait(10)))
+            second = asyncio.ensure_future(pool.run(lambda: looked.append(2)))
+            await asyncio.sleep(0)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            go.set()
+            assert await first
+            await pool.run(lambda: looked.append(3))
+            pool.close()
+
+        asyncio.run(impatient())
+        assert looked == [3]
+
+    def test_errors_reach_the_caller(self) -> None:
+        def broken() -> None:
+            raise UnsupportedImageError("no photo")
+
+        async def one() -> None:
+            pool = FacePool(NoDetector(), threads=1, max_wait=10)
+            try:
+                await pool.run(broken)
+            finally:
+                pool.close()
+
+        with pytest.raises(UnsupportedImageError):
+            asyncio.run(one())

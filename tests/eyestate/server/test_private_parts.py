@@ -1,0 +1,21 @@
+"""The server relies on private parts of its dependencies: these are the versions they were checked against."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+CHECKED = {
+    "bentoml": ("1.4.39", "service_class and Service.to_asgi in service.py; HTTP_PROTOCOLS in connections.install"),
+    "uvicorn": ("0.54.0", "HttpToolsProtocol's attributes and callbacks in connections.Connection"),
+    "httptools": ("0.9.0", "the exceptions that feed_data raises in connections.Connection"),
+    "python-multipart": ("0.0.34", "MultipartParser's callbacks in uploads._Collector"),
+    "prometheus-client": ("0.26.0", "Histogram._metric_init, _buckets, _sum, _upper_bounds in metrics.BulkHistogram"),
+}
+
+
+@pytest.mark.parametrize("package", CHECKED)
+def test_private_parts_were_checked_against_the_version_installed(package: str) -> None:
+    checked, parts = CHECKED[package]
+    assert version(package) == checked, f"check {parts} against this version, then name it here"
