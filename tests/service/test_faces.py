@@ -175,5 +175,5 @@ def test_a_service_without_a_detector_says_so_and_scores(tmp_path: Path) -> None
         assert httpx.post(f"{url}/v1/score", content=FACE).json()["model"]["name"] == "brightness"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert "no faces will be found" in log.read_text()
+    assert "faces cannot be detected" in log.read_text()
     assert "Traceback" not in log.read_text()
