@@ -1,4 +1,4 @@
-"""``python -m loadtests.bulk``: crops per second of packed requests, against the bare ONNX Runtime session."""
+"""``python -m loadtests.bulk``: throughput of packed requests compared with bare ONNX Runtime sessions."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 SHORT: Final = {JSON: "JSON", NPY: "npy", ARROW: "Arrow"}
-MODES: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # of the request, of the answer
-WANTED_SMALL: Final = 0.8  # of the bare session, in bulk
-WANTED: Final = 0.95  # with a model that costs more than serving it
+MODES: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # formats of request and response
+TARGET_SMALL: Final = 0.8  # of the bare sessions' throughput, in bulk
+TARGET: Final = 0.95  # with a model that costs more than serving
 SINGLE_CONNECTIONS: Final = 128
 WARM_UP_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How crops are sent: format of the request, format of the answer, crops in a request, connections."""
+    """How crops are sent: formats of request and response, crops per request, connections."""
 
     request: str
-    answer: str
+    response: str
     crops: int
     connections: int
 
     @property
     def name(self) -> str:
-        """Without the load."""
-        return f"{self.request} → {self.answer}"
+        """The formats, without the load."""
+        return f"{self.request} → {self.response}"
 
 
 class Load(NamedTuple):
-    """What came of it."""
+    """Throughput, responses by status, and lost requests by cause."""
 
     crops_per_second: float
     statuses: dict[str, int]
@@ -67,7 +67,7 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A mode and its load, once; ``bare`` is the bare session's crops per second around it."""
+    """One measurement of a mode; ``bare`` is the crops per second of the bare sessions around it."""
 
     mode: Mode
     load: Load
@@ -75,13 +75,13 @@ class Point:
 
     @property
     def share(self) -> float:
-        """Of the bare session's throughput."""
+        """Share of the bare sessions' throughput."""
         return self.load.crops_per_second / self.bare
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All rounds of a mode: medians, and the requests that were not answered with 200."""
+    """All rounds of a mode: medians, and the number of requests not answered with 200."""
 
     mode: Mode
     crops_per_second: int
@@ -91,7 +91,7 @@ class Row:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is made here.")
+@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is generated.")
 @click.option("--device", type=click.Choice(get_args(Device)), default="cpu", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
 @click.option("--crops", "sizes", type=click.IntRange(1, 16_384), multiple=True, default=(256, 1024, 4096))
@@ -112,10 +112,10 @@ def main(
     rounds: int,
     output: Path,
 ) -> None:
-    """Measure bulk and single requests against the bare session with as many threads.
+    """Measure bulk and single requests against bare sessions with the same number of threads.
 
-    Writes bulk-MODEL.json and bulk-MODEL.md. Around every point the bare session runs at its best batch size, for as
-    long before as after, so that noise of the machine meets both.
+    Writes bulk-MODEL.json and bulk-MODEL.md. The bare sessions run at their best batch size before and after every
+    point, so that interference on the machine affects both.
     """
     bundle = crops.bundle(model)
     threads = max(1, cores() // workers)
@@ -127,17 +127,17 @@ def main(
     points = []
     with running_service(bundle, device, workers, "bulk") as server:
         for _ in range(rounds):
-            for content_type, answer in MODES:
+            for content_type, accept in MODES:
                 for size in sizes:
                     body, pixels = pack(content_type, size, side)
-                    request = http_request("/v1/score/batch", body, content_type, answer)
+                    request = http_request("/v1/score/batch", body, content_type, accept)
                     run(check(server, request, scorer.score(pixels)))
                     for number in connections:
                         load = partial(by_generator, server, request, number, seconds, size)
-                        mode = Mode(SHORT[content_type], SHORT[answer], size, number)
-                        points.append(beside(bare, batch, seconds, mode, load))
+                        mode = Mode(SHORT[content_type], SHORT[accept], size, number)
+                        points.append(measure_around(bare, batch, seconds, mode, load))
             mode = Mode("JPEG", "JSON", 1, SINGLE_CONNECTIONS)
-            points.append(beside(bare, batch, seconds, mode, partial(by_wrk, server, seconds)))
+            points.append(measure_around(bare, batch, seconds, mode, partial(by_wrk, server, seconds)))
     rows = table_rows(points)
     result = {
         "about": about,
@@ -150,7 +150,7 @@ def main(
 
 
 def pack(content_type: str, number: int, side: int) -> tuple[bytes, Pixels]:
-    """A body with so many crops, an eye under noise, and the crops, uint8 (number, side, side)."""
+    """A body with that many crops, an eye with noise, and the crops, uint8 (number, side, side)."""
     noise = np.random.default_rng(0).integers(0, 32, (number, side, side))
     pixels = np.clip(crops.eye(side) + noise, 0, 255).astype(np.uint8)
     if content_type == NPY:
@@ -165,7 +165,7 @@ def pack(content_type: str, number: int, side: int) -> tuple[bytes, Pixels]:
 
 
 def unpack(content_type: str, body: bytes) -> Scores:
-    """The scores of an answer, float32 (N,)."""
+    """The scores in a response, float32 (N,)."""
     if content_type == JSON:
         return np.array([result["score"] for result in json.loads(body)["results"]], np.float32)
     if content_type == NPY:
@@ -176,23 +176,25 @@ def unpack(content_type: str, body: bytes) -> Scores:
 
 
 async def check(server: Server, request: bytes, expected: Scores) -> None:
-    """See that the answer holds the scores of the crops, in their order.
+    """Check that the response holds the scores of the crops in their order.
 
     Raises:
         ServerError: it does not.
     """
     connection = await Connection.open(server.port)
-    answer = await connection.request(request)
+    response = await connection.request(request)
     connection.close()
-    if answer.status != 200:
-        raise ServerError(f"the service answers {answer.status}: {answer.body[:200]!r}")
-    scores = unpack(answer.headers["content-type"].partition(";")[0], answer.body)
+    if response.status != 200:
+        raise ServerError(f"the service responded {response.status}: {response.body[:200]!r}")
+    scores = unpack(response.headers["content-type"].partition(";")[0], response.body)
     if scores.shape != expected.shape or np.abs(scores - expected).max() > 0.02:
-        raise ServerError(f"the service answers {len(scores)} scores that are not those of the {len(expected)} crops")
+        raise ServerError(
+            f"the service returned {len(scores)} scores that differ from those of the {len(expected)} crops"
+        )
 
 
-def beside(bare: BareSessions, batch: int, seconds: int, mode: Mode, load: Callable[[], Load]) -> Point:
-    """Measure a load between two runs of the bare session, each half as long, so that noise meets both."""
+def measure_around(bare: BareSessions, batch: int, seconds: int, mode: Mode, load: Callable[[], Load]) -> Point:
+    """Measure a load between two runs of the bare sessions, each half as long, so that interference affects both."""
     before = bare.crops_per_second(batch, seconds / 2)
     found = load()
     after = bare.crops_per_second(batch, seconds / 2)
@@ -205,7 +207,7 @@ def beside(bare: BareSessions, batch: int, seconds: int, mode: Mode, load: Calla
 
 
 def by_generator(server: Server, request: bytes, connections: int, seconds: float, crops_each: int) -> Load:
-    """Keep so many connections busy with one request, after a moment to warm up."""
+    """Keep that many connections busy with one request, after a warm-up."""
 
     async def busy(duration: float) -> LoadGenerator:
         generator = LoadGenerator(server.port, [request])
@@ -224,7 +226,7 @@ def by_generator(server: Server, request: bytes, connections: int, seconds: floa
 
 
 def by_wrk(server: Server, seconds: int) -> Load:
-    """Single requests, each with a JPEG."""
+    """Single requests with one JPEG each."""
     for duration in (WARM_UP_SECONDS, seconds):
         load, _ = drive(
             f"{server.url}/v1/score",
@@ -238,7 +240,7 @@ def by_wrk(server: Server, seconds: int) -> Load:
 
 
 def table_rows(points: Sequence[Point]) -> list[Row]:
-    """One row for each mode, in the order measured first."""
+    """One row per mode, in the order first measured."""
     by_way: dict[Mode, list[Point]] = {}
     for point in points:
         by_way.setdefault(point.mode, []).append(point)
@@ -268,21 +270,21 @@ def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
         [
             f"# Bulk requests, `{about['settings']['model']}`\n",
             describe_conditions(about) + "\n",
-            "Crops per second over HTTP as a share of the bare ONNX Runtime session's at its best batch size, with as "
-            "many threads, measured before and after each point. The load generator runs on the same cores; the "
-            "service resizes the crops, the bare session does not. Medians over the rounds, the best load of each "
-            "mode first.\n",
+            "Crops per second over HTTP as a share of the throughput of bare ONNX Runtime sessions at their best batch "
+            "size, with the same number of threads, measured before and after each point. The load generator runs on "
+            "the same cores; the service resizes the crops, the bare sessions do not. Medians over the rounds. The "
+            "first table has the best load of each mode.\n",
             table(
-                ["Request → answer", "Wanted", "Best share", "Held"],
+                ["Request → response", "Target", "Best share", "Met"],
                 [
                     (name, None, f"{row.share:.2f}", None)
                     if small and row.mode.crops == 1
-                    else (name, *held(row.share, WANTED_SMALL if small else WANTED))
+                    else (name, *met(row.share, TARGET_SMALL if small else TARGET))
                     for name, row in best.items()
                 ],
             ),
             table(
-                ["Request → answer", "Crops", "Connections", "Crops/s", "Bare", "Share", "Failed"],
+                ["Request → response", "Crops", "Connections", "Crops/s", "Bare", "Share", "Failed"],
                 [
                     (
                         row.mode.name,
@@ -300,8 +302,8 @@ def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
     )
 
 
-def held(share: float, wanted: float) -> tuple[str, str, str]:
-    """Wanted, found, and whether it is enough, for a table."""
+def met(share: float, wanted: float) -> tuple[str, str, str]:
+    """Target, result, and whether it is met, for a table."""
     return f"≥ {wanted:g}", f"{share:.2f}", "yes" if share >= wanted else "**no**"
 
 

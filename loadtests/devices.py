@@ -1,4 +1,4 @@
-"""``python -m loadtests.devices``: the same network on every device and in every precision that this machine has."""
+"""``python -m loadtests.devices``: one network on every device and in every precision of this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCORING_BATCH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A session, and what computes in it."""
+    """A session and its name."""
 
     name: str
     session: onnxruntime.InferenceSession
@@ -56,14 +56,14 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One execution: crops per second by batch size, and how its scores differ from those in float32."""
+    """One execution: crops per second by batch size, and the difference of its scores from float32's."""
 
     name: str
     crops_per_second: dict[int, float]
     speedup: float
     largest_difference: float | None
     mean_difference: float | None
-    verdicts_changed: float | None
+    states_changed: float | None
     eer: dict[str, Interval]
 
 
@@ -71,13 +71,13 @@ class Row:
 @click.option("--model", default="final_best", show_default=True, help="Name or path of a bundle.")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=BATCHES, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="At each point.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in another order.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in a different order.")
 @click.option("--threads", type=click.IntRange(1), default=cores, show_default="the cores")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, threads: int, output: Path) -> None:
     """Measure crops/s by batch size, score differences and EER of every execution, and write devices.json and .md.
 
-    Without the data sets ($EYESTATE_DATA) int8 and the scores are left out: only speed is measured.
+    Without the data sets ($EYESTATE_DATA), int8 and scores are skipped and only speed is measured.
     """
     bundle = crops.bundle(model)
     side = bundle.manifest.input.side
@@ -93,7 +93,7 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
             labelled_set("crops of MRL test subjects", split.test[::SCORED], side),
         ]
     found = list(executions(bundle, int8, threads))
-    speeds = measured(found, side, batches, seconds, rounds)
+    speeds = measure_speeds(found, side, batches, seconds, rounds)
     rows = compare(found, speeds, sets, bundle.manifest.thresholds)
     about = conditions(model=bundle.manifest.name, side=side, threads=threads, seconds=seconds, rounds=rounds)
     text = page(about, rows, sets)
@@ -102,12 +102,12 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
 
 
 def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Execution]:
-    """What this machine can compute with; the first is the reference.
+    """The executions available on this machine; the first is the reference.
 
     Args:
         bundle: the network in float32 (its weights stored in float16).
-        int8: the network quantised, None to leave it out.
-        threads: of a session on the CPU.
+        int8: the quantised network, None to skip it.
+        threads: per CPU session.
     """
     available = onnxruntime.get_available_providers()
     yield Execution(REFERENCE, open_session(bundle.onnx, "cpu", threads)[0])
@@ -127,14 +127,14 @@ def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Exec
 
 
 def labelled_set(name: str, labelled: Sequence[Crop], side: int) -> LabelledSet:
-    """Labelled crops, made ready."""
+    """Decode labelled crops."""
     return LabelledSet(name, model_inputs(labelled, side), [crop.label or 0 for crop in labelled])
 
 
-def measured(
+def measure_speeds(
     found: Sequence[Execution], side: int, batches: Sequence[int], seconds: float, rounds: int
 ) -> dict[str, dict[int, float]]:
-    """Crops per second by execution and batch size, the median of rounds that take all of them in turn."""
+    """Crops per second by execution and batch size: the median over rounds that take all in turn."""
     speeds: dict[str, dict[int, list[float]]] = {item.name: {batch: [] for batch in batches} for item in found}
     random = np.random.default_rng(0)
     for turn in range(rounds):
@@ -149,7 +149,7 @@ def measured(
 
 
 def crops_per_second(session: onnxruntime.InferenceSession, pixels: Pixels, seconds: float) -> float:
-    """Crops scored per second in batches of this one, uint8 (N, side, side), after two that warm up."""
+    """Throughput with batches of ``pixels``, uint8 (N, side, side), after two warm-up runs."""
     feed = {session.get_inputs()[0].name: pixels}
     for _ in range(2):
         session.run(None, feed)
@@ -173,7 +173,7 @@ def compare(
     sets: Sequence[LabelledSet],
     thresholds: Thresholds,
 ) -> list[Row]:
-    """A row for each execution; the differences are from the first one's scores."""
+    """A row per execution; differences are from the first one's scores."""
     rows: list[Row] = []
     reference: Scores | None = None
     for item in found:
@@ -188,15 +188,15 @@ def compare(
             round(max(by_batch.values()) / max(speeds[found[0].name].values()), 2),
             None if differences is None else round(float(differences.max()), 4),
             None if differences is None else round(float(differences.mean()), 5),
-            None if joined is None or reference is None else verdicts_changed(joined, reference, thresholds),
+            None if joined is None or reference is None else states_changed(joined, reference, thresholds),
             {j.name: bootstrap_eer(parts[j.name], j.labels) for j in sets},
         )
         rows.append(row)
     return rows
 
 
-def verdicts_changed(found: Scores, reference: Scores, thresholds: Thresholds) -> float:
-    """Share of the crops whose verdict (open, closed or uncertain) is another one."""
+def states_changed(found: Scores, reference: Scores, thresholds: Thresholds) -> float:
+    """Share of the crops whose state (open, closed or uncertain) differs."""
     verdicts = [(s >= thresholds.open).astype(int) - (s <= thresholds.closed).astype(int) for s in (found, reference)]
     return round(float((verdicts[0] != verdicts[1]).mean()), 5)
 
@@ -208,8 +208,8 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
     parts = [
         f"# Devices and precisions, `{about['settings']['model']}`\n",
         describe_conditions(about) + "\n",
-        "Crops per second by batch size, medians over rounds that take all executions in turn; the ratio is that of "
-        "the best batch sizes.\n",
+        "Crops per second by batch size, medians over rounds that take all executions in turn; the ratio compares "
+        "best batch sizes.\n",
         table(
             ["Execution", *(f"{batch}" for batch in batches), "÷ fp32"],
             [
@@ -220,11 +220,11 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
     ]
     if sets:
         parts += [
-            f"Scores of {labelled}, which no network learnt from, against those of {REFERENCE}; int8 was calibrated on "
-            f"{CALIBRATION_CROPS} other crops. The EERs have 95 % intervals by bootstrap over crops.\n",
+            f"Scores of {labelled}, which no network was trained on, compared with those of {REFERENCE}; int8 was "
+            f"calibrated on {CALIBRATION_CROPS} other crops. EERs have 95 % bootstrap intervals over crops.\n",
             table(
                 [
-                    *("Execution", "Largest difference", "Mean difference", "Verdicts verdicts_changed"),
+                    *("Execution", "Largest difference", "Mean difference", "Verdicts states_changed"),
                     *(f"EER, {item.name}" for item in sets),
                 ],
                 [
@@ -232,7 +232,7 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
                         row.name,
                         f"{row.largest_difference:.4f}",
                         f"{row.mean_difference:.5f}",
-                        f"{row.verdicts_changed:.2%}",
+                        f"{row.states_changed:.2%}",
                         *(eer_cell(row.eer[item.name]) for item in sets),
                     )
                     for row in rows

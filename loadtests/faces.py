@@ -1,4 +1,4 @@
-"""``python -m loadtests.faces``: what finding the faces and eyes of a photo costs, by its size and by what is in it."""
+"""``python -m loadtests.faces``: cost of finding faces and eyes in a photo, by its size and content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CROWD_SIDE: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one photo took: medians, in milliseconds of time that passed and of one core's time."""
+    """Medians for one photo, in milliseconds of elapsed time and of CPU time."""
 
     photo: str
     faces: int
@@ -38,7 +38,7 @@ class Row:
 
 
 def photos() -> Iterator[tuple[str, bytes]]:
-    """JPEGs: a portrait of several sizes, a crowd, and noise, which has most candidates to look at."""
+    """JPEGs: a portrait in several sizes, a crowd, and noise, which yields the most candidates."""
     portrait = Image.open(PORTRAIT)
     for side in _SIDES:
         yield f"portrait, {side:,} × {side:,}", _jpeg(portrait.resize((side, side), Image.Resampling.BICUBIC))
@@ -52,20 +52,20 @@ def photos() -> Iterator[tuple[str, bytes]]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Times that each photo is read.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Repetitions per photo.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(rounds: int, output: Path) -> None:
-    """Measure how long one thread takes for a photo, and write faces.json and .md."""
+    """Measure the time per photo in one thread, and write faces.json and .md."""
     about = conditions(rounds=rounds)
     files = [*photos()]
     before = _peak()
     started = time.thread_time()
     detector = FaceDetector()
     loading = 1000 * (time.thread_time() - started)
-    rows = [measured(detector, name, file, rounds) for name, file in files]
+    rows = [measure(detector, name, file, rounds) for name, file in files]
     memory = _peak() - before
     text = table(
-        ["Photo", "Faces", "ms", "ms of one core", "of it decoding"],
+        ["Photo", "Faces", "Elapsed, ms", "CPU, ms", "of which decoding, ms"],
         [
             (
                 row.photo,
@@ -78,8 +78,8 @@ def main(rounds: int, output: Path) -> None:
         ],
     )
     page = (
-        "# Faces in a photo\n\nMedians for one photo in one thread, from the JPEG to the crops of the eyes; the crops' "
-        f"scores come on top.\n\n{text}\nLoading the detector takes {loading:.0f} ms of one core. Photos and detector "
+        "# Face detection\n\nMedians per photo in one thread, from the JPEG to the crops of the eyes; scoring the "
+        f"crops comes on top.\n\n{text}\nLoading the detector takes {loading:.0f} ms of CPU time. Photos and detector "
         f"together raise the peak of the process by {memory:,.0f} MiB.\n\n`python -m loadtests.faces`. "
         f"{describe_conditions(about)}\n"
     )
@@ -88,8 +88,8 @@ def main(rounds: int, output: Path) -> None:
     click.echo(page)
 
 
-def measured(detector: FaceDetector, name: str, photo: bytes, rounds: int) -> Row:
-    """Look at one photo again and again."""
+def measure(detector: FaceDetector, name: str, photo: bytes, rounds: int) -> Row:
+    """Process one photo repeatedly."""
     passed, spent, decoding = [], [], []
     for _ in range(rounds):
         started, thread_started = time.perf_counter(), time.thread_time()

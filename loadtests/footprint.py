@@ -1,6 +1,6 @@
-"""``python -m loadtests.footprint``: what one pod takes: seconds to ready, memory at its peak, files in /tmp.
+"""``python -m loadtests.footprint``: resources of one pod: time to ready, peak memory, files in /tmp.
 
-The worst a client may do to memory is what a pod's limit must hold: the largest bodies there may be, many at a time.
+A pod's memory limit must cover the worst case a client can cause: many of the largest allowed bodies at a time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LARGE_SIDE: Final = MAX_SIDE
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests that are sent again and again over so many connections."""
+    """A request that is sent repeatedly over that many connections."""
 
     name: str
     request: bytes
@@ -49,7 +49,7 @@ class Load:
 
 @dataclass(slots=True)
 class Row:
-    """What was seen under a load: the most memory and the most in /tmp, in MiB, and what was answered."""
+    """Peaks under a load: memory and /tmp in MiB, and responses by status."""
 
     load: str
     memory: float = 0
@@ -58,7 +58,7 @@ class Row:
 
 
 def loads() -> tuple[Load, ...]:
-    """From nothing to the worst."""
+    """From idle to the worst case."""
     single = http_request("/v1/score", crops.jpeg(crops.eye()))
     side = 64
     packed = io.BytesIO()
@@ -75,14 +75,14 @@ def loads() -> tuple[Load, ...]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--model", default="final_best", show_default=True, help="Name or path of a bundle; `small` is made here."
+    "--model", default="final_best", show_default=True, help="Name or path of a bundle; `small` is generated."
 )
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
 @click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Of each load.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(*, model: str, device: Device, workers: int, seconds: float, output: Path) -> None:
-    """Measure what one pod takes, for its requests and limits, and write footprint-MODEL.json and .md."""
+    """Measure the resources of one pod, for its requests and limits, and write footprint-MODEL.json and .md."""
     bundle = crops.bundle(model)
     about = conditions(model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
     with tempfile.TemporaryDirectory() as tmp:
@@ -90,14 +90,14 @@ def main(*, model: str, device: Device, workers: int, seconds: float, output: Pa
         started = time.monotonic()
         with running_service(bundle, device, workers, "footprint", **home) as server:
             ready = round(time.monotonic() - started, 1)
-            rows = [measured(server, Path(tmp), load, seconds) for load in loads()]
+            rows = [measure(server, Path(tmp), load, seconds) for load in loads()]
             client = batch_client(server, Path(tmp))
     if not rows[-1].statuses.get("200"):
         raise ServerError(f"no large image was scored: {rows[-1].statuses}")
     rows.append(client)
-    figures = [(row.load, f"{row.memory:,.0f}", f"{row.tmp:.1f}", told(row.statuses)) for row in rows]
-    text = table(["Under", "Memory, MiB", "/tmp, MiB", "Answers"], figures)  # noqa: S108
-    page = f"# What one pod takes with `{bundle.manifest.name}`\n\nReady after {ready:g} s. "
+    figures = [(row.load, f"{row.memory:,.0f}", f"{row.tmp:.1f}", format_statuses(row.statuses)) for row in rows]
+    text = table(["Load", "Memory, MiB", "/tmp, MiB", "Responses"], figures)  # noqa: S108
+    page = f"# Footprint of one pod with `{bundle.manifest.name}`\n\nReady after {ready:g} s. "
     page += f"Memory is the resident set of all processes.\n\n{text}\n"
     page += f"`python -m loadtests.footprint --model {model}`. {describe_conditions(about)}\n"
     write_report(
@@ -109,10 +109,10 @@ def main(*, model: str, device: Device, workers: int, seconds: float, output: Pa
     click.echo(page)
 
 
-def measured(server: Server, tmp: Path, load: Load, seconds: float) -> Row:
-    """Load the server and watch it."""
+def measure(server: Server, tmp: Path, load: Load, seconds: float) -> Row:
+    """Run a load while tracking the server's peaks."""
     row = Row(load.name)
-    with watched(server, tmp, row):
+    with peaks_tracked(server, tmp, row):
         if load.connections:
             row.statuses = run(_drive(server.port, load, seconds))
         else:
@@ -121,10 +121,10 @@ def measured(server: Server, tmp: Path, load: Load, seconds: float) -> Row:
 
 
 def batch_client(server: Server, tmp: Path) -> Row:
-    """Watch `eyestate batch` as it sends crops.
+    """Run `eyestate batch` while tracking its peaks.
 
     Raises:
-        ServerError: it did not score them all.
+        ServerError: it did not score all crops.
     """
     row = Row(f"`eyestate batch`, {BATCH:,} crops: the client")
     archive, image = tmp / "crops.zip", crops.jpeg(crops.eye())
@@ -137,17 +137,17 @@ def batch_client(server: Server, tmp: Path) -> Row:
     with (
         log.open("wb") as output,
         subprocess.Popen([*command, "--output", tmp / "scores"], stdout=output, stderr=subprocess.STDOUT) as process,  # noqa: S603
-        watched(Server(process, server.port, log), tmp / "scores", row),
+        peaks_tracked(Server(process, server.port, log), tmp / "scores", row),
     ):
         code = process.wait()
     if code:
-        raise ServerError(f"the batch client ended with {code}:\n{tail(log)}")
+        raise ServerError(f"the batch client exited with {code}:\n{tail(log)}")
     return row
 
 
 @contextmanager
-def watched(server: Server, tmp: Path, row: Row) -> Iterator[None]:
-    """Keep the most memory and files that are seen until the block ends."""
+def peaks_tracked(server: Server, tmp: Path, row: Row) -> Iterator[None]:
+    """Track peak memory and /tmp usage until the block ends."""
     over = threading.Event()
 
     def watch() -> None:
@@ -172,8 +172,8 @@ async def _drive(port: int, load: Load, seconds: float) -> dict[str, int]:
     return statuses(generator.outcomes)
 
 
-def told(answers: dict[str, int]) -> str:
-    """Statuses in a cell."""
+def format_statuses(answers: dict[str, int]) -> str:
+    """Statuses for a table cell."""
     return ", ".join(f"{count:,} × {status}" for status, count in answers.items()) or "–"
 
 

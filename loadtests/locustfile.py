@@ -1,7 +1,7 @@
-"""Callers of the service for Locust: ``locust -f loadtests/locustfile.py --scenario spike --host http://…``.
+"""Locust users of the service: ``locust -f loadtests/locustfile.py --scenario spike --host http://…``.
 
-``python -m loadtests.scenarios spike`` does the same with a service that it starts itself. The exit code is 1 where
-something did not hold that the scenario demands.
+``python -m loadtests.scenarios spike`` does the same with a service that it starts itself. The exit code is 1 if a
+limit of the scenario is exceeded.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from loadtests.scenarios.plan import (
 from loadtests.scenarios.requests import Body, api_key, request_bodies, response_error, retry_after
 from tools.harness.claims import Claim, format_claims
 
-_MAX_SPAWN_RATE = 100.0  # users a second, beyond which Locust warns
+_MAX_SPAWN_RATE = 100.0  # users per second; above it Locust warns
 
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add our options to Locust's."""
-    parser.add_argument("--scenario", choices=list(SCENARIOS), default="single", help="What callers do.")
+    """Add this project's options to Locust's."""
+    parser.add_argument("--scenario", choices=list(SCENARIOS), default="single", help="What users do.")
     for option in OPTIONS:
         parser.add_argument(
             option.flag, metavar=option.metavar, type=option.read, default=option.default, help=option.help
@@ -49,7 +49,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 class Caller(FastHttpUser):
-    """Sends prepared requests, looks at each answer, and comes back when a refusal says so."""
+    """Sends prepared requests, checks each response, and backs off when rejected."""
 
     abstract = True
     insecure = False  # TLS certificates are verified
@@ -66,25 +66,25 @@ class Caller(FastHttpUser):
 
     @task
     def score(self) -> None:
-        """One request. A refusal is none of the failures: it is counted apart, and heeded."""
+        """Send one request. A rejection is not a failure: it is counted separately and followed by a pause."""
         body = next(self._bodies)
         headers = {**body.headers, **self._authorization}
-        data: Any = body.data  # Locust's types know of str alone
+        data: Any = body.data  # Locust's types allow only str
         with self.client.post(body.path, data=data, headers=headers, name=self.kind, catch_response=True) as response:
             wait = retry_after(response.status_code, (response.headers or {}).get("Retry-After"))
             if wait is not None:
                 response.request_meta["name"] = self.kind + REFUSED
                 response.success()
             elif response.status_code and (
-                wrong := response_error(body, response.status_code, response.content or b"")
+                error := response_error(body, response.status_code, response.content or b"")
             ):
-                response.failure(wrong)  # without a status Locust itself says what went wrong
+                response.failure(error)  # without a status Locust reports the failure itself
         if wait is not None:
             gevent.sleep(wait)
 
 
 class SingleCrop(Caller):
-    """A camera: one JPEG a request."""
+    """A camera: one JPEG per request."""
 
     kind = "single"
     weight = 8
@@ -92,7 +92,7 @@ class SingleCrop(Caller):
 
 
 class MultipartBatch(Caller):
-    """A worker with encoded files."""
+    """A client with encoded files."""
 
     kind = "multipart"
     weight = 1
@@ -100,7 +100,7 @@ class MultipartBatch(Caller):
 
 
 class PackedBatch(Caller):
-    """A worker with pixels: npy out, npy back."""
+    """A client with pixels: npy in, npy out."""
 
     kind = "packed"
     weight = 1
@@ -111,7 +111,7 @@ CALLERS: dict[Kind, type[Caller]] = {caller.kind: caller for caller in (SingleCr
 
 
 class Shape(LoadTestShape):
-    """The stages of the scenario that was chosen."""
+    """The stages of the selected scenario."""
 
     def tick(self) -> tuple[int, float, list[type[Any]]] | None:
         assert self.runner is not None
@@ -125,8 +125,8 @@ class Shape(LoadTestShape):
 
 
 @events.init.add_listener
-def check(environment: Environment, **_: Any) -> None:
-    """Stop before the run where crops or key cannot be read."""
+def validate_options(environment: Environment, **_: Any) -> None:
+    """Stop before the run if crops or key cannot be read."""
     if isinstance(environment.runner, LocalRunner):
         options = chosen_options(environment)
         try:
@@ -137,46 +137,46 @@ def check(environment: Environment, **_: Any) -> None:
 
 
 @events.test_stop.add_listener
-def tell(environment: Environment, **_: Any) -> None:
-    """Print what held after a run that was started on Locust's page."""
+def print_claims(environment: Environment, **_: Any) -> None:
+    """Print the claims after a run started from Locust's web page."""
     if not isinstance(environment.runner, WorkerRunner) and not chosen_options(environment).headless:
         report(environment)
 
 
 @events.quitting.add_listener
-def decide(environment: Environment, **_: Any) -> None:
-    """Set the exit code; without a page also print what held, for only now have all workers told their last figures."""
+def set_exit_code(environment: Environment, **_: Any) -> None:
+    """Set the exit code; without the web page also print the claims, since all workers have reported only now."""
     if not isinstance(environment.runner, WorkerRunner):
         if chosen_options(environment).headless:
             report(environment)
-        environment.process_exit_code = 0 if all(claim.held for claim in judged(environment)) else 1
+        environment.process_exit_code = 0 if all(claim.held for claim in evaluated(environment)) else 1
 
 
 def report(environment: Environment) -> None:
-    """Print what held and what did not."""
-    print(f"\nScenario {chosen_options(environment).scenario}\n{format_claims(judged(environment))}\n", flush=True)
+    """Print which claims hold."""
+    print(f"\nScenario {chosen_options(environment).scenario}\n{format_claims(evaluated(environment))}\n", flush=True)
 
 
 def chosen_options(environment: Environment) -> Namespace:
-    """The options of the command line; a worker has those of the master's."""
+    """The command-line options; a worker has the master's."""
     options = environment.parsed_options
     assert isinstance(options, Namespace)
     return options
 
 
-def judged(environment: Environment) -> list[Claim]:
-    """What the run has to show, from Locust's statistics of all workers."""
+def evaluated(environment: Environment) -> list[Claim]:
+    """The claims about the run, from Locust's statistics of all workers."""
     assert environment.runner is not None
     options = chosen_options(environment)
     scenario = SCENARIOS[options.scenario]
-    given = {"p95_ms": options.p95_ms, "errors": options.max_errors, "refused": options.max_refused}
-    limits = replace(scenario.limits, **{name: value for name, value in given.items() if value is not None})
+    overrides = {"p95_ms": options.p95_ms, "errors": options.max_errors, "refused": options.max_refused}
+    limits = replace(scenario.limits, **{name: value for name, value in overrides.items() if value is not None})
     rows = [row(environment.stats.entries, kind) for kind in scenario.kinds]
     return claims(rows, limits, exceptions=len(environment.runner.exceptions))
 
 
 def row(entries: Mapping[tuple[str, str], StatsEntry], kind: Kind) -> Row:
-    """What became of one kind of request."""
+    """Counts and p95 of one kind of request."""
     answered, refused = (entries.get((name, "POST")) for name in (kind, kind + REFUSED))
     refusals = refused.num_requests if refused else 0
     if answered is None:

@@ -1,1 +1,1 @@
-"""The same model and the same preprocessing behind other servers, each set up as its own documentation says."""
+"""The same model and preprocessing behind other servers, each set up as its documentation recommends."""

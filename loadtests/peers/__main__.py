@@ -1,4 +1,4 @@
-"""``python -m loadtests.peers``: requests/s, latency, errors and memory of every server, in one run."""
+"""``python -m loadtests.peers``: requests/s, latency, errors and memory of every server in one run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tools.harness.wrk import drive
 
 WARM_UP_SECONDS: Final = 2
 WARM_UP_CONNECTIONS: Final = 16
-SCORE_TOLERANCE: Final = 0.002  # Pillow, which two of the peers decode with, may round a pixel otherwise
+SCORE_TOLERANCE: Final = 0.002  # two of the peers decode with Pillow, which may round pixels differently
 NAMES: Final = [peer.name for peer in PEERS]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is made here.")
+@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is generated.")
 @click.option(
     "--device",
     type=click.Choice(get_args(Device)),
@@ -39,15 +39,15 @@ NAMES: Final = [peer.name for peer in PEERS]
 )
 @click.option("--connections", type=click.IntRange(1, 1024), multiple=True, default=(1, 16, 64, 256), show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=5, show_default=True, help="Of load at each point.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in another order.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in a different order.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of every server.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Of ONNX Runtime in every process of the others; ours divides the cores among its workers.  "
-    "[default: likewise]",
+    help="Of ONNX Runtime in every process of other servers; ours divides the cores among its workers.  "
+    "[default: the same]",
 )
-@click.option("--only", type=click.Choice(NAMES), multiple=True, help="Measure these alone; repeatable.")
+@click.option("--only", type=click.Choice(NAMES), multiple=True, help="Measure only this server; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(
     *,
@@ -61,9 +61,10 @@ def main(
     only: tuple[str, ...],
     output: Path,
 ) -> None:
-    """Measure the same model behind several servers, side by side, and write peers.json and peers.md.
+    """Measure the same model behind several servers side by side, and write peers.json and peers.md.
 
-    wrk drives one server after another, all of them in every round, so that noise of the machine meets all alike.
+    wrk drives one server after another, all of them in every round, so that interference on the machine affects all
+    alike.
     """
     bundle = crops.bundle(model)
     threads = threads or max(1, cores() // workers)
@@ -92,10 +93,10 @@ def main(
         shift = turn % len(chosen)
         for peer in chosen[shift:] + chosen[:shift]:
             try:
-                for point in measured(
+                for point in measure(
                     peer, turn, connections=connections, seconds=seconds, settings=settings, expected=expected
                 ):
-                    click.echo(told(point))
+                    click.echo(format_point(point))
                     points.append(point)
             except ServerError as error:
                 failed[peer.name] = error.message.splitlines()[0]
@@ -113,10 +114,10 @@ def main(
     click.echo("\n" + text)
 
 
-def measured(
+def measure(
     peer: Peer, turn: int, *, connections: Sequence[int], seconds: int, settings: dict[str, str], expected: float
 ) -> Iterator[Point]:
-    """Start a server, see that it gives the expected score, warm it up, load it in turn and stop it."""
+    """Start a server, check that it returns the expected score, warm it up, load it, and stop it."""
     image = crops.jpeg(crops.eye())
     body, content_type = peer.request(image)
     folder = programs(peer.venv)
@@ -134,19 +135,19 @@ def measured(
 
 
 def check_score(peer: Peer, server: Server, image: bytes, expected: float) -> None:
-    """See that a server really serves the model that is measured.
+    """Check that a server serves the model under test.
 
     Raises:
-        ServerError: it gives an image another score than the model does.
+        ServerError: its score of an image differs from the model's.
     """
     answer = server.fetch(peer.probe(image)).decode()
     found = re.search(r"score\W+([0-9.e-]+)", answer)
     if not found or abs(float(found[1]) - expected) > SCORE_TOLERANCE:
-        raise ServerError(f"{peer.name} answers {answer[:200]!r}; the model's score is {expected:.6f}")
+        raise ServerError(f"{peer.name} returned {answer[:200]!r}; the model's score is {expected:.6f}")
 
 
-def told(point: Point) -> str:
-    """A point in a line, to follow the run by."""
+def format_point(point: Point) -> str:
+    """A point on one line, to show progress."""
     load = point.load
     return (
         f"round {point.round + 1}, {point.peer:<18} {point.connections:>4} connections: "

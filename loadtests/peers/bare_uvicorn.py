@@ -1,6 +1,6 @@
-"""The least there can be: a Starlette route that decodes and scores one crop inline, under uvicorn.
+"""The minimum: a Starlette route under uvicorn that decodes and scores one crop inline.
 
-No batching, limits, metrics or error handling: what the framework and the model cost by themselves.
+No batching, limits, metrics or error handling: the cost of framework and model alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ model = Model()
 
 
 async def score(request: Request) -> JSONResponse:
-    """One image in the body, its verdict as JSON."""
-    return JSONResponse(model.answers([model.preprocess(await request.body())])[0])
+    """One image in the body, its score and state as JSON."""
+    return JSONResponse(model.predict([model.preprocess(await request.body())])[0])
 
 
 async def ready(_: Request) -> PlainTextResponse:
-    """Answers once the model is loaded, for it is loaded on import."""
+    """Responds once the model is loaded, which happens on import."""
     return PlainTextResponse("ready")
 
 

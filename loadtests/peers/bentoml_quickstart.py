@@ -1,4 +1,4 @@
-"""BentoML's quickstart form: a batchable API on a list of images. The batcher keeps its defaults."""
+"""BentoML as in its quickstart: a batchable API on a list of images, with the batcher's defaults."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loadtests.peers.model import WORKERS, Model
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
 class Quickstart:
-    """Scores images in batches that BentoML makes."""
+    """Scores images in batches formed by BentoML."""
 
     def __init__(self) -> None:
         self.model = Model()
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def score(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        """One verdict for each image; BentoML has decoded their heads."""
-        return self.model.answers([self.model.fit(np.asarray(image.convert("L"))) for image in images])
+        """One result per image; BentoML has opened the images."""
+        return self.model.predict([self.model.resize(np.asarray(image.convert("L"))) for image in images])

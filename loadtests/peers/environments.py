@@ -1,4 +1,4 @@
-"""The environments that the measured servers run in, pinned, beside the project's own."""
+"""Pinned environments for the other servers, separate from the project's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PINS: Final = {
 
 
 def programs(venv: str) -> Path:
-    """The folder of an environment's programs; it is installed first where it is missing or its pins have changed.
+    """The folder of an environment's programs, installed first if it is missing or its pins have changed.
 
     Raises:
         ServerError: it cannot be installed.
@@ -32,7 +32,7 @@ def programs(venv: str) -> Path:
 
 
 def version(venv: str, package: str) -> str:
-    """The version of a package that an environment has."""
+    """The version of a package in an environment."""
     lines = [line for file in _PINS[venv] for line in file.read_text().splitlines()]
     return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(f"{package}=="))
 

@@ -1,4 +1,4 @@
-"""LitServe with batching: images travel as base64 in JSON, as in its image examples.
+"""LitServe with batching; images travel as base64 in JSON, as in its image examples.
 
 python -m loadtests.peers.litserve_app PORT
 """
@@ -17,7 +17,7 @@ from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 
 class EyeState(litserve.LitAPI):  # type: ignore[misc]  # LitServe comes without types
-    """Scores images in batches that LitServe makes."""
+    """Scores images in batches formed by LitServe."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         self.model = Model()
@@ -29,7 +29,7 @@ class EyeState(litserve.LitAPI):  # type: ignore[misc]  # LitServe comes without
         return inputs
 
     def predict(self, batch: Sequence[Pixels]) -> list[dict[str, Any]]:
-        return self.model.answers(batch)
+        return self.model.predict(batch)
 
     def unbatch(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return answers

@@ -12,7 +12,7 @@ from loadtests.peers.model import Model
 
 
 class EyeState(MLModel):  # type: ignore[misc]  # not installed where types are checked
-    """Scores images in batches that MLServer makes; of each, the verdict as a JSON string."""
+    """Scores images in batches formed by MLServer; each result is a JSON string."""
 
     async def load(self) -> bool:
         self.model = Model()
@@ -20,6 +20,6 @@ class EyeState(MLModel):  # type: ignore[misc]  # not installed where types are 
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         (images,) = (self.decode(item) for item in payload.inputs)
-        answers = self.model.answers([self.model.preprocess(image) for image in images])
+        answers = self.model.predict([self.model.preprocess(image) for image in images])
         output = StringCodec.encode_output("verdict", [json.dumps(answer) for answer in answers])
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,4 +1,4 @@
-"""What every peer serves: the bundle, in the same ONNX Runtime session and with the same answer as ours."""
+"""What every peer serves: the bundle, in the same ONNX Runtime session and with the same response as ours."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from eyestate.settings import device_from_environment
 WORKERS: Final = int(os.environ.get("PEER_WORKERS", "1"))  # processes that run inference
 THREADS: Final = int(os.environ.get("PEER_THREADS", "1"))  # of ONNX Runtime in each of them
 MAX_BATCH: Final = 32
-MAX_WAIT_MS: Final = 1  # how long a batch waits for company, where a peer wants to be told; 2 and 5 were slower
+MAX_WAIT_MS: Final = 1  # for a batch to fill, for peers that require it; 2 and 5 were slower
 
 
 class Model:
-    """The bundle that ``$EYESTATE_MODEL`` names, on the device that ``$EYESTATE_DEVICE`` names."""
+    """The bundle in ``$EYESTATE_MODEL``, on the device in ``$EYESTATE_DEVICE``."""
 
     def __init__(self) -> None:
         self.bundle = load_bundle()
@@ -29,18 +29,18 @@ class Model:
 
     def preprocess(self, image: bytes) -> Pixels:
         """Image bytes to one model input (side, side)."""
-        return self.fit(decode(image))
+        return self.resize(decode(image))
 
-    def fit(self, pixels: Pixels) -> Pixels:
-        """Grey pixels (height, width) to one model input (side, side)."""
+    def resize(self, pixels: Pixels) -> Pixels:
+        """Greyscale pixels (height, width) to one model input (side, side)."""
         return to_input(pixels, self.manifest.input.side)
 
-    def answers(self, inputs: Sequence[Pixels]) -> list[dict[str, Any]]:
-        """Score one batch of model inputs; of each, what our ``/v1/score`` answers."""
+    def predict(self, inputs: Sequence[Pixels]) -> list[dict[str, Any]]:
+        """Score one batch of model inputs; for each, the JSON of our ``/v1/score``."""
         (scores,) = self._session.run([self.manifest.output.name], {self.manifest.input.name: np.stack(inputs)})
-        return [self._answer(score) for score in scores.tolist()]
+        return [self._response(score) for score in scores.tolist()]
 
-    def _answer(self, score: float) -> dict[str, Any]:
+    def _response(self, score: float) -> dict[str, Any]:
         thresholds = self.manifest.thresholds
         state = "open" if score >= thresholds.open else "closed" if score <= thresholds.closed else "uncertain"
         model = {"name": self.manifest.name, "version": self.manifest.version}

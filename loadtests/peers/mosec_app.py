@@ -15,7 +15,7 @@ from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 
 class EyeState(mosec.Worker):  # type: ignore[misc]  # not installed where types are checked
-    """Scores images in batches that Mosec makes."""
+    """Scores images in batches formed by Mosec."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class EyeState(mosec.Worker):  # type: ignore[misc]  # not installed where types
         return self.model.preprocess(data)
 
     def forward(self, data: Sequence[Pixels]) -> list[dict[str, Any]]:
-        return self.model.answers(data)
+        return self.model.predict(data)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who is measured: how each server is installed, started and asked."""
+"""The servers under test: how each is installed, started and queried."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ _BATCHES: Final = f"batches of at most {MAX_BATCH}, waiting at most {MAX_WAIT_MS
 class Peer:
     """One server.
 
-    ``package`` is what it is made with, in the environment ``venv``. ``command`` and ``environment`` may hold
-    ``{port}``, ``{workers}`` and ``{bin}``, the folder of the environment's programs. ``request`` makes the body and
-    the content type that carry one image.
+    Attributes:
+        name: as in the tables.
+        what: its configuration, for the report.
+        venv: its environment.
+        package: the package in that environment that it is built on.
+        command: may contain ``{port}``, ``{workers}`` and ``{bin}``, the folder of the environment's programs.
+        path: of the scoring route.
+        request: makes body and content type for one image.
+        environment: additional variables, with the same placeholders.
     """
 
     name: str
@@ -38,12 +44,12 @@ class Peer:
     environment: dict[str, str] = field(default_factory=dict)
 
     def probe(self, image: bytes) -> Probe:
-        """Scoring one image: ready is who does that."""
+        """Ready means able to score this image."""
         body, content_type = self.request(image)
         return Probe(self.path, body, content_type)
 
 
-def _as_it_is(image: bytes) -> tuple[bytes, str]:
+def _raw(image: bytes) -> tuple[bytes, str]:
     return image, "image/jpeg"
 
 
@@ -76,12 +82,12 @@ PEERS: Final = (
         "bentoml",
         ("{bin}/python", "-m", "bentoml", "serve", "service", "--host", "127.0.0.1", "--port", "{port}"),
         "/v1/score",
-        _as_it_is,
+        _raw,
     ),
     Peer(
         BARE,
-        "Starlette route, decoding and scoring inline one by one, on one ONNX Runtime thread, for a single crop gains "
-        "nothing from two; uvicorn with httptools and uvloop",
+        "Starlette route that decodes and scores inline, one crop at a time, on one ONNX Runtime thread (a single crop "
+        "gains nothing from two); uvicorn with httptools and uvloop",
         "peers",
         "uvicorn",
         (
@@ -90,12 +96,12 @@ PEERS: Final = (
             "--no-access-log",
         ),
         "/v1/score",
-        _as_it_is,
+        _raw,
         {"PEER_THREADS": "1"},
     ),
     Peer(
         QUICKSTART,
-        "`@bentoml.api(batchable=True)` on `list[PIL.Image]`, defaults of the batcher; multipart",
+        "`@bentoml.api(batchable=True)` on `list[PIL.Image]`, batcher defaults; multipart",
         "peers",
         "bentoml",
         (
@@ -107,7 +113,7 @@ PEERS: Final = (
     ),
     Peer(
         "LitServe",
-        f"{_BATCHES}; as many HTTP processes as workers; base64 in JSON",
+        f"{_BATCHES}; one HTTP process per worker; base64 in JSON",
         "peers",
         "litserve",
         ("{bin}/python", "-m", "loadtests.peers.litserve_app", "{port}"),
@@ -124,7 +130,7 @@ PEERS: Final = (
             *("--log-level", "warning"),
         ),
         "/inference",
-        _as_it_is,
+        _raw,
     ),
     Peer(
         "MLServer",

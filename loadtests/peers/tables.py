@@ -1,4 +1,4 @@
-"""Points measured to rows, ratios and a page."""
+"""From measured points to rows, ratios and a page."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tools.harness.wrk import Load
 OVER_BARE: Final = 0.85
 OVER_QUICKSTART: Final = 4.0
 P99_OVER_P50: Final = 3.0
-BUSY: Final = 16  # connections from which the tail of the latencies is held to P99_OVER_P50
+BUSY: Final = 16  # connections from which on P99_OVER_P50 applies
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One server under one number of connections, once."""
+    """One measurement of one server at one number of connections."""
 
     peer: str
     round: int
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All rounds of one server under one number of connections: medians, sums of what went wrong, the most memory."""
+    """All rounds of one server at one number of connections: medians, sums of errors, peak memory."""
 
     peer: str
     connections: int
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that is asked for; ``held`` is None where what it compares was not measured."""
+    """A target; ``held`` is None if it was not measured."""
 
     name: str
     wanted: str
@@ -57,7 +57,7 @@ class Target:
 
 
 def rows(points: Sequence[Point]) -> list[Row]:
-    """One row for each server and number of connections, in the order measured first."""
+    """One row per server and number of connections, in the order first measured."""
     return [_row(points, *key) for key in dict.fromkeys((point.peer, point.connections) for point in points)]
 
 
@@ -86,7 +86,7 @@ def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def ratios(points: Sequence[Point], peer: str) -> dict[int, float]:
-    """Ours divided by a peer, requests per second, by connections: the median over the rounds that have both."""
+    """Our requests per second over a peer's, by connections: the median over the rounds that have both."""
     speeds = {(point.peer, point.round, point.connections): point.load.requests_per_second for point in points}
     found: dict[int, list[float]] = {}
     for (name, turn, connections), speed in speeds.items():
@@ -110,7 +110,7 @@ def targets(points: Sequence[Point]) -> list[Target]:
             all(tail <= P99_OVER_P50 for tail in tails.values()) if tails else None,
         ),
         Target(
-            "ours, answers other than 2xx and 429, and errors",
+            "ours, responses other than 2xx and 429, and errors",
             "none",
             _counts(not_wanted) or "none" if ours else "–",
             not not_wanted if ours else None,
@@ -128,12 +128,12 @@ def page(about: dict[str, Any], peers: Iterable[Peer], points: Sequence[Point]) 
     measured = {point.peer for point in points}
     return "\n".join(
         [
-            "# Side by side\n",
+            "# Comparison with other servers\n",
             describe_conditions(about) + "\n",
-            "One JPEG crop of 24×24 pixels a request, keep-alive, load generator (wrk, one thread) on the same "
-            "machine. Every server was started anew in every round, one after another, each round in another order. "
-            "Figures are medians over the rounds; requests/s counts answers with 2xx only, latencies are of all "
-            "answers; memory is the most that was used by all processes of a server (PSS).\n",
+            "One JPEG crop of 24×24 pixels per request, keep-alive, load generator (wrk, one thread) on the same "
+            "machine. Every server was restarted in every round, one after another, each round in a different order. "
+            "Figures are medians over the rounds; requests/s counts only 2xx responses, latencies cover all responses; "
+            "memory is the peak of all processes of a server (PSS).\n",
             targets_table(targets(points)),
             rows_table(rows(points)),
             "## Settings\n",
@@ -150,7 +150,7 @@ def page(about: dict[str, Any], peers: Iterable[Peer], points: Sequence[Point]) 
 def targets_table(found: Iterable[Target]) -> str:
     words = {True: "yes", False: "**no**", None: "not measured"}
     return table(
-        ["Target", "Wanted", "Found", "Held"], [(t.name, t.wanted, t.found or "–", words[t.held]) for t in found]
+        ["Target", "Limit", "Found", "Met"], [(t.name, t.wanted, t.found or "–", words[t.held]) for t in found]
     )
 
 

@@ -1,1 +1,1 @@
-"""What callers do to the service, for Locust: ``loadtests/locustfile.py`` puts it together."""
+"""Load scenarios for Locust, combined in ``loadtests/locustfile.py``."""

@@ -1,4 +1,4 @@
-"""``python -m loadtests.scenarios SCENARIO``: Locust against a service that is started for it."""
+"""``python -m loadtests.scenarios SCENARIO``: run Locust against a service started for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Examples:
 
 
 def run_options(command: Any) -> Any:
-    """The options that say how the scenario is run."""
+    """The options that configure a run."""
     for option in reversed(OPTIONS):
         command = click.option(option.flag, metavar=option.metavar, type=option.read, help=option.help)(command)
     return command
@@ -45,8 +45,8 @@ def run_options(command: Any) -> Any:
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @run_options
-@click.option("--host", metavar="URL", help="A service that runs already.  [default: one is started]")
-@click.option("--model", default="final_best", show_default=True, help="Bundle of the service that is started.")
+@click.option("--host", metavar="URL", help="A running service.  [default: one is started]")
+@click.option("--model", default="final_best", show_default=True, help="Bundle of the started service.")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True, help="Of it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of it.")
 @click.option(
@@ -68,10 +68,10 @@ def main(
     locust_options: tuple[str, ...],
     **run: Any,
 ) -> None:
-    """Run a scenario with Locust, against a service that is started for it or one that runs already.
+    """Run a scenario with Locust, against a service started for it or a running one.
 
-    The exit code is 0 where all held that the scenario demands, and 1 otherwise. Options that are not listed go to
-    Locust, `--processes 4` for instance.
+    The exit code is 0 if all limits of the scenario hold, and 1 otherwise. Unknown options are passed to Locust, for
+    instance `--processes 4`.
     """
     with ExitStack() as stack:
         if host is None:
@@ -92,7 +92,7 @@ def main(
         with subprocess.Popen([*command, *locust_options]) as locust:  # noqa: S603
             try:
                 code = locust.wait()
-            except KeyboardInterrupt:  # which Locust has heard as well: it still writes its report
+            except KeyboardInterrupt:  # Locust receives it too, and still writes its report
                 code = locust.wait()
     if report.exists():
         click.echo(f"Report: {report}")

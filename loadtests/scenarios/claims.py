@@ -1,4 +1,4 @@
-"""From counts of requests to what held."""
+"""Claims about a scenario run, from counts of requests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from loadtests.scenarios.plan import Limits
 from tools.harness.claims import Claim
 
-REFUSED = " refused"  # behind the name of a kind of request: its refusals, which have a row of their own in all reports
+REFUSED = " rejected"  # suffix of the separate entry for rejections of a kind of request
 
 
 class Row(NamedTuple):
-    """What became of one kind of request: ``sent`` of which ``failed`` and ``refused``, and the p95 of the others."""
+    """Outcome of one kind of request: how many were sent, failed and refused, and the p95 of the others."""
 
     kind: str
     sent: int
@@ -22,12 +22,12 @@ class Row(NamedTuple):
 
 
 def claims(rows: Sequence[Row], limits: Limits, exceptions: int) -> list[Claim]:
-    """What a run has to show.
+    """The claims that a run has to meet.
 
     Args:
-        rows: one for each kind of request that was sent.
-        limits: what it must stay within.
-        exceptions: that callers died of; a run with any says nothing.
+        rows: one per kind of request sent.
+        limits: for the run.
+        exceptions: number of kinds of exceptions in users; a run with any is invalid.
     """
     found = []
     for row in rows:
@@ -38,12 +38,12 @@ def claims(rows: Sequence[Row], limits: Limits, exceptions: int) -> list[Claim]:
             found.append(Claim(wanted, f"{row.p95_ms:g} ms", row.p95_ms <= limits.p95_ms))
     sent, failed, refused = (sum(counts) for counts in zip(*((r.sent, r.failed, r.refused) for r in rows), strict=True))
     found.append(_at_most("failed", failed, sent, limits.errors))
-    found.append(_at_most("refused", refused, sent, limits.refused))
+    found.append(_at_most("rejected", refused, sent, limits.refused))
     if limits.refused_from:
-        wanted = f"at least {limits.refused_from:.2%} refused, or it was no overload"
+        wanted = f"at least {limits.refused_from:.2%} rejected, or it was no overload"
         found.append(Claim(wanted, f"{refused:,} of {sent:,}", refused > 0 and refused >= limits.refused_from * sent))
     if exceptions:
-        found.append(Claim("no caller dies of an exception", f"{exceptions} kinds of them", False))
+        found.append(Claim("no user raises an exception", f"{exceptions} kinds", False))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 
 class Option(NamedTuple):
-    """An option: ``read`` makes its value of the text, and raises ValueError where that is none."""
+    """An option; ``read`` converts its text, and raises ValueError if it is invalid."""
 
     flag: str
     metavar: str
@@ -17,7 +17,7 @@ class Option(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the attribute that holds its value."""
+        """Name of the attribute that holds its value."""
         return self.flag.removeprefix("--").replace("-", "_")
 
 
@@ -29,7 +29,7 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
+    """An integer of at least 1."""
     if (value := int(text)) < 1:
         raise ValueError(text)
     return value
@@ -43,12 +43,14 @@ def share(text: str) -> float:
 
 
 OPTIONS: Final = (
-    Option("--factor", "X", positive, 1.0, "X times as many callers as the scenario has.  [default: 1]"),
-    Option("--seconds", "S", positive, None, "Stretch the scenario to so many seconds.  [default: the scenario's own]"),
-    Option("--crops", "PATH", str, None, "Folder, zip or tar of crops to send.  [default: synthetic_images eyes]"),
-    Option("--batch", "N", count, 16, "Crops in a batch.  [default: 16]"),
-    Option("--api-key-file", "FILE", str, None, "Send its first line as API key; $EYESTATE_API_KEY goes before it."),
+    Option("--factor", "X", positive, 1.0, "Multiply the users of the scenario.  [default: 1]"),
+    Option("--seconds", "S", positive, None, "Stretch the scenario to that duration.  [default: the scenario's]"),
+    Option("--crops", "PATH", str, None, "Folder, zip or tar of crops to send.  [default: rendered eyes]"),
+    Option("--batch", "N", count, 16, "Crops per batch.  [default: 16]"),
+    Option(
+        "--api-key-file", "FILE", str, None, "File with an API key in its first line; $EYESTATE_API_KEY has precedence."
+    ),
     Option("--p95-ms", "MS", positive, None, "Longest p95 of any kind of request.  [default: the scenario's]"),
     Option("--max-errors", "SHARE", share, None, "Share of requests that may fail, 0 to 1.  [default: the scenario's]"),
-    Option("--max-refused", "SHARE", share, None, "Share that may be refused, 0 to 1.  [default: the scenario's]"),
+    Option("--max-refused", "SHARE", share, None, "Share that may be rejected, 0 to 1.  [default: the scenario's]"),
 )

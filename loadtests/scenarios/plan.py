@@ -1,4 +1,4 @@
-"""The scenarios: who calls, how many at a time, and what has to hold."""
+"""The scenarios: kinds and numbers of users, and limits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final, Literal
 
 Kind = Literal["single", "multipart", "packed"]
 
-SINGLES_PER_SECOND: Final = 2.0  # requests of a caller who sends single crops
-BATCHES_PER_SECOND: Final = 1.0  # requests of a caller who sends batches
+SINGLES_PER_SECOND: Final = 2.0  # requests per user with single crops
+BATCHES_PER_SECOND: Final = 1.0  # requests per user with batches
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """So many callers for so long."""
+    """That many users for that long."""
 
     seconds: float
     users: int
@@ -22,10 +22,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run must stay within.
+    """Limits for a run.
 
-    ``p95_ms`` is of the answers of each kind of request; ``errors`` and ``refused`` are shares of all requests, and at
-    least ``refused_from`` of them must be refused, for an overload that is not refused is none.
+    Attributes:
+        p95_ms: of the responses of each kind of request.
+        errors: share of all requests that may fail.
+        refused: share that may be rejected.
+        refused_from: share that must be rejected, or the run was no overload.
     """
 
     p95_ms: float
@@ -36,9 +39,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Callers of these kinds, in these stages, and what has to hold.
+    """Kinds of users, stages and limits.
 
-    ``settings`` are environment variables for a service that is started for the scenario.
+    ``settings`` are environment variables for a service started for the scenario.
     """
 
     what: str
@@ -52,39 +55,39 @@ _MIXED: Final[tuple[Kind, ...]] = ("single", "multipart", "packed")
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "single": Scenario(
-        "one JPEG a request, as cameras send them",
+        "one JPEG per request, as from cameras",
         ("single",),
         (Stage(15, 10), Stage(45, 30)),
         Limits(p95_ms=250),
     ),
     "batch": Scenario(
-        "batches of crops, in turn as multipart files and as packed pixels",
+        "batches of crops, multipart files and packed pixels",
         ("multipart", "packed"),
         (Stage(60, 4),),
         Limits(p95_ms=1_000),
     ),
     "mixed": Scenario(
-        "single crops and batches side by side, more and more of them",
+        "single crops and batches, with a rising number of users",
         _MIXED,
         (Stage(20, 10), Stage(20, 15), Stage(20, 20)),
         Limits(p95_ms=1_000),
     ),
     "spike": Scenario(
-        "calm, six times as many callers all at once, calm again",
+        "a sudden rise to six times as many users, and back",
         _MIXED,
         (Stage(20, 10), Stage(20, 60), Stage(20, 10)),
         Limits(p95_ms=5_000, refused=0.05),
     ),
     "overload": Scenario(
-        "far more than the service can do: it has to refuse, and to answer what it accepted",
+        "far beyond capacity: the service must reject, and answer what it accepts",
         _MIXED,
         (Stage(10, 10), Stage(40, 600), Stage(10, 10)),
-        # A batch that was accepted may reach its deadline among ever more single crops.
+        # An accepted batch may exceed its deadline while single crops keep arriving.
         Limits(p95_ms=10_000, errors=0.01, refused=1.0, refused_from=0.01),
-        {"EYESTATE_TIMEOUT": "6"},  # what would wait longer than a sixth of it is refused
+        {"EYESTATE_TIMEOUT": "6"},  # requests that would wait longer than a sixth of it are rejected
     ),
     "soak": Scenario(
-        "the same moderate load for half an hour; --seconds 28800 makes it a night",
+        "a moderate, constant load for half an hour; --seconds 28800 makes it a night",
         _MIXED,
         (Stage(1_800, 10),),
         Limits(p95_ms=1_000),
@@ -93,7 +96,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 
 def scaled(stages: Sequence[Stage], *, factor: float, seconds: float | None) -> tuple[Stage, ...]:
-    """The stages with ``factor`` times the callers, at least one, stretched to ``seconds`` in all."""
+    """The stages with ``factor`` times the users, at least one, stretched to ``seconds`` in total."""
     stretch = 1.0 if seconds is None else seconds / sum(stage.seconds for stage in stages)
     return tuple(
         replace(stage, seconds=stage.seconds * stretch, users=max(1, round(stage.users * factor))) for stage in stages
@@ -101,7 +104,7 @@ def scaled(stages: Sequence[Stage], *, factor: float, seconds: float | None) -> 
 
 
 def users_at(stages: Sequence[Stage], seconds: float) -> int | None:
-    """The callers that are wanted so long after the start; None once all stages are over."""
+    """Number of users that long after the start; None after the last stage."""
     for stage in stages:
         if seconds < stage.seconds:
             return stage.users

@@ -1,4 +1,4 @@
-"""What callers send, real crops or synthetic_images ones, and what is wrong with an answer."""
+"""The requests that users send, with real or rendered crops, and the check of the responses."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tools.harness import crops
 from training.data.synthetic import labelled
 
 NPY: Final = "application/x-npy"
-_DRAWN: Final = 24
-_READ: Final = 2_000  # crops of an input; more would tell no more
-_BODIES: Final = 50  # batches prepared, sent in turn
+_SYNTHETIC: Final = 24
+_MAX_IMAGES: Final = 2_000  # crops of an input; enough for variety
+_BODIES: Final = 50  # prepared batches, sent cyclically
 
 
 class Body(NamedTuple):
-    """A request: where to, with what, and how many scores have to come back."""
+    """A request: path, body, headers, and the number of scores expected."""
 
     path: str
     data: bytes
@@ -38,12 +38,12 @@ class Body(NamedTuple):
 
 
 def request_bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
-    """The requests of one kind of caller.
+    """The requests of one kind of user.
 
     Args:
-        kind: of the caller.
-        source: a folder, a zip or whatever ``eyestate batch`` reads; None draws eyes.
-        batch: crops in a batch.
+        kind: of the user.
+        source: a folder, a zip or any other input of ``eyestate batch``; None renders eyes.
+        batch: crops per batch.
 
     Raises:
         InputError: there is no image in ``source``.
@@ -58,18 +58,18 @@ def request_bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
 
 @cache
 def synthetic_images() -> tuple[bytes, ...]:
-    """Drawn eyes, open and closed in turn, as JPEG files of the size of a crop."""
-    return tuple(crops.jpeg(to_input(pixels, crops.SIDE)) for pixels, _ in labelled(_DRAWN, seed=0))
+    """Rendered eyes, alternately open and closed, as JPEG files in the size of a crop."""
+    return tuple(crops.jpeg(to_input(pixels, crops.SIDE)) for pixels, _ in labelled(_SYNTHETIC, seed=0))
 
 
 @cache
 def read(source: str) -> tuple[bytes, ...]:
-    """The first images of an input that can be decoded.
+    """The first decodable images of an input.
 
     Raises:
         InputError: there are none.
     """
-    first = next(open_input([source], Columns()).parts(_READ))
+    first = next(open_input([source], Columns()).parts(_MAX_IMAGES))
     with closing(Reader()) as reader:
         images = tuple(
             row.image for row in reader.rows(first) if isinstance(row.image, bytes) and _decodable(row.image)
@@ -80,7 +80,7 @@ def read(source: str) -> tuple[bytes, ...]:
 
 
 def api_key(file: str | None, environment: Mapping[str, str]) -> str | None:
-    """The key to send: of ``EYESTATE_API_KEY``, or the first line of a file.
+    """The key to send: ``EYESTATE_API_KEY``, or the first line of a file.
 
     Raises:
         InputError: the file cannot be read or is empty.
@@ -99,21 +99,21 @@ def api_key(file: str | None, environment: Mapping[str, str]) -> str | None:
 
 
 def retry_after(status: int | None, header: str | None) -> float | None:
-    """The seconds that a refusal asks to wait; None where the answer is no refusal, or does not say."""
+    """Seconds to wait after a rejection; None if the response is no rejection or does not say."""
     return float(header) if status in (429, 503) and header and header.isdigit() else None
 
 
 def response_error(body: Body, status: int | None, answer: bytes) -> str | None:
-    """What is wrong with an answer to a request, None where nothing is."""
+    """What is wrong with the response to a request, None if nothing is."""
     if status != 200:
         return f"status {status}: {answer[:100].decode(errors='replace')}"
     try:
         scores = _scores(body, answer)
     except (ValueError, AttributeError, TypeError) as error:
-        return f"the answer cannot be read: {type(error).__name__} {error}"
+        return f"the response cannot be read: {type(error).__name__} {error}"
     if len(scores) != body.crops:
         return f"{len(scores)} scores for {body.crops} crops"
-    # NaN, which a crop that failed has in a packed answer, is in no range.
+    # A failed crop has NaN in a packed response, which is in no range.
     if not all(0 <= score <= 1 for score in scores):
         return "a score is not between 0 and 1"
     return None
@@ -123,8 +123,8 @@ def _scores(body: Body, answer: bytes) -> Sequence[float]:
     if body.headers.get("Accept") == NPY:
         scores: list[float] = np.load(io.BytesIO(answer)).tolist()
         return scores
-    told = json.loads(answer)
-    return [result.get("score", math.nan) for result in told.get("results", [told])]
+    content = json.loads(answer)
+    return [result.get("score", math.nan) for result in content.get("results", [content])]
 
 
 def _multipart(images: Sequence[bytes]) -> Body:

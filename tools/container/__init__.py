@@ -1,1 +1,1 @@
-"""The container image: built by whatever engine there is, tried as a cluster would run it, and listed in an SBOM."""
+"""The container image: build it with any engine, test it as a cluster would run it, list its contents as an SBOM."""

@@ -1,4 +1,4 @@
-"""Build the image of one target, with labels that say what it was made of."""
+"""Build the image of a target, labelled with what it was built from."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def build(engine: Engine, target: Target, base: Base | None = None) -> str:
     """Build the image and return its name.
 
     Args:
-        engine: what builds.
+        engine: the builder.
         target: which image.
-        base: what it stands on; what the Dockerfile pins where it is None.
+        base: base image; the Dockerfile's if None.
 
     Raises:
-        ImageError: it could not be built.
+        ImageError: the build failed.
     """
     arguments = ["--target", target, "--tag", tag(target), *(base.arguments if base else [])]
     for name, value in labels().items():
@@ -40,7 +40,7 @@ def build(engine: Engine, target: Target, base: Base | None = None) -> str:
 
 
 def labels() -> dict[str, str]:
-    """The annotations of the OCI that change from build to build: version, revision, time of the commit, source."""
+    """OCI annotations that differ between builds: version, revision, time of the commit, source."""
     revision = _git("rev-parse", "HEAD")
     found = {
         "version": __version__,
@@ -52,7 +52,7 @@ def labels() -> dict[str, str]:
 
 
 def _source() -> str:
-    """The repository's address, where it has one that others can reach."""
+    """The repository's URL if it is public (https)."""
     origin = _git("config", "--default", "", "--get", "remote.origin.url")
     return origin.removesuffix(".git") if origin.startswith("https://") else ""
 

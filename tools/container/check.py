@@ -1,4 +1,4 @@
-"""Try an image as a cluster would run it: unprivileged, on a read-only file system, stopped under load."""
+"""Test an image as a cluster would run it: unprivileged, with a read-only file system, stopped under load."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FACE: Final = PROJECT / "docs" / "images" / "face.jpg"
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a try found: figures for the report, and whether the image is what it has to be."""
+    """Figures for the report, and the claims about the image."""
 
     figures: dict[str, Any]
     claims: list[Claim]
@@ -48,7 +48,7 @@ class Container:
     seconds_to_ready: float
 
     def run(self, *command: str, user: str = "", stdin: str | None = None) -> str:
-        """What a program prints that is run inside, by default as the user of the image.
+        """Run a program inside, by default as the image's user, and return its output.
 
         Raises:
             ImageError: it failed.
@@ -57,7 +57,7 @@ class Container:
         return self.engine("exec", *flags, self.name, *command, stdin=stdin)
 
     def facts(self, user: str = "") -> dict[str, Any]:
-        """``tools/container/facts.py`` run inside."""
+        """The output of ``tools/container/facts.py`` run inside."""
         found: dict[str, Any] = json.loads(self.run("python", "-", user=user, stdin=_source("facts.py")))
         return found
 
@@ -66,17 +66,17 @@ class Container:
 def started(
     engine: Engine, image: str, settings: Mapping[str, str], *, mounts: Mapping[Path, str], own_network: bool = True
 ) -> Iterator[Container]:
-    """A container that is ready to answer, with nothing writable but ``/tmp`` and no capability.
+    """A container that is ready; only ``/tmp`` is writable, and it has no capabilities.
 
     Args:
-        engine: what runs it.
+        engine: container engine.
         image: its name.
-        settings: environment variables besides the image's own.
-        mounts: folders to mount, read-only, by the path they get inside.
-        own_network: whether it listens where the image says, behind the engine's forwarding, or at this machine itself.
+        settings: environment variables in addition to the image's.
+        mounts: folders to mount read-only, by their path inside.
+        own_network: listen behind the engine's port forwarding; otherwise on the host's network.
 
     Raises:
-        ImageError, ServerError: it did not start or did not go away.
+        ImageError, ServerError: it did not start or did not stop.
     """
     name = f"eyestate-check-{os.getpid()}-{time.monotonic_ns()}"
     flags = ["--rm", "--name", name, *engine.hardening_flags()]
@@ -94,20 +94,20 @@ def started(
         ) as server:
             yield Container(engine, name, server, time.perf_counter() - begun)
     finally:
-        with suppress(ImageError):  # as a rule it is gone by itself
+        with suppress(ImageError):  # usually it is already gone
             engine("rm", "--force", name)
 
 
 def check_image(engine: Engine, image: str, target: Target) -> CheckResult:
-    """Start, ask, look around in, misuse and stop the image.
+    """Start the image, score with it, inspect it, and stop it under load.
 
     Args:
-        engine: what runs it.
+        engine: container engine.
         image: its name.
         target: which of the images it is.
 
     Raises:
-        ImageError, ServerError: it does not start, does not go away, or a program inside fails.
+        ImageError, ServerError: it does not start or stop, or a program inside fails.
     """
     config = engine.config(image)
     claims = [*_as_configured(config)]
@@ -124,7 +124,7 @@ def check_image(engine: Engine, image: str, target: Target) -> CheckResult:
     claims += _devices(engine, image, target, log)
     claims += _other_models(engine, image)
     with started(engine, image, {}, mounts={}, own_network=False) as container:
-        # On this machine's own network: forwarding would take connections in which nobody answers any more.
+        # On the host's network: port forwarding would accept connections after the service has stopped.
         drained, kept = run(drain(container.server, seconds=LOAD_SECONDS))
         claims += kept
     return CheckResult(
@@ -141,25 +141,25 @@ def check_image(engine: Engine, image: str, target: Target) -> CheckResult:
 
 
 def _as_configured(config: Config) -> Iterator[Claim]:
-    yield Claim("its user is a number and not root", config.user, config.user.split(":")[0].isdecimal())
-    yield Claim("it serves port 3000", ", ".join(config.ports), config.ports == ["3000/tcp"])
+    yield Claim("the user is numeric and not root", config.user, config.user.split(":")[0].isdecimal())
+    yield Claim("it exposes port 3000", ", ".join(config.ports), config.ports == ["3000/tcp"])
     needed = ("title", "description", "version", "revision", "created", "licenses", "base.name", "base.digest")
     missing = [name for name in needed if not config.labels.get(f"org.opencontainers.image.{name}")]
-    yield Claim("its labels tell what it is", f"missing: {', '.join(missing) or 'none'}", not missing)
+    yield Claim("the image is labelled", f"missing: {', '.join(missing) or 'none'}", not missing)
 
 
 def _scores(container: Container, config: Config) -> Iterator[Claim]:
     server = container.server
     verdict = Verdict.model_validate_json(server.fetch(Probe("/v1/score", _OPEN.read_bytes(), "image/jpeg")))
-    yield Claim("an open eye is open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
+    yield Claim("an open eye is scored as open", f"{verdict.state}, score {verdict.score}", verdict.state == "open")
     found = FacesResponse.model_validate_json(server.fetch(Probe("/v1/faces", _FACE.read_bytes(), "image/jpeg")))
     yield Claim("it finds the face in a photo", str(len(found.faces)), len(found.faces) == 1)
     counted = 'eyestate_requests_total{route="/v1/score",status="200"} 1.0'
     metrics = server.fetch(Probe("/metrics")).decode()
-    yield Claim("/metrics counts it", counted, counted in metrics)
+    yield Claim("/metrics counts the request", counted, counted in metrics)
     kind, *command = config.health_check
     container.run(*command)
-    yield Claim("its health check holds", kind, kind == "CMD")
+    yield Claim("the health check succeeds", kind, kind == "CMD")
     said = container.run(
         "eyestate",
         "batch",
@@ -169,44 +169,48 @@ def _scores(container: Container, config: Config) -> Iterator[Claim]:
         "--output",
         "/tmp/scores",  # noqa: S108
     )
-    yield Claim("a batch job runs in it too", said.strip(), said.startswith("2 rows") and "1 open, 1 closed" in said)
+    yield Claim("a batch job runs in it", said.strip(), said.startswith("2 rows") and "1 open, 1 closed" in said)
 
 
 def confinement_claims(inside: dict[str, Any], as_root: dict[str, Any]) -> Iterator[Claim]:
-    """Whether the container's user can do no more than serve, by what ``tools/container/facts.py`` finds.
+    """Claims that the container's user can do no more than serve, from the output of ``tools/container/facts.py``.
 
     Args:
         inside: as that user.
-        as_root: as root, to whom only the file system itself refuses to write.
+        as_root: as root, whom only the file system itself prevents from writing.
     """
     yield Claim("it runs as 65532", f"{inside['uid']}:{inside['gid']}", inside["uid"] == inside["gid"] == 65532)
-    yield Claim("with no capability", inside["capabilities"], int(inside["capabilities"], 16) == 0)
+    yield Claim("it has no capabilities", inside["capabilities"], int(inside["capabilities"], 16) == 0)
     writable = [folder for folder, found in inside["writing"].items() if found == "works"]
-    yield Claim("it can write to /tmp alone", ", ".join(writable), writable == ["/tmp"])  # noqa: S108
+    yield Claim("only /tmp is writable", ", ".join(writable), writable == ["/tmp"])  # noqa: S108
     refused = {found for folder, found in as_root["writing"].items() if folder != "/tmp"}  # noqa: S108
-    yield Claim("to root, too, the rest is a read-only file system", ", ".join(sorted(refused)), refused == {"EROFS"})
-    yield Claim("there is no compiler", ", ".join(inside["programs"]) or "none found", not inside["programs"])
-    yield Claim("there is no torch, pip, training", ", ".join(inside["modules"]) or "none found", not inside["modules"])
+    yield Claim("the rest is read-only even for root", ", ".join(sorted(refused)), refused == {"EROFS"})
+    yield Claim("it contains no compiler", ", ".join(inside["programs"]) or "none found", not inside["programs"])
+    yield Claim(
+        "it contains no torch, pip or training code",
+        ", ".join(inside["modules"]) or "none found",
+        not inside["modules"],
+    )
 
 
 def _devices(engine: Engine, image: str, target: Target, log: Path) -> Iterator[Claim]:
     if target == "cuda":
         said = log.read_text()
         warning = re.search(r"EYESTATE_DEVICE=cuda cannot be used[^\"]*", said)
-        yield Claim("without a GPU it says so and goes on", warning.group() if warning else "nothing", bool(warning))
+        yield Claim("without a GPU it warns and falls back", warning.group() if warning else "nothing", bool(warning))
         missing = re.findall(r"(\S+\.so[.\d]*): cannot open shared object file", said)
-        yield Claim("it misses nothing but the driver's library", ", ".join(missing), set(missing) == {"libcuda.so.1"})
+        yield Claim("only the driver's library is missing", ", ".join(missing), set(missing) == {"libcuda.so.1"})
         return
     with started(engine, image, {"EYESTATE_DEVICE": "openvino"}, mounts={}) as container:
         device = json.loads(container.server.fetch(_READY))["device"]
-        yield Claim("OpenVINO computes where it is asked to", device, device.startswith("openvino"))
+        yield Claim("EYESTATE_DEVICE=openvino selects OpenVINO", device, device.startswith("openvino"))
 
 
 def _other_models(engine: Engine, image: str) -> Iterator[Claim]:
     models = write_small_bundle(SCRATCH / "models").parent
     with started(engine, image, {"EYESTATE_MODEL": SMALL}, mounts={models: "/models"}) as container:
         model = json.loads(container.server.fetch(_READY))["model"]["name"]
-    yield Claim("models mounted at /models take the place of its own", model, model == SMALL)
+    yield Claim("models mounted at /models replace its own", model, model == SMALL)
 
 
 def _source(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The container engine of this machine: docker or podman, and buildah for building alone."""
+"""The container engine of this machine: docker or podman, or buildah for builds only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class ImageError(click.ClickException):
-    """Something that stops the building or trying of the image; the message says what to do."""
+    """The image cannot be built or tested; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What an image says of itself."""
+    """Configuration of an image."""
 
     user: str
     environment: dict[str, str]
@@ -41,42 +41,42 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine by the name of its command."""
+    """An engine, by the name of its command."""
 
     name: Literal["docker", "podman", "buildah"]
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """What a command of the engine prints.
+        """Run a command of the engine and return its output.
 
         Raises:
-            ImageError: it failed; the message ends with its own.
+            ImageError: it failed; the message ends with the engine's.
         """
         done = subprocess.run([self.name, *arguments], cwd=PROJECT, input=stdin, capture_output=True, text=True)  # noqa: S603, PLW1510
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise ImageError(f"`{self.name} {arguments[0]}` failed: {last}")
         return done.stdout
 
     def build(self, *arguments: str) -> None:
-        """Build the project's Dockerfile, its output going where this process's goes.
+        """Build the project's Dockerfile; its output goes to this process's.
 
         Raises:
             ImageError: it failed.
         """
-        # Chroot isolation also works where this process is in a container itself; OCI's format has no health check.
-        apart = () if self.name == "docker" else ("--isolation", "chroot", "--format", "docker", "--layers")
-        if subprocess.run([self.name, "build", *apart, *arguments, "."], cwd=PROJECT).returncode:  # noqa: S603, PLW1510
+        # Chroot isolation also works inside a container; the OCI format has no health check.
+        isolation = () if self.name == "docker" else ("--isolation", "chroot", "--format", "docker", "--layers")
+        if subprocess.run([self.name, "build", *isolation, *arguments, "."], cwd=PROJECT).returncode:  # noqa: S603, PLW1510
             raise ImageError(f"`{self.name} build` failed; its output above says why")
 
     def config(self, image: str) -> Config:
-        """What the image says of itself.
+        """Configuration of an image.
 
         Raises:
             ImageError: there is no such image.
         """
         found = json.loads(self("image", "inspect", image))[0]
         config = found["Config"]
-        health = config.get("Healthcheck") or found["Healthcheck"]  # podman lists it a level higher
+        health = config.get("Healthcheck") or found["Healthcheck"]  # podman has it one level higher
         return Config(
             user=config["User"],
             environment=dict(variable.split("=", 1) for variable in config["Env"]),
@@ -88,33 +88,33 @@ class Engine:
         )
 
     def hardening_flags(self) -> list[str]:
-        """Flags of ``run`` that take from a container what Kubernetes' restricted profile takes: all but ``/tmp``."""
+        """Flags for ``run`` that impose Kubernetes' restricted profile with a read-only root file system."""
         flags = ["--read-only", "--tmpfs", "/tmp:rw,mode=1777", "--cap-drop", "ALL"]  # noqa: S108
         flags += ["--security-opt", "no-new-privileges"]
         if self.name == "podman":
-            flags += ["--read-only-tmpfs=false"]  # or it would make more of the file system writable
+            flags += ["--read-only-tmpfs=false"]  # otherwise it makes more of the file system writable
             if shutil.which("runc"):
-                flags += ["--runtime", "runc"]  # crun refuses a machine with both versions of control groups
-            # An engine inside a container cannot give more than it has itself, and podman tries unless told how much.
+                flags += ["--runtime", "runc"]  # crun does not support hosts with both cgroup versions
+            # Inside a container podman cannot raise these limits beyond its own, but tries to by default.
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             flags += ["--ulimit", f"nofile={files}:{files}", "--ulimit", f"nproc={_PROCESSES}:{_PROCESSES}"]
         return flags
 
     def compressed_bytes(self, image: str) -> int:
-        """The size of the image as a registry sends it: its layers, gzipped."""
-        squeezer, size = zlib.compressobj(6, wbits=_GZIP), 0
+        """Size of the image as a registry transfers it: its layers, gzipped."""
+        compressor, size = zlib.compressobj(6, wbits=_GZIP), 0
         with self._output("image", "save", image) as output:
             while chunk := output.read(_CHUNK):
-                size += len(squeezer.compress(chunk))
-        return size + len(squeezer.flush())
+                size += len(compressor.compress(chunk))
+        return size + len(compressor.flush())
 
     def extract(self, image: str, folder: Path, wanted: Callable[[str], bool]) -> None:
         """Copy files of an image into a folder.
 
         Args:
             image: its name.
-            folder: gets them, under their paths in the image.
-            wanted: tells by a path, without a leading slash, whether the file is.
+            folder: destination; files keep their paths.
+            wanted: selects files by path, without a leading slash.
         """
         container = self("create", image).strip().splitlines()[-1]
         try:
@@ -136,14 +136,14 @@ class Engine:
 
 
 def builder() -> Engine:
-    """Docker or podman where one works, else buildah.
+    """Docker or podman if one works, otherwise buildah.
 
     Raises:
         ImageError: there is none.
     """
     engine = _running() or (Engine("buildah") if shutil.which("buildah") else None)
     if engine is None:
-        raise ImageError("there is no docker, podman or buildah that works here: start docker, or install buildah")
+        raise ImageError("no working docker, podman or buildah: start docker, or install buildah")
     return engine
 
 
@@ -155,7 +155,7 @@ def runner() -> Engine:
     """
     engine = _running()
     if engine is None:
-        raise ImageError("there is no engine to run the image: start docker, or `apt-get install podman runc` as root")
+        raise ImageError("no engine to run the image: start docker, or `apt-get install podman runc` as root")
     return engine
 
 

@@ -1,4 +1,4 @@
-"""What a program inside the container finds there, as JSON; the program that tries the image sends it this file."""
+"""Print facts about the inside of a container as JSON; ``check.py`` pipes this file into its Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = ("torch", "pip", "setuptools", "uv", "training", "tests", "loadtests",
 
 
 def writing(folder: str) -> str:
-    """What happens to a file made in the folder."""
+    """Outcome of creating a file in the folder: works, or the error code."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return "works"
@@ -25,13 +25,13 @@ def writing(folder: str) -> str:
 
 
 def status() -> dict[str, str]:
-    """What the kernel says of this process."""
+    """The kernel's status of this process."""
     with open("/proc/self/status") as file:  # noqa: PTH123
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
 def memory() -> int:
-    """Bytes that the container's processes use but for this one, shared pages divided among them."""
+    """Memory in bytes of the container's processes except this one (PSS)."""
     import psutil  # noqa: PLC0415
 
     others = [process for process in psutil.process_iter() if process.pid != os.getpid()]

@@ -1,4 +1,4 @@
-"""The software bill of materials: what is in an image, read from its files, as CycloneDX."""
+"""The software bill of materials of an image, read from its files, as CycloneDX."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from tools.container.engine import Config, ImageError
 _STATUS: Final = "var/lib/dpkg/status"
 _RELEASE: Final = "usr/lib/os-release"
 _METADATA: Final = ".dist-info/METADATA"
-_LONGEST_NAME: Final = 100  # characters; a licence longer than that is its text
+_LONGEST_NAME: Final = 100  # characters; anything longer is a licence's full text
 
 
 def is_relevant(path: str) -> bool:
-    """Whether the list is made from a file of the image, by its path without a leading slash."""
+    """Whether the SBOM is derived from a file of the image, by its path without a leading slash."""
     return path in (_STATUS, _RELEASE) or path.startswith("models/") or path.endswith(_METADATA)
 
 
 def build_bom(root: Path, name: str, config: Config) -> Bom:
-    """What is in an image: Python and its packages, Debian's packages, the models.
+    """The contents of an image: Python and its packages, Debian's packages, the models.
 
     Args:
-        root: the files of the image that are ``is_relevant``, in their places.
+        root: the files of the image that are ``is_relevant``, at their paths.
         name: of the image, ``name:tag``.
-        config: what the image says of itself.
+        config: of the image.
     """
     bom = Bom()
     repository, _, version = name.partition(":")
@@ -68,14 +68,14 @@ def build_bom(root: Path, name: str, config: Config) -> Bom:
 
 
 def write_bom(bom: Bom, path: Path) -> None:
-    """Write the bill as JSON, after a check against the schema.
+    """Write the SBOM as JSON after validating it.
 
     Raises:
-        ImageError: it does not fit the schema.
+        ImageError: it violates the schema.
     """
     text = JsonV1Dot6(bom).output_as_string(indent=2)
     if fault := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
-        raise ImageError(f"the SBOM does not fit the schema of CycloneDX 1.6: {fault}")
+        raise ImageError(f"the SBOM violates the schema of CycloneDX 1.6: {fault}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
 
@@ -101,7 +101,7 @@ def _python_packages(root: Path) -> dict[str, tuple[Component, list[Requirement]
 
 
 def _declared(distribution: Distribution) -> Iterator[str]:
-    """A package's licence as its metadata tells it, in the newest of the three ways there are."""
+    """A package's licence from its metadata, in the newest of the three formats present."""
     metadata = distribution.metadata
     classifiers = [one for one in metadata.get_all("Classifier", []) if one.startswith("License ::")]
     if expressions := metadata.get_all("License-Expression"):
@@ -122,7 +122,7 @@ def _spdx(declared: Iterable[str]) -> list[License]:
 
 
 def _interpreter(config: Config) -> list[Component]:
-    """Python where the base was given it from its source; Debian's own is among its packages."""
+    """Python if the base image built it from source; otherwise it is among Debian's packages."""
     version = config.environment.get("PYTHON_VERSION")
     if version is None:
         return []
@@ -147,7 +147,7 @@ def _debian_packages(root: Path) -> Iterator[Component]:
         if not package["Status"].endswith(" installed"):
             continue
         name, version = package["Package"], package["Version"]
-        # The source package is what Debian's security notices name.
+        # Debian's security notices refer to source packages.
         source = (package["Source"] or name).split(" ")[0]
         qualifiers = {"arch": package["Architecture"], "distro": distribution, "upstream": source}
         yield Component(

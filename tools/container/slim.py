@@ -1,6 +1,6 @@
-"""Take out of a virtual environment what serving never opens, and compile the rest: a step of the image's build.
+"""Remove from a virtual environment what serving never uses, and compile the rest: a step of the image build.
 
-``python slim.py ENVIRONMENT``; it needs nothing but Python's own library.
+``python slim.py ENVIRONMENT``; it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 
 UNUSED: Final = (
     "**/tests",
-    "**/include",  # headers, of no use without a compiler
-    "onnxruntime/capi/libonnxruntime.so*",  # for programs in C; Python's module holds the same code
+    "**/include",  # headers, useless without a compiler
+    "onnxruntime/capi/libonnxruntime.so*",  # for C programs; the Python module contains the same code
     "onnxruntime/capi/libopenvino_intel_[gn]pu_plugin.so",
     "onnxruntime/quantization",
     "onnxruntime/tools",
@@ -27,7 +27,7 @@ UNUSED: Final = (
 
 
 def remove_unused(packages: Path) -> None:
-    """Remove the files and folders that ``UNUSED`` names.
+    """Remove the files and folders matched by ``UNUSED``.
 
     Args:
         packages: the folder ``site-packages``.
@@ -41,7 +41,7 @@ def remove_unused(packages: Path) -> None:
 
 
 def link_copies(packages: Path) -> None:
-    """Let libraries that are the same file under several names share it: a wheel cannot hold links, so it holds copies.
+    """Replace identical libraries by links: a wheel cannot contain links, so it contains copies.
 
     Args:
         packages: the folder ``site-packages``.
@@ -59,9 +59,9 @@ def link_copies(packages: Path) -> None:
 
 
 def compile_modules(packages: Path) -> None:
-    """Compile all modules, for on a read-only file system every start would do it again.
+    """Compile all modules, since a read-only file system could not keep what is compiled at startup.
 
-    The compiled files are good whatever times their sources get on their way into the image.
+    The compiled files stay valid whatever modification times the sources have in the image.
 
     Args:
         packages: the folder ``site-packages``.
@@ -70,7 +70,7 @@ def compile_modules(packages: Path) -> None:
 
 
 def main() -> None:
-    """Slim the environment that the command line names."""
+    """Slim the environment named on the command line."""
     environment = Path(sys.argv[1])
     for packages in environment.glob("lib/python3*/site-packages"):
         remove_unused(packages)

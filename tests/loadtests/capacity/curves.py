@@ -1,4 +1,4 @@
-"""Curves as a measurement makes them."""
+"""Measured curves for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ALONE = Placement(1, shared=False, workers=1)
 
 
 def point(offered: float, p99_ms: float = 10, *, refused: int = 0, elapsed: float = 10, crops: int = 1) -> Point:
-    """A rate at which half a core was busy, and all but those ``refused`` were answered."""
+    """A rate at which all but ``refused`` requests were answered."""
     sent = round(offered * 10)
     return Point(
         offered=offered,
@@ -42,7 +42,7 @@ def curve(
     answer_bytes: int = 200,
     memory_mib: float = 500,
 ) -> Curve:
-    """A curve of single crops, or of packed ones where there is more than one in a request."""
+    """A curve of single crops, or of packed ones if a request has more than one."""
     return Curve(
         model=model,
         device="cpu-fp32",

@@ -20,7 +20,7 @@ class TestKnee:
         assert knee.offered == 20
         assert found.best_point.offered == 30
 
-    def test_refusals_and_piles_do_not_hold(self) -> None:
+    def test_rejections_and_backlog_do_not_hold(self) -> None:
         assert not point(10, 20, refused=1).holds(50)
         assert not point(10, 20, elapsed=12).holds(50)
         assert point(10, 20, elapsed=10.2).holds(50)

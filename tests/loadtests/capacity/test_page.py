@@ -48,7 +48,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"][2:]
 
 
-def test_knees_and_most() -> None:
+def test_knees_and_maxima() -> None:
     by_curve = {cells[0]: cells for cells in rows(blocks(FOUND, ASSUMED)["one-core"])}
     assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][1:5] == ["50.0", "50.0", "10.0", "40.0"]
     assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][6] == "150"
@@ -56,7 +56,7 @@ def test_knees_and_most() -> None:
     assert len(by_curve) == 3
 
 
-def test_settings_are_those_of_the_load_that_a_pod_gets() -> None:
+def test_settings_follow_from_the_load_per_pod() -> None:
     found = {cells[0]: cells[1] for cells in rows(blocks(FOUND, ASSUMED)["settings"])}
     assert found["requests/s per pod"] == "35.0"  # 0.7 of 50
     assert found["HPA `averageUtilization`"] == "18"  # 35 of 200
@@ -65,7 +65,7 @@ def test_settings_are_those_of_the_load_that_a_pod_gets() -> None:
     assert found["`EYESTATE_QUEUE`"] == "2"
 
 
-def test_target_that_no_rate_kept() -> None:
+def test_limit_that_no_rate_keeps() -> None:
     slow = replace(FOUND, limits={"single": 1, "packed": 1})
     made = blocks(slow, ASSUMED)
     assert "too slow for that target" in made["settings"]
@@ -74,7 +74,7 @@ def test_target_that_no_rate_kept() -> None:
     assert rows(made["one-core"])[0][1] == "–"
 
 
-def test_short_queue_beside_the_default_one() -> None:
+def test_short_queue_is_compared_with_the_default() -> None:
     assert rows(blocks(FOUND, ASSUMED)["guard"]) == [
         ["50.0", "40.0", "30.0", "0.0%", "50.0", "50.0"],
         ["100", "400", "45.0", "25.0%", "100", "75.0"],
@@ -86,13 +86,13 @@ def test_workers_compared() -> None:
     assert blocks(FOUND, ASSUMED)["workers"] == f"- `final_best`, one JPEG: {told}\n"
 
 
-def test_late_generator_is_told() -> None:
+def test_late_generator_is_reported() -> None:
     assert "at every rate" in blocks(FOUND, ASSUMED)["circumstances"]
     late = replace(FOUND, curves=[curve("final_best", [replace(point(10), lag_ms=99)])])
     assert "At 1 rates the load generator itself was more than 20 ms late" in blocks(late, ASSUMED)["circumstances"]
 
 
-def test_only_what_is_between_the_marks_is_made_anew() -> None:
+def test_only_text_between_markers_is_regenerated() -> None:
     document = "before\n<!-- measured: guard -->\nold\n<!-- end -->\nafter\n"
     filled = fill(document, FOUND, ASSUMED)
     assert filled.startswith("before\n<!-- measured: guard -->\n\n| Offered")
@@ -124,11 +124,11 @@ def test_number(value: float | None, text: str | None) -> None:
 
 
 class TestRepository:
-    """The document and the report that are committed belong together."""
+    """The committed document and report agree."""
 
     FOUND = TypeAdapter(Measurement).validate_json((PROJECT / REPORTS / "capacity.json").read_bytes())
 
-    def test_document_tells_what_the_report_holds(self) -> None:
+    def test_document_matches_the_report(self) -> None:
         text = DOCUMENT.read_text()
         assert fill(text, self.FOUND, ASSUMED) == text
         named = set(re.findall(r"<!-- measured: ([a-z-]+) -->", text))

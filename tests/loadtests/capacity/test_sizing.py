@@ -12,12 +12,12 @@ KNEE = point(100)
 BATCHES = curve("final_best", [KNEE], crops=256, request_bytes=256_000, answer_bytes=25_600, memory_mib=512)
 
 
-def test_pod_carries_part_of_its_knee() -> None:
+def test_pod_is_given_part_of_its_knee() -> None:
     assert pod_capacity(BATCHES, KNEE, ASSUMED) == 100 * 256 * 0.5
 
 
 def test_size() -> None:
-    # 12,800 crops/s a pod; 1e5 × 12,800 / s at the peak are ten thousand pods' worth of a hundredth of it.
+    # 12,800 crops/s a pod; 1e5 × 12,800 / s at the peak needs a hundred pods.
     day = 12_800 * 86_400 * 25
     found = size(BATCHES, KNEE, day, ASSUMED)
     assert found.mean == pytest.approx(12_800 * 25)
@@ -31,13 +31,13 @@ def test_size() -> None:
     assert (found.cost_fixed, found.cost_scaled) == pytest.approx((240, 60))
 
 
-def test_part_of_a_pod_is_a_whole_one_and_two_are_the_fewest() -> None:
+def test_pods_are_rounded_up_to_at_least_two() -> None:
     assert size(BATCHES, KNEE, 1, ASSUMED).pods == 2
     assert size(BATCHES, KNEE, 1, ASSUMED).core_hours_scaled == 48
     assert size(BATCHES, KNEE, 12_800 * 86_400 * 25 + 86_400, ASSUMED).pods == 101
 
 
-def test_gpus_compute_and_cores_feed_them() -> None:
+def test_gpus_run_inference_and_cores_feed_them() -> None:
     # 128,000 crops/s at the peak.
     found = gpu_size(BATCHES, KNEE, 32_000 * 86_400, ASSUMED)
     assert (found.gpus, found.cores) == (128, 10)

@@ -15,7 +15,7 @@ from tools.harness.servers import Probe, Server, ServerError, running_server
 SERVE = (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1")
 
 
-def test_strike_tells_which_connections_the_victim_held(tmp_path: Path) -> None:
+def test_killed_workers_connections_are_returned(tmp_path: Path) -> None:
     async def connected(server: Server) -> None:
         connection = await Connection.open(server.port)
         await asyncio.sleep(0.2)
@@ -30,7 +30,7 @@ def test_strike_tells_which_connections_the_victim_held(tmp_path: Path) -> None:
         assert server.process.returncode == -9
 
 
-def test_missing_workers(tmp_path: Path) -> None:
+def test_wrong_number_of_workers_is_an_error(tmp_path: Path) -> None:
     with (
         running_server(SERVE, {}, Probe("/"), tmp_path / "log") as server,
         pytest.raises(ServerError, match="0 workers, not 2"),
@@ -38,7 +38,7 @@ def test_missing_workers(tmp_path: Path) -> None:
         worker_processes(server, 2)
 
 
-def test_owner_of_a_stranger(tmp_path: Path) -> None:
+def test_unknown_connection_has_no_owner(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as process:
         try:
             assert connection_owner(Server(process, 1, tmp_path / "log"), 1) is None

@@ -11,7 +11,7 @@ from tools.harness.crops import eye, jpeg
 from tools.harness.small_bundle import write_small_bundle
 
 
-def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responds_like_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_small_bundle(tmp_path)
     monkeypatch.setenv("EYESTATE_MODEL", str(path))
     monkeypatch.setenv("EYESTATE_DEVICE", "cpu")
@@ -19,7 +19,7 @@ def test_answers_as_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     image = jpeg(eye())
     scorer = Network(load_bundle(path), "cpu")
     score = scorer.score([image]).item()
-    (answer,) = model.answers([model.preprocess(image)])
+    (answer,) = model.predict([model.preprocess(image)])
     assert answer == {
         "score": pytest.approx(score, abs=1e-6),
         "state": scorer.state(score),

@@ -21,7 +21,7 @@ GOOD = [
     point(OURS, 0, 16, 900),
     point(BARE, 0, 16, 1000),
     point(QUICKSTART, 0, 16, 200),
-    point(OURS, 1, 16, 500),  # the machine was slower in this round, for all alike
+    point(OURS, 1, 16, 500),  # the machine was slower in this round
     point(BARE, 1, 16, 500),
     point(QUICKSTART, 1, 16, 100),
 ]
@@ -38,7 +38,7 @@ def test_ratios_compare_within_a_round() -> None:
     assert ratios(GOOD, "MLServer") == {}
 
 
-def test_targets_that_are_held() -> None:
+def test_targets_met() -> None:
     assert [target.held for target in targets(GOOD)] == [True, True, True, True]
 
 
@@ -52,11 +52,11 @@ def test_targets_that_are_held() -> None:
         ([point(OURS, 0, 64, 10, errors={"read": 1})], 3),
     ],
 )
-def test_targets_that_are_not(bad: list[Point], number: int) -> None:
+def test_targets_missed(bad: list[Point], number: int) -> None:
     assert targets(bad)[number].held is False
 
 
-def test_deliberate_refusals_and_the_tail_of_a_lone_connection_are_fine() -> None:
+def test_rejections_and_the_tail_of_a_single_connection_are_allowed() -> None:
     found = targets([point(OURS, 0, 1, 10, p99=9.0, statuses={"429": 3}), point(OURS, 0, 16, 10)])
     assert [target.held for target in found] == [None, None, True, True]
 

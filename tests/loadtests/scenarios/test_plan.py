@@ -23,23 +23,23 @@ def test_scaled() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_kind_of_caller_takes_part(name: str) -> None:
-    # Of ten callers Locust makes eight, one and one where all three kinds take part.
+def test_every_kind_of_user_takes_part(name: str) -> None:
+    # With all three kinds Locust divides ten users into eight, one and one.
     scenario = SCENARIOS[name]
     fewest = min(stage.users for stage in scenario.stages)
     assert fewest >= (10 if "single" in scenario.kinds and len(scenario.kinds) > 1 else len(scenario.kinds))
 
 
-def test_the_readme_tells_of_every_scenario() -> None:
+def test_readme_lists_every_scenario() -> None:
     readme = (Path(__file__).parents[3] / "loadtests" / "README.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == list(SCENARIOS)
 
 
-def test_spike_comes_and_goes() -> None:
+def test_spike_rises_and_falls() -> None:
     users = [stage.users for stage in SCENARIOS["spike"].stages]
     assert users[0] == users[-1] < users[1] / 5
 
 
-def test_only_an_overload_may_be_refused_at_will() -> None:
+def test_only_overload_may_be_rejected_without_limit() -> None:
     assert {name for name, scenario in SCENARIOS.items() if scenario.limits.refused > 0.1} == {"overload"}
     assert SCENARIOS["overload"].limits.refused_from > 0

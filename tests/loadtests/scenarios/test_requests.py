@@ -45,12 +45,12 @@ def archive(tmp_path: Path) -> Path:
 
 
 class TestBodies:
-    def test_drawn_eyes_differ(self) -> None:
+    def test_rendered_eyes_differ(self) -> None:
         images = synthetic_images()
         assert len(set(images)) == len(images)
         assert decode(images[0]).shape == (crops.SIDE, crops.SIDE)
 
-    def test_single_crops_of_an_archive_without_the_broken_one(self, archive: Path) -> None:
+    def test_archive_yields_single_crops_without_the_broken_one(self, archive: Path) -> None:
         found = request_bodies("single", str(archive), 5)
         assert [decode(body.data).shape for body in found] == [(20, 20), (21, 21), (22, 22)]
 
@@ -64,7 +64,7 @@ class TestBodies:
         body = request_bodies("packed", str(archive), 5)[0]
         assert from_npy(body.data).shape == (5, crops.SIDE, crops.SIDE)
 
-    def test_nothing_to_send(self, tmp_path: Path) -> None:
+    def test_input_without_images_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "text.jpg").write_bytes(b"this is no image")
         with pytest.raises(InputError, match="no image that can be read"):
             request_bodies("single", str(tmp_path), 1)
@@ -72,7 +72,7 @@ class TestBodies:
             request_bodies("single", str(tmp_path / "none"), 1)
 
 
-class TestFault:
+class TestResponseError:
     @pytest.mark.parametrize(
         ("body", "answer"),
         [
@@ -104,7 +104,7 @@ class TestFault:
         assert response_error(SINGLE, 500, json.dumps({"error": 1}).encode()) == 'status 500: {"error": 1}'
 
 
-def test_refusals_say_when_to_come_back() -> None:
+def test_rejections_say_when_to_retry() -> None:
     assert retry_after(429, "3") == retry_after(503, "3") == 3
     assert retry_after(200, "3") is None
     assert retry_after(429, None) is None

@@ -133,11 +133,11 @@ def test_overload_is_rejected_and_rejections_are_not_failures(tmp_path: Path) ->
     options = ("--model", "small", "--device", "cpu", *CROPS, "--factor", "0.1", "--seconds", "5", "--p95-ms", "60000")
     code, printed = run(tmp_path, "overload", *options, EYESTATE_QUEUE="1")
     found = rows(tmp_path, "overload")
-    refused = [counts for name, counts in found.items() if name.endswith(" refused")]
+    refused = [counts for name, counts in found.items() if name.endswith(" rejected")]
     assert sum(counts["sent"] for counts in refused) > 0, printed
     assert sum(counts["failed"] for counts in refused) == 0
     assert found["single"]["sent"] > 0
-    assert re.search(r"^held +at least 1\.00% refused", printed, re.MULTILINE), printed
+    assert re.search(r"^held +at least 1\.00% rejected", printed, re.MULTILINE), printed
     assert code == 0, printed
 
 

@@ -24,7 +24,7 @@ from training.evaluation.eer import Scores, equal_error_rate
 
 
 def crops(name: str, *, bright_middle: bool) -> EvaluationSet:
-    """Open eyes are bright: all over, or in the middle alone, with a rim as bright around closed ones."""
+    """Open eyes are bright: everywhere, or only in the centre while closed ones have a bright rim."""
     random = np.random.default_rng(0)
     labels = np.arange(20) % 2
     pixels = []
@@ -39,12 +39,12 @@ def crops(name: str, *, bright_middle: bool) -> EvaluationSet:
     return EvaluationSet(name, name, pixels, labels, None, f"{name}{bright_middle}")
 
 
-class TestJudgingANetwork:
+class TestEvaluateNetwork:
     @pytest.fixture
     def peer(self, peers: Path) -> PeerNetwork:
         return PeerNetwork("peer", peers / "ocec_p.onnx", "MIT", width=40, height=24)
 
-    def test_the_part_is_chosen_on_the_test_for_choosing_alone(self, peer: PeerNetwork, tmp_path: Path) -> None:
+    def test_region_is_chosen_on_the_selection_set(self, peer: PeerNetwork, tmp_path: Path) -> None:
         tests = {SELECTION: crops(SELECTION, bright_middle=True), MRL_TEST: crops(MRL_TEST, bright_middle=False)}
         evaluated = evaluate_network(peer, tests, tmp_path)
         best = evaluated.chosen_region[MRL_TEST]
@@ -53,14 +53,14 @@ class TestJudgingANetwork:
         assert evaluated.region_eers[WHOLE][MRL_TEST] == 0
         assert list(evaluated.region_eers) == list(peer.regions)
 
-    def test_crops_of_another_kind_are_shown_as_the_peer_was_made_for(self, peer: PeerNetwork, tmp_path: Path) -> None:
+    def test_held_out_crops_use_the_native_region(self, peer: PeerNetwork, tmp_path: Path) -> None:
         tests = {name: crops(name, bright_middle=True) for name in (SELECTION, HELD_OUT)}
         evaluated = evaluate_network(peer, tests, tmp_path)
         assert evaluated.chosen_region[HELD_OUT] == peer.native_region != evaluated.chosen_region[SELECTION]
         assert evaluate_network(peer, {}, tmp_path).scores == {}
 
 
-def test_scores_are_kept_until_something_changes(tmp_path: Path) -> None:
+def test_scores_are_cached_by_key(tmp_path: Path) -> None:
     counted = []
 
     def compute() -> Scores:
@@ -72,7 +72,7 @@ def test_scores_are_kept_until_something_changes(tmp_path: Path) -> None:
     assert len(counted) == 2
 
 
-def test_a_scorer_scores_as_it_does_alone(bundles: Path, tmp_path: Path) -> None:
+def test_scorer_is_evaluated_as_used(bundles: Path, tmp_path: Path) -> None:
     test = crops(HELD_OUT, bright_middle=False)
     scorer = load(bundles / "final_best", "cpu")
     evaluated = evaluate_scorer(scorer, {HELD_OUT: test}, tmp_path)
@@ -81,15 +81,15 @@ def test_a_scorer_scores_as_it_does_alone(bundles: Path, tmp_path: Path) -> None
 
 
 class TestPairedDifference:
-    def test_of_the_same_scores_is_nothing(self) -> None:
+    def test_is_zero_for_equal_scores(self) -> None:
         random = np.random.default_rng(0)
         test = EvaluationSet("t", "t", [], np.arange(60) % 2, [f"s{i % 6}" for i in range(60)], "")
         scores = random.random(60)
         found = paired_difference(test, scores, scores)
         assert (found.value, found.low, found.high) == (0, 0, 0)
 
-    def test_is_narrower_than_the_errors_themselves(self) -> None:
-        """Two models that fail on the same crops differ by less than either is known."""
+    def test_is_narrower_than_each_eers_interval(self) -> None:
+        """The EERs of models that err on the same crops differ by less than the interval of either."""
         random = np.random.default_rng(0)
         labels = np.arange(400) % 2
         test = EvaluationSet("t", "t", [], labels, None, "")
@@ -101,7 +101,7 @@ class TestPairedDifference:
         assert found.high - found.low < (alone.high - alone.low) / 2
 
 
-def test_tests_are_of_crops_that_nothing_learns_from(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_sets_are_disjoint_from_training_data(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DATA", str(data))
     tests = load_evaluation_sets()
     assert list(tests) == ["mrl_val", "mrl_test", "mrl_test_far", "held_out"]
@@ -112,6 +112,6 @@ def test_tests_are_of_crops_that_nothing_learns_from(data: Path, monkeypatch: py
     assert len(load_evaluation_sets(every=4)["mrl_test"].pixels) == -(-len(tests["mrl_test"].pixels) // 4)
 
 
-def test_without_data_there_are_no_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_data_there_are_no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DATA", str(tmp_path))
     assert load_evaluation_sets() == {}

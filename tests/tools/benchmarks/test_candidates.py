@@ -40,7 +40,7 @@ def peer(offset: float = 0, native_region: str = WHOLE) -> PeerNetwork:
 
 
 class TestPeer:
-    def test_gets_scaled_floats_of_three_equal_channels(self) -> None:
+    def test_inputs_are_scaled_floats_with_three_equal_channels(self) -> None:
         inputs = peer(offset=127).inputs([CROP, CROP[::-1]], WHOLE)
         assert inputs.shape == (2, 3, 24, 40)
         assert inputs.dtype == np.float32
@@ -50,35 +50,35 @@ class TestPeer:
         assert white.min() == white.max() == np.float32(128 / 255)
 
     @pytest.mark.parametrize("region", REGIONS)
-    def test_is_shown_the_middle(self, region: str) -> None:
-        """A white rectangle of the region's size in a black crop fills what it is shown, but for the softened edge."""
+    def test_region_is_centred(self, region: str) -> None:
+        """A white rectangle of the region's size on black fills the region, except for the interpolated edge."""
         crop = np.zeros((100, 100), np.uint8)
         width, height = (round(100 * share / 2) for share in REGIONS[region])
         crop[50 - height : 50 + height, 50 - width : 50 + width] = 255
         (shown,) = peer().inputs([crop], region)
         assert shown[0].mean() > 0.98
 
-    def test_the_box_it_was_made_for_comes_first(self) -> None:
+    def test_native_region_comes_first(self) -> None:
         regions = peer(native_region=TIGHT).regions
         assert regions[0] == TIGHT
         assert sorted(regions) == sorted(REGIONS)
 
 
-def test_an_own_network_gets_what_the_service_gives_it() -> None:
+def test_own_network_gets_the_services_inputs() -> None:
     network = OwnNetwork("own", Path("own.onnx"), "Apache-2.0", side=32)
     assert (network.inputs([CROP], WHOLE)[0] == to_input(CROP, 32)).all()
     assert network.example(5).shape == (5, 32, 32)
 
 
 class TestDynamicBatch:
-    def test_scores_as_before(self, peers: Path, tmp_path: Path) -> None:
+    def test_scores_are_unchanged(self, peers: Path, tmp_path: Path) -> None:
         network = dynamic_batch(peers / "open-closed-eye.onnx", tmp_path / "new" / "dynamic.onnx")
         session, _ = open_session(network, "cpu")
         crops = np.random.default_rng(0).random((3, 3, 32, 32)).astype(np.float32)
         found = read_scores(session.run(None, {"images": crops})[0])
         assert found == pytest.approx(crops.mean(axis=(1, 2, 3)), abs=1e-6)
 
-    def test_refuses_a_network_that_mixes_the_crops(self, tmp_path: Path) -> None:
+    def test_network_that_mixes_crops_is_rejected(self, tmp_path: Path) -> None:
         model = peer_network(32, 32, batch=1)
         model.graph.node.insert(0, helper.make_node("Sub", ["images", "mean_of_all"], ["centred"]))
         model.graph.node.insert(0, helper.make_node("ReduceMean", ["images", "first"], ["mean_of_all"], keepdims=1))
@@ -89,8 +89,8 @@ class TestDynamicBatch:
             dynamic_batch(tmp_path / "mixing.onnx", tmp_path / "dynamic.onnx")
 
 
-class TestLineUp:
-    def test_all_that_are_there(
+class TestFindCandidates:
+    def test_available_networks(
         self, peers: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EYESTATE_MODELS", str(bundles))
@@ -99,7 +99,7 @@ class TestLineUp:
         assert found.missing == {OCEC_S: "no ocec_s.onnx in the folder of public models"}
         assert found.get(OCEC_S) is None
 
-    def test_nobody(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_networks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EYESTATE_MODELS", str(tmp_path))
         found = find_candidates(tmp_path, tmp_path)
         assert found.networks == []
@@ -107,7 +107,7 @@ class TestLineUp:
 
 
 @given(st.lists(st.sampled_from([(8, 8), (8, 9), (16, 8)]), max_size=12))
-def test_parts_keep_the_order(sizes: list[tuple[int, int]]) -> None:
+def test_groups_keep_the_order(sizes: list[tuple[int, int]]) -> None:
     crops = [np.full(size, number, np.uint8) for number, size in enumerate(sizes)]
     found = group_by_size(crops)
     assert [int(crop[0, 0]) for part in found for crop in part] == list(range(len(crops)))

@@ -11,7 +11,7 @@ from tools.benchmarks.cost import cost, peak_memory
 from tools.harness.small_bundle import SIDE, mflop, small_network
 
 
-def test_counts_layers_as_by_hand(tmp_path: Path) -> None:
+def test_counts_match_a_hand_calculation(tmp_path: Path) -> None:
     """3 channels of 8×8 to 6 of 4×4, each by 3×3 weights of one channel; 6 to 5 to 1."""
     onnx.save(convolution_network(2, 8), tmp_path / "network.onnx")
     found = cost(tmp_path / "network.onnx")
@@ -23,21 +23,21 @@ def test_counts_layers_as_by_hand(tmp_path: Path) -> None:
     assert found.file == (tmp_path / "network.onnx").stat().st_size
 
 
-def test_agrees_with_what_the_small_network_says_of_itself(tmp_path: Path) -> None:
+def test_counts_match_the_small_network(tmp_path: Path) -> None:
     onnx.save(small_network(), tmp_path / "small.onnx")
     found = cost(tmp_path / "small.onnx")
     assert found.flop == pytest.approx(mflop() * 1e6 + 2 * 64)
     assert found.traffic > SIDE**2
 
 
-def test_memory_is_that_of_a_process_of_its_own(bundles: Path) -> None:
-    """Hundreds of times as many crops at once need more, Python by itself needs less."""
+def test_peak_memory_grows_with_network_and_batch(bundles: Path) -> None:
+    """Python alone needs less, and a batch of 500 needs more."""
     network = bundles / "final_best_lite" / "model.onnx"
     bare, few, many = peak_memory([], 1), peak_memory([network], 1), peak_memory([network], 500)
     assert 10 < bare < few < many < 2000
 
 
-def test_a_network_that_cannot_be_run_is_an_error(tmp_path: Path) -> None:
+def test_broken_network_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     with pytest.raises(subprocess.CalledProcessError):
         peak_memory([tmp_path / "broken.onnx"], 1)

@@ -47,7 +47,7 @@ def verdicts(found: Report) -> dict[str, Target]:
     return dict(zip(names, targets(found), strict=True))
 
 
-def test_what_holds() -> None:
+def test_targets_met() -> None:
     speeds = [
         *(speed(FINAL_BEST, 1, 50), speed(FINAL_BEST, 8, 100)),
         *(speed(LITE, 1, 2000), speed(LITE, 8, 10_000)),
@@ -61,13 +61,13 @@ def test_what_holds() -> None:
     assert found["close"].found == "+0.0030 (+0.0030 to +0.0030) on held-out crops"
 
 
-def test_what_does_not() -> None:
+def test_targets_missed() -> None:
     speeds = [speed(FINAL_BEST, 8, 100), speed(LITE, 8, 9999), speed(OCEC_P, 8, 10_000)]
     mix = [speed(FINAL_BEST, 8, 100), speed(CASCADE, 8, 1999)]
     found = verdicts(report([row(FINAL_BEST), row(LITE, 0.0031), row(CASCADE, 0.0011)], speeds, mix))
     assert [target.held for target in found.values()] == [False] * 5
 
 
-def test_what_was_not_measured() -> None:
+def test_targets_not_measured() -> None:
     found = verdicts(report([row(FINAL_BEST)], [speed(FINAL_BEST, 8, 100)], []))
     assert [(target.held, target.found) for target in found.values()] == [(None, "not measured")] * 5

@@ -20,7 +20,7 @@ from tools.benchmarks.speed import (
 )
 
 
-def test_all_take_turns() -> None:
+def test_runners_take_turns() -> None:
     calls: list[str] = []
 
     def runner(name: str) -> Runner:
@@ -39,7 +39,7 @@ def test_all_take_turns() -> None:
     assert all(0 < speed.low <= speed.median <= speed.high for speed in speeds)
 
 
-def test_nobody_races() -> None:
+def test_no_runners() -> None:
     assert measure_speeds([], [1], seconds=0, rounds=1) == []
 
 
@@ -51,8 +51,8 @@ def test_networks_run_on_every_engine(bundles: Path) -> None:
     assert [runner.prepare(3)() for runner in runners] == [3] * len(runners)
 
 
-def test_a_device_that_is_not_there_is_named_by_what_ran(bundles: Path) -> None:
-    """Without CUDA the session falls back to the CPU, and the table says so."""
+def test_fallback_device_is_named(bundles: Path) -> None:
+    """Without CUDA the session falls back to the CPU, and the engine's name says so."""
     network = OwnNetwork("lite", bundles / "final_best_lite" / "model.onnx", "Apache-2.0", side=32)
     (runner,) = network_runners([network], "cuda")
     available = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -60,7 +60,7 @@ def test_a_device_that_is_not_there_is_named_by_what_ran(bundles: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_a_mix_is_scored_whole(batch: int) -> None:
+def test_mix_is_scored_completely(batch: int) -> None:
     scored: list[Pixels] = []
     crops = [np.full((8 + number % 2, 8), number, np.uint8) for number in range(10)]
     runner = mix_runner(
@@ -70,7 +70,7 @@ def test_a_mix_is_scored_whole(batch: int) -> None:
     assert [int(crop[0, 0]) for crop in scored] == list(range(10))
 
 
-def test_the_roof_of_this_machine() -> None:
+def test_roofline_is_plausible() -> None:
     found = measure_roofline("cpu")
     assert 1e9 < found.flops < 1e14
     assert 1e8 < found.bandwidth < 1e13

@@ -33,7 +33,7 @@ def source(home: dict[str, str], bento: str) -> Path:
     return Path(home["BENTOML_HOME"], "bentos", *bento.split(":"), "src")
 
 
-def test_it_holds_what_serves_and_nothing_else(source: Path) -> None:
+def test_bento_contains_only_what_serving_needs(source: Path) -> None:
     top = {path.name for path in source.iterdir()}
     assert top == {"bentofile.yaml", "eyestate", "models", "requirements", "service.py"}
     assert not list(source.rglob("__pycache__"))
@@ -41,7 +41,7 @@ def test_it_holds_what_serves_and_nothing_else(source: Path) -> None:
     assert FaceDetector(source / "models" / "mtcnn").description.licence == "MIT"
 
 
-def test_it_serves_by_itself(tmp_path: Path, home: dict[str, str], bento: str, source: Path) -> None:
+def test_bento_serves_outside_the_repository(tmp_path: Path, home: dict[str, str], bento: str, source: Path) -> None:
     model = write_bundle(source / "models")  # found by its name only if the bento's own code looks for it
     command = (BENTOML, "serve", bento, "--working-dir", str(tmp_path), "--host", "127.0.0.1", "--port", "{port}")
     settings = home | {"PYTHONPATH": "", "EYESTATE_MODEL": model.name, "EYESTATE_DRAIN": "0"}

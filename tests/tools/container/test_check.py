@@ -14,19 +14,19 @@ INSIDE: dict[str, Any] = {
 }
 
 
-def fallen(inside: dict[str, Any], as_root: dict[str, Any]) -> list[str]:
+def failed_claims(inside: dict[str, Any], as_root: dict[str, Any]) -> list[str]:
     return [claim.found for claim in confinement_claims(inside, as_root) if not claim.held]
 
 
-def test_a_confined_container_holds_every_claim() -> None:
-    assert fallen(INSIDE, INSIDE) == []
+def test_confined_container_meets_every_claim() -> None:
+    assert failed_claims(INSIDE, INSIDE) == []
 
 
-def test_each_breach_is_told() -> None:
+def test_each_breach_is_reported() -> None:
     open_to_root = INSIDE | {"writing": {"/": "EROFS", "/app": "works", "/tmp": "works"}}
-    assert fallen(INSIDE, open_to_root) == ["EROFS, works"]
-    assert fallen(open_to_root, INSIDE) == ["/app, /tmp"]
-    assert fallen(INSIDE | {"uid": 0}, INSIDE) == ["0:65532"]
-    assert fallen(INSIDE | {"capabilities": "0000000000000400"}, INSIDE) == ["0000000000000400"]
-    assert fallen(INSIDE | {"programs": ["gcc"]}, INSIDE) == ["gcc"]
-    assert fallen(INSIDE | {"modules": ["torch"]}, INSIDE) == ["torch"]
+    assert failed_claims(INSIDE, open_to_root) == ["EROFS, works"]
+    assert failed_claims(open_to_root, INSIDE) == ["/app, /tmp"]
+    assert failed_claims(INSIDE | {"uid": 0}, INSIDE) == ["0:65532"]
+    assert failed_claims(INSIDE | {"capabilities": "0000000000000400"}, INSIDE) == ["0000000000000400"]
+    assert failed_claims(INSIDE | {"programs": ["gcc"]}, INSIDE) == ["gcc"]
+    assert failed_claims(INSIDE | {"modules": ["torch"]}, INSIDE) == ["torch"]

@@ -31,13 +31,13 @@ def instructions(name: str) -> list[str]:
     return re.findall(rf"^{name} (.+)$", RECIPE.replace("\\\n", " "), re.MULTILINE)
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_hadolint_reports_nothing() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, "Dockerfile"], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_base_is_pinned_by_its_digest() -> None:
+def test_base_is_pinned_by_digest() -> None:
     base = pinned()
     assert re.fullmatch(r"docker\.io/library/python:3\.11\.\d+-slim-bookworm", base.name)
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", base.digest)
@@ -46,19 +46,19 @@ def test_the_base_is_pinned_by_its_digest() -> None:
     assert ":latest" not in RECIPE
 
 
-def test_wheels_are_installed_by_their_hashes() -> None:
+def test_wheels_are_installed_with_hashes() -> None:
     installs = [part for run in instructions("RUN") for part in run.split("&&") if "pip install" in part]
     assert len(installs) == 4
     assert [part for part in installs if "--require-hashes" not in part and "--offline" not in part] == []
 
 
-def test_it_runs_as_a_number_and_gets_signals_itself() -> None:
+def test_user_is_numeric_and_entrypoint_receives_signals() -> None:
     assert instructions("USER") == ["65532:65532"]
     assert json.loads(instructions("ENTRYPOINT")[0]) == ["bentoml", "serve", "service"]
     assert json.loads(instructions("HEALTHCHECK")[0].partition("CMD ")[2])[0] == "python"
 
 
-def test_nothing_but_what_serves_goes_into_the_build(tmp_path: Path) -> None:
+def test_build_context_contains_only_what_serving_needs(tmp_path: Path) -> None:
     try:
         engine = builder()
     except ImageError as error:

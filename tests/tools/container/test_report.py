@@ -1,4 +1,4 @@
-"""What docs/container.md says of the images is what was measured of them."""
+"""The figures in docs/container.md are those measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOCUMENT = (PROJECT / "docs" / "container.md").read_text()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_figures_are_those_of_the_report(target: Target) -> None:
+def test_document_matches_the_report(target: Target) -> None:
     report = json.loads((PROJECT / "reports" / "container" / f"{target}.json").read_text())
     rows = re.findall(r"^\| \w.+? \| (.+?) \| (.+?) \|$", DOCUMENT, re.MULTILINE)
     stated = {row[TARGETS.index(target)] for row in rows}

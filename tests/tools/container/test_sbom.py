@@ -91,7 +91,7 @@ def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_pat
     assert len(needs["image"]) == len(components)
 
 
-def test_of_an_image_only_what_the_list_is_made_from_is_read() -> None:
+def test_only_relevant_files_are_extracted() -> None:
     assert sbom.is_relevant("models/final_best/model.onnx")
     assert sbom.is_relevant("opt/eyestate/lib/python3.11/site-packages/numpy-2.0.dist-info/METADATA")
     assert sbom.is_relevant("var/lib/dpkg/status")

@@ -15,7 +15,7 @@ def put(root: Path, *paths: str, content: str = "") -> None:
         (root / path).write_text(content or path)
 
 
-def test_what_serving_never_opens_goes(tmp_path: Path) -> None:
+def test_unused_files_are_removed(tmp_path: Path) -> None:
     gone = (
         "numpy/core/tests/test_it.py",
         "numpy/_core/include/numpy.h",
@@ -29,7 +29,7 @@ def test_what_serving_never_opens_goes(tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
 
 
-def test_copies_of_a_library_become_links_to_it(tmp_path: Path) -> None:
+def test_identical_libraries_become_links(tmp_path: Path) -> None:
     put(tmp_path, "a/lib.so", "a/lib.so.1", "a/lib.so.1.2", "b/lib.so", content="same")
     put(tmp_path, "a/other.so")
     slim.link_copies(tmp_path)
@@ -37,7 +37,7 @@ def test_copies_of_a_library_become_links_to_it(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "lib.so.1.2").read_text() == "same"
 
 
-def test_modules_stay_compiled_whatever_their_times(tmp_path: Path) -> None:
+def test_compiled_modules_ignore_modification_times(tmp_path: Path) -> None:
     put(tmp_path, f"{PACKAGES}/module.py", content="VALUE = 1\n")
     subprocess.run([sys.executable, slim.__file__, tmp_path], check=True)
     packages = tmp_path / PACKAGES

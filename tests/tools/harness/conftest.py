@@ -1,4 +1,4 @@
-"""A server so small that what the load tests count can be compared with what it did."""
+"""A minimal HTTP server whose own counts can be compared with those of a load generator."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Reply = Callable[[int], bytes | None]
 
 @dataclass
 class TinyServer:
-    """Answers the n-th request with ``reply(n)``; None is to hang up on it."""
+    """Answers the n-th request with ``reply(n)``; None closes the connection."""
 
     reply: Reply
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     delay: float = 0.0
-    hang_up: bool = False  # after every answer
+    hang_up: bool = False  # after every response
     conversations: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,7 +56,7 @@ def reply(status: int, body: bytes = b"{}", *headers: str) -> bytes:
 
 @contextmanager
 def tiny_server(answer: Reply) -> Iterator[TinyServer]:
-    """Run a server in a thread of its own."""
+    """Run a server in a separate thread."""
     server = TinyServer(answer)
     started, stopping = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
@@ -68,11 +68,11 @@ def tiny_server(answer: Reply) -> Iterator[TinyServer]:
         started.set()
         await stopping.wait()
         listening.close()
-        await asyncio.sleep(0.02)  # who has just connected gets its conversation
+        await asyncio.sleep(0.02)  # let clients that have just connected be accepted
         for conversation in server.conversations:
             conversation.cancel()
         await asyncio.gather(*server.conversations, return_exceptions=True)
-        await asyncio.sleep(0.05)  # their transports close in the loop's next rounds
+        await asyncio.sleep(0.05)  # their transports close in the loop's next iterations
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()

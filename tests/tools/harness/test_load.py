@@ -69,7 +69,7 @@ class TestConnection:
             run(ask(server.port))
         assert server.requests == [REQUEST, REQUEST]
 
-    def test_connection_that_the_server_closes_after_its_answer(self) -> None:
+    def test_connection_closed_by_the_server_after_the_response(self) -> None:
         async def ask(port: int) -> None:
             connection = await Connection.open(port)
             assert (await connection.request(REQUEST)).status == 503
@@ -79,7 +79,7 @@ class TestConnection:
             run(ask(server.port))
 
     @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"nonsense\r\n\r\n"])
-    def test_no_complete_answer_is_a_loss(self, answer: bytes | None) -> None:
+    def test_incomplete_response_is_a_loss(self, answer: bytes | None) -> None:
         async def ask(port: int) -> None:
             connection = await Connection.open(port)
             with pytest.raises(RequestLostError):
@@ -103,8 +103,8 @@ class TestClosedLoop:
         assert abs(by_path[b"/v1/score"] - by_path[b"/other"]) <= 4
 
     def test_statuses_and_losses_add_up(self) -> None:
-        fates = [reply(200), reply(429, b"{}", "Retry-After: 1"), None, reply(200)]
-        with tiny_server(lambda number: fates[number % 4]) as server:
+        replies = [reply(200), reply(429, b"{}", "Retry-After: 1"), None, reply(200)]
+        with tiny_server(lambda number: replies[number % 4]) as server:
             generator = LoadGenerator(server.port, [REQUEST])
             run(closed_loop(generator, 3, 0.3))
         hung_up = len(server.requests) // 4
@@ -148,7 +148,7 @@ class TestOpenLoop:
         assert statuses(generator.outcomes) == {"200": generator.sent}
 
 
-def test_percentiles_of_the_wanted() -> None:
+def test_percentiles_of_selected_outcomes() -> None:
     outcomes = [Outcome(0, n / 1000, 200, None, None, 1) for n in range(1, 101)]
     outcomes.append(Outcome(0, 9, 429, None, None, 1))
     found = percentiles_ms(outcomes, lambda outcome: outcome.status == 200)
@@ -157,14 +157,14 @@ def test_percentiles_of_the_wanted() -> None:
 
 
 class TestArrivals:
-    def test_at_their_times(self, ok_server: TinyServer) -> None:
+    def test_requests_are_sent_when_due(self, ok_server: TinyServer) -> None:
         generator = LoadGenerator(ok_server.port, [REQUEST])
         run(arrivals(generator, [0.0, 0.05, 0.3]))
         begun = [outcome.sent - outcome.late for outcome in generator.outcomes]
         assert [time - begun[0] for time in begun] == pytest.approx([0, 0.05, 0.3], abs=1e-6)
         assert len(generator.lags) == 3
 
-    def test_what_leaves_late_says_so(self, ok_server: TinyServer) -> None:
+    def test_delayed_requests_are_recorded_as_late(self, ok_server: TinyServer) -> None:
         async def hindered(generator: LoadGenerator) -> None:
             load = asyncio.create_task(arrivals(generator, [0.0, 0.3, 1.0]))
             await asyncio.sleep(0.005)
@@ -183,5 +183,5 @@ class TestArrivals:
         assert times[-1] == pytest.approx(50, rel=0.05)
         mean = sum(gaps) / len(gaps)
         deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
-        assert deviation == pytest.approx(mean, rel=0.05)  # as of an exponential distribution
+        assert deviation == pytest.approx(mean, rel=0.05)  # as in an exponential distribution
         assert times[:5] == list(itertools.islice(poisson(200, seed=1), 5))

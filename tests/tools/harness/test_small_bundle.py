@@ -10,7 +10,7 @@ from tools.harness.crops import eye
 from tools.harness.small_bundle import SIDE, mflop, write_small_bundle
 
 
-def test_scores_crops_like_any_bundle(tmp_path: Path) -> None:
+def test_scores_crops_like_other_bundles(tmp_path: Path) -> None:
     scorer = Network(load_bundle(write_small_bundle(tmp_path)), "cpu")
     crops = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE)).astype(np.uint8)
     scores = scorer.score([*crops, eye()])
@@ -20,13 +20,13 @@ def test_scores_crops_like_any_bundle(tmp_path: Path) -> None:
     assert len(set(scores.tolist())) == 6
 
 
-def test_is_the_same_every_time(tmp_path: Path) -> None:
+def test_is_deterministic(tmp_path: Path) -> None:
     first, second = (load_bundle(write_small_bundle(tmp_path / name)).manifest for name in "ab")
     assert first == second
     assert load_bundle(write_small_bundle(tmp_path / "a")).manifest == first
 
 
-def test_is_small_and_says_that_it_is_untrained(tmp_path: Path) -> None:
+def test_is_small_and_declared_untrained(tmp_path: Path) -> None:
     path = write_small_bundle(tmp_path)
     assert (path / "model.onnx").stat().st_size < 200_000
     assert 1 < mflop() < 10

@@ -1,4 +1,4 @@
-"""What is committed is what is generated, and its parts agree with one another."""
+"""Committed files match what is generated, and agree with one another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_committed_is_generated(path: Path) -> None:
     assert read(path.read_text()) == read(GENERATED[path]), "run python -m tools.monitoring generate"
 
 
-def test_links_go_where_the_documentation_is() -> None:
+def test_links_lead_to_the_given_documentation() -> None:
     made = generated("https://git.test/docs")
     urls = re.findall(r"runbook_url: (\S+)", made[FOLDER / "prometheus-rule.yaml"])
     assert len(urls) == sum("alert" in each for each in RULES)
@@ -40,12 +40,12 @@ def test_links_go_where_the_documentation_is() -> None:
     ]
 
 
-def test_rules_are_the_same_with_and_without_the_operator() -> None:
+def test_rules_are_identical_with_and_without_the_operator() -> None:
     resource = yaml.safe_load((FOLDER / "prometheus-rule.yaml").read_text())
     assert resource["spec"] == yaml.safe_load((FOLDER / "rules.yml").read_text())
 
 
-def test_scrapes_are_the_same_with_and_without_the_operator() -> None:
+def test_scrapes_are_identical_with_and_without_the_operator() -> None:
     config = yaml.safe_load(SCRAPE.read_text())
     (job,) = config["scrape_configs"]
     monitor = yaml.safe_load((FOLDER / "service-monitor.yaml").read_text())["spec"]
@@ -64,7 +64,7 @@ def test_scrapes_are_the_same_with_and_without_the_operator() -> None:
     } == {key: value for key, value in monitor.items() if "Limit" in key}
 
 
-def test_the_dashboard_is_what_grafana_reads() -> None:
+def test_dashboard_conforms_to_grafanas_schema() -> None:
     register_default_plugins()
     committed = json.loads(DASHBOARD.read_text())
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(committed)))
@@ -76,7 +76,7 @@ def test_the_dashboard_is_what_grafana_reads() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_panels_tell_what_they_show(panel: dict[str, Any]) -> None:
+def test_panels_are_described(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     place, targets = panel["gridPos"], panel["targets"]
     assert place["x"] + place["w"] <= 24
@@ -97,7 +97,7 @@ def test_panels_do_not_overlap() -> None:
     assert len(cells) == len(set(cells))
 
 
-def test_all_that_is_asked_for_exists() -> None:
+def test_every_queried_series_exists() -> None:
     metrics = set(re.findall(r"^\| `(eyestate_\w+)`", METRICS, re.MULTILINE))
     known = {metric + suffix for metric in metrics for suffix in ("", "_bucket", "_sum", "_count")}
     known |= {rule["record"] for rule in RULES if "record" in rule}

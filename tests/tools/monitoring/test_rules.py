@@ -36,7 +36,7 @@ def name(rule: dict[str, Any]) -> str:
 
 
 @needs_promtool
-def test_prometheus_takes_rules_and_configuration() -> None:
+def test_promtool_accepts_rules_and_configuration() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", FOLDER / "rules.yml")
     promtool("check", "config", "--lint=all", "--lint-fatal", FOLDER / "prometheus.yml")
 
@@ -48,7 +48,7 @@ def test_alerts_fire_when_they_should(cases: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name)
-def test_an_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
+def test_alert_is_tested_firing_and_not_firing(rule: dict[str, Any]) -> None:
     moments = [moment for moment in MOMENTS if moment["alertname"] == rule["alert"]]
     windows = rule["labels"].get("windows")
     fires = [
@@ -59,7 +59,7 @@ def test_an_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name)
-def test_an_alert_compares_what_is_recorded(rule: dict[str, Any]) -> None:
+def test_alert_compares_recorded_series(rule: dict[str, Any]) -> None:
     series = compared_series(rule["expr"])
     assert set(series) <= RECORDED
     assert re.fullmatch(r"\S+ \S+ [\d.]+( and \S+ \S+ [\d.]+)?", rule["expr"])
@@ -67,7 +67,7 @@ def test_an_alert_compares_what_is_recorded(rule: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name)
-def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_alert_has_a_runbook_entry(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
@@ -77,7 +77,7 @@ def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
         assert part in entry[1]
 
 
-def test_only_what_users_feel_pages() -> None:
+def test_only_alerts_with_user_impact_page() -> None:
     assert {rule["alert"] for rule in ALERTS if rule["labels"]["severity"] == "page"} == {
         "EyestateDown",
         "EyestateAvailabilityBudgetBurn",
@@ -85,5 +85,5 @@ def test_only_what_users_feel_pages() -> None:
     }
 
 
-def test_the_runbook_has_no_entry_for_what_is_no_alert() -> None:
+def test_runbook_has_no_entry_without_an_alert() -> None:
     assert re.findall(r"^### (Eyestate\w+)", RUNBOOK, re.MULTILINE) == list(dict.fromkeys(a["alert"] for a in ALERTS))
