@@ -452,7 +452,7 @@ def test_a_cancellation_from_outside_is_passed_on() -> None:
 def test_a_target_needs_a_key_unless_it_says_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("right-key")
-    target = Target(echo, "/v2", refusal)
+    target = Target(echo, "/v2", error_response)
 
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         edge._find = lambda scope: target
