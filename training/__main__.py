@@ -15,7 +15,13 @@ from eyestate.cli import Commands
 from eyestate.scorer import load
 from training.commands.card import card_command
 from training.commands.label import label
-from training.commands.lite import calibration_command, cascade_command, distil_command, lesson_command, search_student
+from training.commands.lite import (
+    calibration_command,
+    cascade_command,
+    distil_command,
+    distillation_set_command,
+    search_student,
+)
 from training.commands.options import (
     backbone_option,
     crops_option,
@@ -160,7 +166,7 @@ def export(
     """
     split = split_by_subject(load_mrl(mrl).crops)
     held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
-    usual = read_pool(crops) if crops.exists() else []
+    reference_crops = read_pool(crops) if crops.exists() else []
     bundle = export_run(
         run,
         split,
@@ -170,7 +176,7 @@ def export(
         results=reports / name,
         max_wrong=max_wrong,
         held_out=held_out,
-        usual=usual,
+        reference_crops=reference_crops,
     )
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
@@ -224,7 +230,7 @@ for command in (
     compare_command,
     export_detector_command,
     report,
-    lesson_command,
+    distillation_set_command,
     search_student,
     distil_command,
     cascade_command,

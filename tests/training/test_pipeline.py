@@ -33,7 +33,7 @@ SIDE = 96  # of the input; a multiple of 24, for TinyNetwork's pooling
 MINIATURE = {
     "cluster": {"trials": 4, "seed": 0},
     "kaggle_model": {"input_side": SIDE, "epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8},
-    "as_told": {
+    "baseline": {
         "best_1000": {"epochs": 1, "crops_per_epoch": 64},
         "final": {"epochs": 1, "crops_per_epoch": 64},
         "learning_rate": 1e-4,

@@ -28,20 +28,24 @@ from training.evaluation.eer import Labels
 from training.export.bundle import FAR_SAMPLE
 from training.export.cascade import cached_scores, make_cascade
 from training.files import write_json
-from training.models.distillation_set import write_lesson
+from training.models.distillation_set import write_distillation_set
 from training.models.student import SIDE, StudentSettings, distil, tune
 from training.plots import plot_history
 from training.runs import history, write_history
 
-LESSON: Final = Path("runs/lesson")
+DISTILLATION_SET: Final = Path("runs/distillation_set")
 SCORES: Final = Path("runs/scores")
 DEFAULT: Final = StudentSettings()
 
 teacher_option = click.option(
     "--teacher", default="final_best", show_default=True, help="Bundle of the network that answers."
 )
-lesson_option = click.option(
-    "--lesson", type=Folder, default=LESSON, show_default=True, help="Of `python -m training lesson`."
+distillation_set_option = click.option(
+    "--distillation-set",
+    type=Folder,
+    default=DISTILLATION_SET,
+    show_default=True,
+    help="Of `python -m training distillation-set`.",
 )
 report_option = click.option(
     "--report",
@@ -59,7 +63,7 @@ rate_option = click.option(
 )
 
 
-@click.command("lesson")
+@click.command("distillation-set")
 @crops_option
 @mrl_option
 @teacher_option
@@ -72,36 +76,40 @@ rate_option = click.option(
     help="Share of the views that are of the unlabelled crops; the others are of MRL's training subjects.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--output", type=Folder, default=LESSON, show_default=True)
-def lesson_command(
+@click.option("--output", type=Folder, default=DISTILLATION_SET, show_default=True)
+def distillation_set_command(
     *, crops: Path, mrl: Path, teacher: str, views: int, own_share: float, seed: int, output: Path
 ) -> None:
     """Draw changed views of crops and write down what a large network says of each, for a small one to learn."""
     network = Network(load_bundle(teacher))
-    write_lesson(_taught(mrl, crops), network, output, side=SIDE, views=views, own_share=own_share, seed=seed)
+    write_distillation_set(
+        _train_crops(mrl, crops), network, output, side=SIDE, views=views, own_share=own_share, seed=seed
+    )
 
 
 @click.command("search-student")
 @mrl_option
-@lesson_option
+@distillation_set_option
 @click.option("--views", type=click.IntRange(min=DEFAULT.batch_size), default=65_536, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--trials", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--output", type=Folder, default=Path("runs/student_search"), show_default=True)
 @report_option
 def search_student(
-    *, mrl: Path, lesson: Path, views: int, epochs: int, trials: int, output: Path, report: Path
+    *, mrl: Path, distillation_set: Path, views: int, epochs: int, trials: int, output: Path, report: Path
 ) -> None:
     """Search learning rate, weight decay, temperature and weight of the labels by short distillations."""
     settings = dataclasses.replace(DEFAULT, epochs=epochs, average_decay=0.98)
-    best = tune(lesson, _exam(mrl), settings, output, report / "search.csv", views=views, trials=trials)
+    best = tune(
+        distillation_set, _validation_crops(mrl), settings, output, report / "search.csv", views=views, trials=trials
+    )
     click.echo(json.dumps(best, indent=2))
 
 
 @click.command("distil")
 @crops_option
 @mrl_option
-@lesson_option
+@distillation_set_option
 @click.option("--epochs", type=click.IntRange(min=1), default=DEFAULT.epochs, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=2), default=DEFAULT.batch_size, show_default=True)
 @click.option(
@@ -114,10 +122,12 @@ def search_student(
 @rate_option
 @click.option("--output", type=Folder, default=Path("runs/final_best_lite"), show_default=True)
 @report_option
-def distil_command(*, crops: Path, mrl: Path, lesson: Path, output: Path, report: Path, **chosen: float) -> None:
-    """Train a network of a hundredth of the cost on a lesson."""
+def distil_command(
+    *, crops: Path, mrl: Path, distillation_set: Path, output: Path, report: Path, **chosen: float
+) -> None:
+    """Train a network of a hundredth of the cost on a distillation set."""
     settings = dataclasses.replace(DEFAULT, **chosen)  # type: ignore[arg-type]
-    distil(lesson, _taught(mrl, crops), _exam(mrl), settings, output)
+    distil(distillation_set, _train_crops(mrl, crops), _validation_crops(mrl), settings, output)
     plot_history(history(output), report / "curves.png")
     write_history(history(output), report / "history.csv")
 
@@ -159,7 +169,7 @@ def cascade_command(
         results=reports / name,
         max_wrong=max_wrong,
         held_out=judged_by_people(crops, human_labels) if human_labels.exists() else [],
-        usual=read_pool(crops),
+        reference_crops=read_pool(crops),
         cache=cache,
     )
     for metric in load_model(path).manifest.metrics:
@@ -184,9 +194,9 @@ def calibration_command(
     """
     scorer = load(model)
     split = split_by_subject(load_mrl(mrl).crops)
-    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    seen, labels = cached_scores(scorer, exam, cache), _labels(exam)
-    fits = calibration.compare(seen, labels, [str(crop.subject) for crop in exam])
+    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    seen, labels = cached_scores(scorer, validation, cache), _labels(validation)
+    fits = calibration.compare(seen, labels, [str(crop.subject) for crop in validation])
     tests = {"MRL test subjects": split.test, f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)]}
     if human_labels.exists():
         tests["held-out crops of the unlabelled set"] = judged_by_people(crops, human_labels)
@@ -207,11 +217,11 @@ def calibration_command(
     click.echo(calibration.section(fits, errors))
 
 
-def _taught(mrl: Path, crops: Path) -> list[Crop]:
+def _train_crops(mrl: Path, crops: Path) -> list[Crop]:
     return [*watched(mrl).train, *read_pool(crops)]
 
 
-def _exam(mrl: Path) -> list[Crop]:
+def _validation_crops(mrl: Path) -> list[Crop]:
     """A sample of MRL's validation subjects, near and as seen from afar."""
     val = watched(mrl).val
     return [*val, *map(shrunk, val)]

@@ -153,12 +153,12 @@ def fine_tune(
     known = merge(*map(read_labels, labels), human_labels(all_answers(answers).values()))
     labelled = apply(read_pool(crops), known)
     try:
-        taught, test = train_test_split(
+        train_part, test = train_test_split(
             labelled, test_size=test_share, stratify=[crop.label for crop in labelled], random_state=0
         )
     except ValueError as error:
         raise DataError(f"cannot divide {len(labelled)} labelled crops into train and test: {error}") from None
-    trained = train(Split(taught, test, []), fine_tuning(start, **chosen), output, start=start)
+    trained = train(Split(train_part, test, []), fine_tuning(start, **chosen), output, start=start)
     plot_history(history(output), output / "curves.png")
     labels_of = [crop.label or 0 for crop in test]
     eers = {
@@ -166,7 +166,7 @@ def fine_tune(
         for name, checkpoint in (("eer", trained), ("eer_before", outcome(start)))
     }
     sources = Counter(item.source for item in known)
-    result = {"train": len(taught), "test": len(test), "sources": sources, **eers}
+    result = {"train": len(train_part), "test": len(test), "sources": sources, **eers}
     (output / "own_test.json").write_text(json.dumps(result, indent=2) + "\n")
     click.echo(f"EER on {len(test)} test crops: {eers['eer']['value']:.4f}, before {eers['eer_before']['value']:.4f}")
 
@@ -289,9 +289,9 @@ def mix(
 ) -> None:
     """Fine-tune a network on all unlabelled crops, towards what is believed and what people said, mixed with MRL."""
     labelled = watched(mrl)
-    lesson = soft_targets(read_pool(crops), by_belief(beliefs), all_answers(answers))
+    targeted = soft_targets(read_pool(crops), by_belief(beliefs), all_answers(answers))
     train(
-        Split([*labelled.train, *lesson], labelled.val, []),
+        Split([*labelled.train, *targeted], labelled.val, []),
         fine_tuning(start, **chosen),
         output,
         start=start,

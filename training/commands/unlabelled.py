@@ -25,8 +25,8 @@ from training.labelling.cluster import (
     Clustering,
     Points,
     Space,
+    appearance,
     by_default,
-    looks,
     maps,
     mark_good,
     open_studies,
@@ -117,7 +117,7 @@ def cluster_command(
                 clusterings.append(tune(space, algorithm, study, trials))
                 plot_study(study, output / "plots")
 
-    appearances = looks(pool)
+    appearances = appearance(pool)
     rows = mark_good([row(item, scores, appearances) for item in clusterings], within)
     places = {f"{space.feature}-{name}": where for space in spaces for name, where in maps(space).items()}
     write_arrays(

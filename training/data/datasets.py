@@ -124,7 +124,7 @@ def fingerprint(crops: Iterable[Crop]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class TaughtBy:
+class TrainingSource:
     """Crops of one kind that a network is trained on."""
 
     name: str
@@ -133,14 +133,14 @@ class TaughtBy:
     fingerprint: str
 
 
-def sources(crops: Sequence[Crop]) -> list[TaughtBy]:
+def sources(crops: Sequence[Crop]) -> list[TrainingSource]:
     """The crops by kind: those of known subjects are MRL's, the others come from the unlabelled set."""
     kinds = {
         "MRL Eye Dataset": [crop for crop in crops if crop.subject is not None],
         "eye crops without labels": [crop for crop in crops if crop.subject is None],
     }
     return [
-        TaughtBy(name, len(kind), sorted({crop.subject for crop in kind if crop.subject}), fingerprint(kind))
+        TrainingSource(name, len(kind), sorted({crop.subject for crop in kind if crop.subject}), fingerprint(kind))
         for name, kind in kinds.items()
         if kind
     ]

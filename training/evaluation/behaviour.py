@@ -122,18 +122,18 @@ class Results(_Part):
     @property
     def failures(self) -> list[str]:
         """What did not pass, in words."""
-        told = [f"{u.crops}: EER {u.eer:.4f}" for u in self.undisturbed if not _functional(u)]
-        told += [
+        failures = [f"{u.crops}: EER {u.eer:.4f}" for u in self.undisturbed if not _functional(u)]
+        failures += [
             f"{i.behaviour}, {i.change}, {i.crops}: {i.changed:.1%} of the verdicts changed, {i.reversed:.1%} reversed"
             for i in self.invariances
             if not i.passed
         ]
-        told += [
+        failures += [
             f"{d.behaviour}: {d.falling:.1%} of the steps not rising, {d.fall:.2f} from open to closed"
             for d in self.directions
             if not d.passed
         ]
-        return told
+        return failures
 
 
 def generated(count: int, seed: int = 0) -> list[Eye]:
@@ -194,7 +194,7 @@ def table(results: Results) -> str:
     for row in results.invariances:
         by_behaviour[row.behaviour, row.crops].append(row)
     undisturbed = [
-        (row.crops, f"{row.n:,}", f"{row.eer:.4f}", f"{row.ece:.4f}", _told(_functional(row)))
+        (row.crops, f"{row.n:,}", f"{row.eer:.4f}", f"{row.ece:.4f}", _yes_no(_functional(row)))
         for row in results.undisturbed
     ]
     invariances = [
@@ -204,13 +204,13 @@ def table(results: Results) -> str:
             f"{max(row.reversed for row in rows):.1%}",
             f"{max(row.difference for row in rows):.3f}",
             f"{max(row.eer for row in rows):.4f}",
-            _told(all(row.passed for row in rows)),
+            _yes_no(all(row.passed for row in rows)),
         )
         for (name, kind), rows in by_behaviour.items()
         if rows
     ]
     directions = [
-        (row.behaviour, row.n, f"{row.falling:.1%}", f"{row.correlation:.3f}", f"{row.fall:.3f}", _told(row.passed))
+        (row.behaviour, row.n, f"{row.falling:.1%}", f"{row.correlation:.3f}", f"{row.fall:.3f}", _yes_no(row.passed))
         for row in results.directions
     ]
     return "\n".join(
@@ -440,5 +440,5 @@ def _table(head: str, rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(passed: bool) -> Literal["yes", "**no**"]:
+def _yes_no(passed: bool) -> Literal["yes", "**no**"]:
     return "yes" if passed else "**no**"

@@ -1,6 +1,6 @@
-"""Make scores fit, so that of the crops scored 0.9 nine in ten are open: by a temperature, where that helps.
+"""Calibrate scores, so that of the crops scored 0.9 nine in ten are open: by a temperature, where that helps.
 
-A way to calibrate is judged on people that it was not fitted on, each left out in turn: it must help strangers.
+Each method is evaluated on subjects it was not fitted on, leaving out one at a time: it must help on unseen subjects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.models.distillation_set import log_odds
 AS_TRAINED: Final = "as they ship"
 TEMPERATURE: Final = "temperature"
 ISOTONIC: Final = "isotonic"
-_STRICTEST: Final = 1e-4  # an isotonic fit says 0 and 1 where it saw one class alone, which no stranger should cost
+_STRICTEST: Final = 1e-4  # isotonic scores of 0 and 1 would cost infinite loss on the first exception
 
 Map = Callable[[Scores], Scores]
 
@@ -51,10 +51,10 @@ def fit_temperature(scores: Scores, labels: Labels) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
 
 
-def cooled(scores: Scores, temperature: float) -> Scores:
+def apply_temperature(scores: Scores, temperature: float) -> Scores:
     """The scores (N,) with their logits divided by a temperature."""
-    cool: Scores = 1 / (1 + np.exp(-log_odds(scores).astype(np.float64) / temperature))
-    return cool
+    result: Scores = 1 / (1 + np.exp(-log_odds(scores).astype(np.float64) / temperature))
+    return result
 
 
 def compare(scores: Scores, labels: Labels, people: Sequence[str]) -> list[Fit]:
@@ -106,7 +106,7 @@ def _isotonic(scores: Scores, labels: Labels) -> Map:
 
 def _temperature(scores: Scores, labels: Labels) -> Map:
     temperature = fit_temperature(scores, labels)
-    return lambda new: cooled(new, temperature)
+    return lambda new: apply_temperature(new, temperature)
 
 
 def _as_trained(scores: Scores, labels: Labels) -> Map:

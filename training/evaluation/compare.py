@@ -40,12 +40,12 @@ FOLDS_1, FOLDS_2 = "self_train_1/round_{}/fold_*", "self_train_2/round_{}/fold_*
 ATTEMPTS: Final = (
     Attempt("kaggle_model", "MRL alone", ("kaggle_model",)),
     Attempt(
-        "best_1000", "as told: kaggle_model fine-tuned on the crops on which the clusterings agree", ("best_1000",)
+        "best_1000", "baseline: kaggle_model fine-tuned on the crops on which the clusterings agree", ("best_1000",)
     ),
     Attempt(
-        "final_as_told",
-        "as told: kaggle_model fine-tuned on agreed crops, best_1000's labels and people's answers",
-        ("final_as_told",),
+        "final_baseline",
+        "baseline: kaggle_model fine-tuned on agreed crops, best_1000's labels and people's answers",
+        ("final_baseline",),
         ANSWERS[:1],
     ),
     Attempt("self_train_1_round_1", "self-training, first round, two networks", (FOLDS_1.format(1),)),

@@ -18,7 +18,7 @@ SLICED: tuple[str, ...] = ("glasses", "reflections", "light", "sensor", "gender"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredCrops:
     """Labelled crops and the scores (N,) a model gave them."""
 
     crops: Sequence[Crop]
@@ -32,9 +32,9 @@ class Judged:
     def subjects(self) -> list[str]:
         return [str(crop.subject) for crop in self.crops]
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Judged:
+    def where(self, chosen: npt.NDArray[np.bool_]) -> ScoredCrops:
         """The crops for which ``chosen`` (N,) is true."""
-        return Judged([crop for crop, keep in zip(self.crops, chosen, strict=True) if keep], self.scores[chosen])
+        return ScoredCrops([crop for crop, keep in zip(self.crops, chosen, strict=True) if keep], self.scores[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +56,29 @@ class Band:
     open: float
 
 
-def eer_metrics(name: str, judged: Judged) -> list[Metric]:
+def eer_metrics(name: str, scored: ScoredCrops) -> list[Metric]:
     """The EER with its interval over crops and, where the crops' subjects are known, the wider one over subjects."""
-    intervals = {"95 % bootstrap over crops": bootstrap_eer(judged.scores, judged.labels)}
-    if all(crop.subject is not None for crop in judged.crops):
-        by_subject = bootstrap_eer(judged.scores, judged.labels, judged.subjects)
+    intervals = {"95 % bootstrap over crops": bootstrap_eer(scored.scores, scored.labels)}
+    if all(crop.subject is not None for crop in scored.crops):
+        by_subject = bootstrap_eer(scored.scores, scored.labels, scored.subjects)
         intervals = {"95 % bootstrap over subjects": by_subject, **intervals}
     return [
-        Metric(name=name, value=i.value, low=i.low, high=i.high, n=len(judged.crops), interval=kind)
+        Metric(name=name, value=i.value, low=i.low, high=i.high, n=len(scored.crops), interval=kind)
         for kind, i in intervals.items()
     ]
 
 
-def slices(judged: Judged) -> list[Slice]:
+def slices(scored: ScoredCrops) -> list[Slice]:
     """The EER by MRL's attributes, by thirds of brightness and sharpness, and by subject."""
     result = []
     by_attribute: dict[str, Sequence[object]] = {
-        **{attribute: [getattr(crop, attribute) for crop in judged.crops] for attribute in SLICED},
-        **{name: thirds(judged.crops, measure) for name, measure in MEASURES.items()},
-        "subject": judged.subjects,
+        **{attribute: [getattr(crop, attribute) for crop in scored.crops] for attribute in SLICED},
+        **{name: thirds(scored.crops, measure) for name, measure in MEASURES.items()},
+        "subject": scored.subjects,
     }
     for attribute, values in by_attribute.items():
         for value in sorted(set(values), key=str):
-            part = judged.where(np.array([v == value for v in values]))
+            part = scored.where(np.array([v == value for v in values]))
             both = 0 < part.labels.sum() < len(part.crops)
             result.append(
                 Slice(
@@ -115,7 +115,7 @@ def thirds(crops: Sequence[Crop], measure: Callable[[Pixels], float]) -> list[st
     return [names[int(value > low) + int(value > high)] for value in measured]
 
 
-def uncertain_band(judged: Judged, max_wrong: float) -> Band:
+def uncertain_band(scored: ScoredCrops, max_wrong: float) -> Band:
     """The narrowest band of scores outside which at most ``max_wrong`` of the crops called open, and of those called
     closed, are not.
 
@@ -125,8 +125,8 @@ def uncertain_band(judged: Judged, max_wrong: float) -> Band:
     Raises:
         ValueError: one class is missing.
     """
-    at = np.unique(judged.scores)
-    closed, open_ = (np.sort(judged.scores[judged.labels == label]) for label in (0, 1))
+    at = np.unique(scored.scores)
+    closed, open_ = (np.sort(scored.scores[scored.labels == label]) for label in (0, 1))
     if not closed.size or not open_.size:
         raise ValueError("thresholds need both open and closed eyes")
     closed_from, open_from = (1 - np.searchsorted(group, at, "left") / group.size for group in (closed, open_))

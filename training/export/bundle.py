@@ -40,7 +40,7 @@ from eyestate.scorer import Network
 from training.data.datasets import FAR_SIDE, Crop, DataError, Split, shrunk
 from training.evaluation.calibration import choose_temperature
 from training.evaluation.eer import Scores
-from training.evaluation.results import Judged, eer_metrics, slices, uncertain_band
+from training.evaluation.results import ScoredCrops, eer_metrics, slices, uncertain_band
 from training.export.card import write_evaluation
 from training.models.classifier import Learner, evaluation_loader, load_classifier, predict
 from training.models.student import load_student
@@ -186,12 +186,12 @@ def to_json(manifest: Card) -> bytes:
     return f"{manifest.model_dump_json(indent=2)}\n".encode()
 
 
-def thresholds_of(judged: Judged, max_wrong: float) -> Thresholds:
+def thresholds_of(scored: ScoredCrops, max_wrong: float) -> Thresholds:
     """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar.
 
     ``max_wrong`` is the share of the verdicts outside the uncertain band that may be wrong.
     """
-    band = uncertain_band(judged, max_wrong)
+    band = uncertain_band(scored, max_wrong)
     return Thresholds(
         closed=math.floor(band.closed * 1000) / 1000,
         open=math.ceil(band.open * 1000) / 1000,
@@ -210,7 +210,7 @@ def export_run(
     results: Path,
     max_wrong: float = MAX_WRONG,
     held_out: Sequence[Crop] = (),
-    usual: Sequence[Crop] = (),
+    reference_crops: Sequence[Crop] = (),
 ) -> Bundle:
     """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
 
@@ -222,7 +222,7 @@ def export_run(
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
         max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
-        usual: the other crops of that set, the kind the model is for; the service measures drift from them.
+        reference_crops: the other crops of that set, the kind the model is for; the service measures drift from them.
 
     Returns:
         The bundle ``models/<name>/``.
@@ -232,29 +232,31 @@ def export_run(
         BundleError: the network cannot be exported within the limits.
     """
     recipe = read_recipe(run)
-    taught = [DataSource(**source) for source in recipe["sources"]]
+    trained_on = [DataSource(**source) for source in recipe["sources"]]
     judges = {crop.subject for crop in (*split.val, *split.test)}
-    if not judges.isdisjoint(subject for source in taught for subject in source.subjects):
+    if not judges.isdisjoint(subject for source in trained_on for subject in source.subjects):
         raise DataError(f"{run} was trained on subjects that it is to be judged by; give the data it was trained on")
     classifier, how = _trained(run, recipe)
     side = classifier.side
-    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
     temperature = choose_temperature(
-        predict(classifier, exam), np.array([crop.label for crop in exam]), [str(crop.subject) for crop in exam]
+        predict(classifier, validation),
+        np.array([crop.label for crop in validation]),
+        [str(crop.subject) for crop in validation],
     )
-    classifier.cool(temperature)
+    classifier.apply_temperature(temperature)
     model = to_onnx(classifier).SerializeToString()
 
-    def judged(crops: Sequence[Crop]) -> Judged:
-        return Judged(crops, onnx_scores(model, crops, side))
+    def scored(crops: Sequence[Crop]) -> ScoredCrops:
+        return ScoredCrops(crops, onnx_scores(model, crops, side))
 
-    val = judged(exam)
-    test = judged(split.test)
+    val = scored(validation)
+    test = scored(split.test)
     metrics = [
         *eer_metrics("EER, MRL validation subjects", val.where(np.arange(len(val.crops)) < len(split.val))),
         *eer_metrics("EER, MRL test subjects", test),
-        *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", judged([*map(shrunk, split.test)])),
-        *(eer_metrics("EER, held-out crops of the unlabelled set", judged(held_out)) if held_out else ()),
+        *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", scored([*map(shrunk, split.test)])),
+        *(eer_metrics("EER, held-out crops of the unlabelled set", scored(held_out)) if held_out else ()),
     ]
     thresholds = thresholds_of(val, max_wrong)
     manifest = Manifest(
@@ -265,14 +267,16 @@ def export_run(
         input=InputContract(name=INPUT, shape=("batch", side, side)),
         output=OutputContract(name=OUTPUT),
         thresholds=thresholds,
-        training=Training(**how, data=taught, git_revision=recipe["git_revision"]),
+        training=Training(**how, data=trained_on, git_revision=recipe["git_revision"]),
         calibration=Calibration(
             temperature=temperature,
             rule="the temperature with the lowest log-loss on MRL's validation subjects, or 1 where that does not help "
             "on subjects left out of the fit",
         ),
         metrics=metrics,
-        reference=reference_of(usual, onnx_scores(model, usual, side), thresholds) if usual else None,
+        reference=reference_of(reference_crops, onnx_scores(model, reference_crops, side), thresholds)
+        if reference_crops
+        else None,
         parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
     )
     bundle = write_bundle(models, manifest, model)
@@ -282,7 +286,7 @@ def export_run(
 
 def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, Any]]:
     """The network of a run, and what its manifest says of how it was made."""
-    if "lesson" in recipe:
+    if "distillation_set" in recipe:
         student = load_student(outcome(run))
         weights = sum(parameter.numel() for parameter in student.network.parameters())
         return student, {

@@ -16,7 +16,7 @@ from eyestate.bundle import Bundle, CascadeManifest, DeferralBand, Member, Metri
 from eyestate.scorer import Network, Scorer
 from training.data.datasets import FAR_SIDE, Crop, Split, fingerprint, shrunk
 from training.evaluation.eer import Scores, equal_error_rate
-from training.evaluation.results import Judged, eer_metrics, slices
+from training.evaluation.results import ScoredCrops, eer_metrics, slices
 from training.export.bundle import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
 from training.export.card import write_evaluation
 from training.files import read_arrays, write_arrays
@@ -94,7 +94,7 @@ def make_cascade(
     results: Path,
     max_wrong: float,
     held_out: Sequence[Crop],
-    usual: Sequence[Crop],
+    reference_crops: Sequence[Crop],
     cache: Path,
 ) -> Path:
     """Choose the band and the thresholds, judge the cascade, write its bundle.
@@ -107,7 +107,7 @@ def make_cascade(
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
         max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
         held_out: labelled crops of the unlabelled set that no network learnt from.
-        usual: the other crops of that set; they choose the band, and the service measures drift from them.
+        reference_crops: the other crops of that set; they choose the band, and the service measures drift from them.
         cache: folder for scores.
 
     Returns:
@@ -118,10 +118,10 @@ def make_cascade(
     def ask(crops: Sequence[Crop]) -> Pair:
         return Pair(*(cached_scores(network, crops, cache) for network in networks))
 
-    at_home = ask(usual)
+    at_home = ask(reference_crops)
     band = choose_band(at_home)
-    exam = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    thresholds = thresholds_of(Judged(exam, ask(exam).together(band)), max_wrong)
+    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
+    thresholds = thresholds_of(ScoredCrops(validation, ask(validation).together(band)), max_wrong)
     metrics = [_share("Share asked twice, crops of the unlabelled set that are not held out", at_home.deferred(band))]
     tests = {
         "MRL test subjects": split.test,
@@ -131,7 +131,7 @@ def make_cascade(
     for kind, crops in tests.items():
         if crops:
             pair = ask(crops)
-            metrics += eer_metrics(f"EER, {kind}", Judged(crops, pair.together(band)))
+            metrics += eer_metrics(f"EER, {kind}", ScoredCrops(crops, pair.together(band)))
             metrics.append(_share(f"Share asked twice, {kind}", pair.deferred(band)))
     members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (small, large)]
     manifest = CascadeManifest(
@@ -144,10 +144,10 @@ def make_cascade(
         deferral_band=band,
         thresholds=thresholds,
         metrics=metrics,
-        reference=reference_of(usual, at_home.together(band), thresholds),
+        reference=reference_of(reference_crops, at_home.together(band), thresholds),
     )
     path = place(models, name, {"manifest.json": to_json(manifest)}, check=lambda draft: draft)
-    by_slice = slices(Judged(split.test, ask(split.test).together(band)))
+    by_slice = slices(ScoredCrops(split.test, ask(split.test).together(band)))
     write_evaluation(results / "evaluation.json", manifest, by_slice)
     return path
 

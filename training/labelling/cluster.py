@@ -42,7 +42,7 @@ MIN_SHARE: Final = 0.1  # of the clustered crops in the smallest cluster: a few 
 MAX_NOISE: Final = 0.5  # share of the crops in no cluster
 MIN_SAMPLES: Final = 5  # scikit-learn's default for DBSCAN
 AS_GIVEN: Final[Params] = {"scaling": "none", "components": None}
-TOLD: Final[dict[Algorithm, Params]] = {
+DEFAULTS: Final[dict[Algorithm, Params]] = {
     "kmeans": {"n_clusters": 2, "init": "k-means++"},
     "bisecting": {"n_clusters": 2, "init": "random", "split": "biggest_inertia"},
     "agglomerative": {"n_clusters": 2, "linkage": "ward"},
@@ -165,7 +165,7 @@ def _excess(clustering: Clustering) -> float:
 
 def by_default(space: Space, algorithm: Algorithm) -> Clustering:
     """The report's Table 1: two clusters, or for DBSCAN whatever the elbow gives, on the features as they are."""
-    return space.cluster(algorithm, AS_GIVEN | TOLD[algorithm], tuned=False)
+    return space.cluster(algorithm, AS_GIVEN | DEFAULTS[algorithm], tuned=False)
 
 
 def tune(space: Space, algorithm: Algorithm, study: optuna.Study, trials: int) -> Clustering:
@@ -251,7 +251,7 @@ def sides(clusters: Clusters, names: Mapping[int, int]) -> Clusters:
     return np.array([names.get(int(cluster), UNDECIDED) for cluster in clusters], dtype=np.int64)
 
 
-def looks(crops: Sequence[Crop]) -> dict[str, Scores]:
+def appearance(crops: Sequence[Crop]) -> dict[str, Scores]:
     """What a clustering may follow instead of open and closed, (N,) each, from the pixels alone.
 
     ``brightness``: mean grey; ``contrast``: standard deviation of grey; ``light from the left``: how much brighter the

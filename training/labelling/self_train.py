@@ -54,15 +54,15 @@ def self_train(
     for number in range(1, rounds + 1):
         scores = np.zeros(len(pool))
         folding = KFold(FOLDS, shuffle=True, random_state=settings.seed + number)
-        for fold, (taught, asked) in enumerate(folding.split(np.arange(len(pool)))):
-            targeted = soft_targets([pool[i] for i in taught], beliefs, answers)
-            lesson = [crop for crop in targeted if crop.name in answers or sure(crop)]
+        for fold, (others, own) in enumerate(folding.split(np.arange(len(pool)))):
+            targeted = soft_targets([pool[i] for i in others], beliefs, answers)
+            believed = [crop for crop in targeted if crop.name in answers or sure(crop)]
             run = output / f"round_{number}" / f"fold_{fold}"
-            checkpoint = train(Split([*labelled.train, *lesson], labelled.val, []), settings, run, start=start)
+            checkpoint = train(Split([*labelled.train, *believed], labelled.val, []), settings, run, start=start)
             found = run / "scores.npy"
             if not found.exists():
-                save(found, predict_views(load_classifier(checkpoint), [pool[i] for i in asked]))
-            scores[asked] = np.load(found)
+                save(found, predict_views(load_classifier(checkpoint), [pool[i] for i in own]))
+            scores[own] = np.load(found)
         verdicts = pseudo_labels(pool, scores)
         write_labels(output / f"round_{number}" / "beliefs.csv", verdicts)
         beliefs = {crop.name: float(score) for crop, score in zip(pool, scores, strict=True)}

@@ -76,7 +76,7 @@ class Learner(pl.LightningModule):
         """uint8 grey crops (N, side, side) to P(open) (N,), float32 in [0, 1]."""
         raise NotImplementedError
 
-    def cool(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits by a temperature for good, by way of the last layer's weights."""
         raise NotImplementedError
 
@@ -133,7 +133,7 @@ class EyeClassifier(Learner):
     def p_open(self, crops: torch.Tensor) -> torch.Tensor:
         return p_open(self(crops))
 
-    def cool(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         divide(self.network.logits, temperature)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -288,8 +288,8 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
 
 def fit(
     model: Learner,
-    lessons: DataLoader[Any],
-    exam: DataLoader[Any],
+    train_batches: DataLoader[Any],
+    validation_batches: DataLoader[Any],
     output: Path,
     *,
     epochs: int,
@@ -301,7 +301,7 @@ def fit(
 
     Args:
         model: what to train.
-        lessons, exam: batches to train on and to be judged by after each epoch.
+        train_batches, validation_batches: to train on, and to evaluate after each epoch.
         output: the run's folder.
         epochs: to train for.
         patience: epochs without a better validation EER before stopping; 0 trains to the end and keeps that.
@@ -339,7 +339,9 @@ def fit(
     last = output / "checkpoints" / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # that is how to resume
-        trainer.fit(model, lessons, exam, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(
+            model, train_batches, validation_batches, ckpt_path=last if last.exists() else None, weights_only=True
+        )
     return outcome(output)
 
 

@@ -27,7 +27,7 @@ from training.files import read_arrays, write_arrays
 from training.models.classifier import balanced_weights
 from training.runs import claim
 
-PART: Final = 4_096  # views in a file; a lesson that was stopped goes on after the last whole one
+PART: Final = 4_096  # views in a file; a set that was stopped continues after the last whole one
 AS_IT_IS: Final = 0.15  # share of the views that are the crop itself
 SURE: Final = 16.0  # logits beyond are one to a float32 probability
 
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DistillationSet:
     """N views.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Views(Dataset[tuple[Pixels, Pixels, float]]):
         return teacher, student, math.nan if crop.label is None else float(crop.label)
 
 
-def write_lesson(
+def write_distillation_set(
     crops: Sequence[Crop], teacher: Scorer, output: Path, *, side: int, views: int, own_share: float, seed: int
 ) -> None:
     """Draw views and ask the teacher about them; one that was stopped continues after its last whole file.
@@ -77,7 +77,7 @@ def write_lesson(
     Args:
         crops: to draw from, balanced as in training (``balanced_weights``).
         teacher: answers.
-        output: the folder of the files; an older lesson made of something else is moved aside.
+        output: the folder of the files; an older set made of something else is moved aside.
         side: width and height of the student's input in pixels.
         views: how many to draw.
         own_share: share of the draws that are crops without a subject.
@@ -112,15 +112,15 @@ def write_lesson(
             write_arrays(path, crops=pixels, logits=logits, labels=known)
 
 
-def read_lesson(folder: Path) -> Lesson:
-    """All views of a lesson.
+def read_distillation_set(folder: Path) -> DistillationSet:
+    """All views of a distillation set.
 
     Raises:
         DataError: there is none, or a file is damaged.
     """
     paths = sorted(folder.glob("[0-9]*.npz")) or [folder / "0000.npz"]
-    parts = [read_arrays(path, "lesson") for path in paths]
-    return Lesson(*(np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels")))
+    parts = [read_arrays(path, "distillation-set") for path in paths]
+    return DistillationSet(*(np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels")))
 
 
 def log_odds(scores: npt.NDArray[np.floating]) -> Floats:

@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from training.data.datasets import Crop, DataError, fingerprint, sources
 from training.labelling.cluster import open_studies
 from training.models.classifier import Learner, divide, evaluation_loader, fit
-from training.models.distillation_set import Lesson, read_lesson
+from training.models.distillation_set import DistillationSet, read_distillation_set
 from training.runs import RECIPE, claim, history, sha256
 
 SIDE: Final = 32  # pixels of the student's input
@@ -138,7 +138,7 @@ class Network(nn.Module):
 
 
 class Student(Learner):
-    """A network that learns from a lesson; batches are crops, and P(open) to learn (NaN where unknown)."""
+    """A network that learns from a distillation set; batches are crops, and P(open) to learn (NaN where unknown)."""
 
     def __init__(self, settings: Mapping[str, int | float]) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Student(Learner):
         p: torch.Tensor = self(crops).sigmoid()
         return p
 
-    def cool(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         divide(self.network.decide, temperature)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -159,16 +159,16 @@ class Student(Learner):
         return logits
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:  # noqa: ARG002
-        crops, told, labels = batch
+        crops, teacher_logits, labels = batch
         logits, heat = self(crops), self.settings.temperature
-        taught = nn.functional.binary_cross_entropy_with_logits(
-            logits / heat, (told / heat).sigmoid(), reduction="none"
+        distillation = nn.functional.binary_cross_entropy_with_logits(
+            logits / heat, (teacher_logits / heat).sigmoid(), reduction="none"
         )
         known = labels.isfinite()
-        targets = torch.where(known, labels, told.sigmoid())
+        targets = torch.where(known, labels, teacher_logits.sigmoid())
         labelled = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         share = known * self.settings.label_share
-        loss = ((1 - share) * taught * heat**2 + share * labelled).mean()
+        loss = ((1 - share) * distillation * heat**2 + share * labelled).mean()
         self.judge("train", loss, logits.sigmoid(), targets)
         return loss
 
@@ -183,10 +183,10 @@ class Student(Learner):
 
 
 class _Batches(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
-    """Whole batches of a lesson: mirrored one by one, moved by up to ``SHIFT`` pixels together."""
+    """Whole batches of a distillation set: mirrored one by one, moved by up to ``SHIFT`` pixels together."""
 
-    def __init__(self, lesson: Lesson) -> None:
-        self.crops, self.logits, self.labels = map(torch.from_numpy, (lesson.crops, lesson.logits, lesson.labels))
+    def __init__(self, views: DistillationSet) -> None:
+        self.crops, self.logits, self.labels = map(torch.from_numpy, (views.crops, views.logits, views.labels))
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -202,19 +202,25 @@ class _Batches(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         return crops, self.logits[places], self.labels[places]
 
 
-def _loader(lesson: Lesson, batch_size: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    batches = _Batches(lesson)
+def _loader(views: DistillationSet, batch_size: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    batches = _Batches(views)
     order = BatchSampler(RandomSampler(batches), batch_size, drop_last=True)
     return DataLoader(batches, sampler=order, batch_size=None)
 
 
-def distil(lesson: Path, taught: Sequence[Crop], exam: Sequence[Crop], settings: StudentSettings, output: Path) -> Path:
+def distil(
+    distillation_set: Path,
+    train: Sequence[Crop],
+    validation: Sequence[Crop],
+    settings: StudentSettings,
+    output: Path,
+) -> Path:
     """Train a student to the end of its schedule; a killed run continues after its last whole epoch.
 
     Args:
-        lesson: the folder of a lesson.
-        taught: the crops that the lesson's views were drawn from.
-        exam: labelled crops of subjects that the lesson has none of, to follow the training by.
+        distillation_set: its folder.
+        train: the crops that its views were drawn from.
+        validation: labelled crops of subjects that it has none of, to follow the training by.
         settings: of the student.
         output: the run's folder.
 
@@ -222,31 +228,33 @@ def distil(lesson: Path, taught: Sequence[Crop], exam: Sequence[Crop], settings:
         The checkpoint.
 
     Raises:
-        DataError: there is no lesson, or its views have another size.
+        DataError: there is no distillation set, or its views have another size.
     """
-    views = read_lesson(lesson)
+    views = read_distillation_set(distillation_set)
     if views.crops.shape[1:] != (SIDE, SIDE):
-        raise DataError(f"{lesson} holds views of {views.crops.shape[1:]} pixels; the student takes {SIDE}×{SIDE}")
+        raise DataError(
+            f"{distillation_set} holds views of {views.crops.shape[1:]} pixels; the student takes {SIDE}×{SIDE}"
+        )
     claim(
         output,
         {
             "settings": dataclasses.asdict(settings),
-            "lesson": sha256(lesson / RECIPE),
-            "teacher": json.loads((lesson / RECIPE).read_text())["teacher"],
+            "distillation_set": sha256(distillation_set / RECIPE),
+            "teacher": json.loads((distillation_set / RECIPE).read_text())["teacher"],
             "views": len(views.crops),
-            "data": {"train": fingerprint(taught), "val": fingerprint(exam)},
-            "sources": [dataclasses.asdict(source) for source in sources(taught)],
+            "data": {"train": fingerprint(train), "val": fingerprint(validation)},
+            "sources": [dataclasses.asdict(source) for source in sources(train)],
         },
     )
-    return _train(views, exam, settings, output)
+    return _train(views, validation, settings, output)
 
 
-def _train(lesson: Lesson, exam: Sequence[Crop], settings: StudentSettings, output: Path) -> Path:
+def _train(views: DistillationSet, validation: Sequence[Crop], settings: StudentSettings, output: Path) -> Path:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     return fit(
         Student(dataclasses.asdict(settings)),
-        _loader(lesson, settings.batch_size),
-        evaluation_loader(exam, SIDE),
+        _loader(views, settings.batch_size),
+        evaluation_loader(validation, SIDE),
         output,
         epochs=settings.epochs,
         patience=0,
@@ -273,18 +281,25 @@ def suggest(trial: optuna.trial.BaseTrial) -> dict[str, float]:
 
 
 def tune(
-    lesson: Path, exam: Sequence[Crop], settings: StudentSettings, output: Path, table: Path, *, views: int, trials: int
+    distillation_set: Path,
+    validation: Sequence[Crop],
+    settings: StudentSettings,
+    output: Path,
+    table: Path,
+    *,
+    views: int,
+    trials: int,
 ) -> dict[str, float]:
-    """Search ``suggest``'s space for the lowest EER on the exam by short distillations on a part of the lesson.
+    """Search ``suggest``'s space for the lowest validation EER by short distillations on a part of the set.
 
     A search that was stopped continues with its next trial. Each trial has a sampler (TPE, Bergstra et al. 2011) seeded
     by its number.
 
     Args:
-        lesson: the folder of a lesson.
-        exam: labelled crops of subjects that the lesson has none of.
+        distillation_set: its folder.
+        validation: labelled crops of subjects that it has none of.
         settings: of each trial, but for what is searched.
-        views: of the lesson to learn from, the first so many.
+        views: how many of its views, the first ones, to learn from.
         trials: to have in the end.
         output: the folder of the search.
         table: the CSV file to write, a row for each trial.
@@ -293,19 +308,19 @@ def tune(
         The lowest EER and what was chosen for it.
 
     Raises:
-        DataError: there is no lesson.
+        DataError: there is no distillation set.
     """
-    whole = read_lesson(lesson)
-    part = Lesson(whole.crops[:views], whole.logits[:views], whole.labels[:views])
+    whole = read_distillation_set(distillation_set)
+    part = DistillationSet(whole.crops[:views], whole.logits[:views], whole.labels[:views])
     output.mkdir(parents=True, exist_ok=True)
 
     def objective(trial: optuna.Trial) -> float:
         chosen = dataclasses.replace(settings, **suggest(trial))  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             run = Path(scratch)
-            _train(part, exam, chosen, run)
+            _train(part, validation, chosen, run)
             eer = history(run)[-1]["val_eer"]
-            return eer if math.isfinite(eer) else 1.0  # an exam that lacks a class tells nothing
+            return eer if math.isfinite(eer) else 1.0  # undefined where the validation crops lack a class
 
     with open_studies(output / "study.sqlite") as storage:
         study = optuna.create_study(study_name="student", storage=storage, load_if_exists=True)

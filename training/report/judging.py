@@ -40,8 +40,8 @@ TESTS: Final = {
 IN_WORDS: Final = {"held_out": "held-out crops", "mrl_test": "crops of MRL's unseen subjects"}
 OWN_TEST: Final = "0.02 to 0.03"  # the original's EERs on its own random test splits
 OWN_KIND: Final = "0.07"  # the original's kaggle_model on crops of this kind
-TOLD: Final = {"best_1000": "best_1000", "final_as_told": "final_best as told"}
-CURVES: Final = {"kaggle_model": "train", "best_1000": "fine-tune", "final_as_told": "fine-tune", FINAL: "mix"}
+BASELINE: Final = {"best_1000": "best_1000", "final_baseline": "final_best, baseline"}
+CURVES: Final = {"kaggle_model": "train", "best_1000": "fine-tune", "final_baseline": "fine-tune", FINAL: "mix"}
 
 Comparison = Mapping[str, Any]
 
@@ -54,12 +54,12 @@ def summary(runs: Runs) -> Section:
         final, kaggle = eers(comparison, FINAL), eers(comparison, "kaggle_model")
         if not final:
             raise NotRunError(f"`{FINAL}`", "mix")
-        told = {
+        original = {
             "held_out": f"{UNKNOWN}; {OWN_TEST} on a random test set that models had labelled",
             "mrl_test": UNKNOWN,
         }
         rows = [
-            [f"EER of final_best, {TESTS[test]}", *_with_target(final[test], TARGETS[test]), told[test]]
+            [f"EER of final_best, {TESTS[test]}", *_with_target(final[test], TARGETS[test]), original[test]]
             for test in TARGETS
             if test in final
         ]
@@ -119,7 +119,7 @@ def _size(comparison: Comparison, test: str) -> int:
     return next(int(item["crops"]) for item in comparison["tests"] if item["name"] == test)
 
 
-def as_told(runs: Runs) -> Section:
+def baseline(runs: Runs) -> Section:
     """Table 2: the three networks of the report on its own kind of test, beside a test that no network labelled."""
 
     def table() -> list[Block]:
@@ -130,9 +130,9 @@ def as_told(runs: Runs) -> Section:
             return [interval(found[test]) if test in found else NOT_RUN for test in ("held_out", "mrl_test")]
 
         recipe = runs.json("kaggle_model/run.json", "train")
-        taught = count(sum(source["crops"] for source in recipe["sources"])) if "sources" in recipe else NOT_RECORDED
-        rows = [["kaggle_model", taught, NONE, NOT_MEASURED, NONE, OWN_TEST, *ours("kaggle_model")]]
-        for run, name in TOLD.items():
+        train = count(sum(source["crops"] for source in recipe["sources"])) if "sources" in recipe else NOT_RECORDED
+        rows = [["kaggle_model", train, NONE, NOT_MEASURED, NONE, OWN_TEST, *ours("kaggle_model")]]
+        for run, name in BASELINE.items():
             own = _own_test(runs, run)
             rows.append(
                 [name, *([NOT_RUN] * 4 if own is None else _own_cells(own)), OWN_TEST, *ours(run)],
@@ -161,7 +161,7 @@ def as_told(runs: Runs) -> Section:
     def not_run() -> list[Block]:
         return [
             Missing(f"`{run}`: not run; `python -m training fine-tune` makes it")
-            for run in TOLD
+            for run in BASELINE
             if _own_test(runs, run) is None
         ]
 
@@ -170,7 +170,7 @@ def as_told(runs: Runs) -> Section:
         "everything that networks and people labelled. The columns on the right judge them by people's unanimous "
         "answers on crops that no stage learnt from, which the original did not do."
     )
-    return Section("The method as it is told", [Paragraph(text), *gather(table, not_run)])
+    return Section("The baseline", [Paragraph(text), *gather(table, not_run)])
 
 
 def _own_test(runs: Runs, run: str) -> dict[str, Any] | None:

@@ -47,12 +47,12 @@ VARIANTS: Final = {
     "views": "all agree, and kaggle_model confirms",
 }
 QUEUES: Final = {
-    "pseudo_label": ("best_1000, as told", "pseudo-label"),
+    "pseudo_label": ("best_1000, baseline", "pseudo-label"),
     "self_train_1": ("self-training, two rounds", "self-train"),
     "self_train_2": ("self-training, with people's answers", "self-train"),
 }
 STAGES_ASKED: Final = {
-    "label_1/answers.csv": "best_1000's doubts, as told",
+    "label_1/answers.csv": "best_1000's doubts, baseline",
     "label_2/answers.csv": "doubts left by self-training",
 }
 FINAL_BELIEFS: Final = "self_train_2/beliefs.csv"
@@ -180,7 +180,7 @@ def consensus(runs: Runs, pool: Sequence[Crop]) -> Section:
         features = list(metrics["labels"]["silhouette"])
         good = [(name, metrics["clusterings"][name]) for name in metrics["good"]]
         kinds = [*good, *((what, metrics[name]) for name, what in VARIANTS.items())]
-        told = ["The original's", "about 1,000 (a quarter)", *[UNKNOWN] * (2 + len(features))]
+        original = ["The original's", "about 1,000 (a quarter)", *[UNKNOWN] * (2 + len(features))]
         return [
             Table(
                 "What each rule keeps",
@@ -199,7 +199,7 @@ def consensus(runs: Runs, pool: Sequence[Crop]) -> Section:
                         ]
                         for name, found in kinds
                     ),
-                    told,
+                    original,
                 ],
                 f"Of {metrics['crops']:,} crops that may be learnt from; the original's are of 4,000. First the "
                 f"{len(good)} good clusterings alone, taken as two sides (before), then what the rules make of them "
@@ -249,14 +249,14 @@ def pseudo_labels(runs: Runs) -> Section:
                 count(found["queued"]),
             ]
         )
-    told = ["The original's best_1000", "about 3,000", UNKNOWN, "about 200", "about 200"]
+    original = ["The original's best_1000", "about 3,000", UNKNOWN, "about 200", "about 200"]
     text = (
         f"A network's score within {TRUSTED:g} of 0 or 1 is believed; what lies between is in doubt, and the most "
         "doubtful crops go to a person. In the pipeline's own way two networks label each other's crops "
         "(cross-fitting), so that no network judges a crop it was trained on."
     )
     header = ("Network", "Crops it was asked", "Trusted", "In doubt", "Queued for a person")
-    return Section("Pseudo-labels", [Paragraph(text), Table("Pseudo-labels", header, [*rows, told]), *missing])
+    return Section("Pseudo-labels", [Paragraph(text), Table("Pseudo-labels", header, [*rows, original]), *missing])
 
 
 def people(runs: Runs) -> Section:
@@ -317,7 +317,7 @@ def stage_qualities(
 def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], list[Label]], bool]]:
     """Of each stage its name, how to have its labels, and whether they hold people's answers."""
 
-    def as_told() -> list[Label]:
+    def baseline() -> list[Label]:
         consensus = runs.labels("consensus/labels.csv", "consensus")
         pseudo = runs.labels("pseudo_label/labels.csv", "pseudo-label")
         return merge(consensus, pseudo, human_labels(runs.answers(ANSWERS[0]).values()))
@@ -353,7 +353,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
             lambda: runs.labels("pseudo_label/labels.csv", "pseudo-label"),
             False,
         ),
-        ("all labels of final_best as told", as_told, True),
+        ("all labels of final_best, baseline", baseline, True),
         *(stage for pair in rounds for stage in pair),
         ("targets of final_best", final_targets, True),
     ]
@@ -435,8 +435,8 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
                 ],
                 "On crops that may be learnt from, never on held-out ones; 95 % Wilson intervals. Coverage: the share "
                 "of the crops that has a label. Some of people's own labels are wrong, above all of half-shut eyes, so "
-                "the last few per cent cannot be told from their errors. Stages whose labels hold people's answers are "
-                "judged on the other crops.",
+                "the last few per cent cannot be distinguished from their errors. Stages whose labels hold people's "
+                "answers are judged on the other crops.",
             ),
             Figure(
                 "label-quality",

@@ -8,9 +8,9 @@ from training.evaluation.calibration import (
     AS_TRAINED,
     ISOTONIC,
     TEMPERATURE,
+    apply_temperature,
     choose_temperature,
     compare,
-    cooled,
     error,
     errors,
     fit_temperature,
@@ -31,7 +31,7 @@ def fair() -> tuple[Scores, Labels]:
 
 
 def sharpened(scores: npt.NDArray[np.float64], by: float) -> npt.NDArray[np.float64]:
-    return cooled(scores, 1 / by)
+    return apply_temperature(scores, 1 / by)
 
 
 def test_finds_the_temperature_of_overconfident_scores(fair: tuple[Scores, Labels]) -> None:
@@ -43,7 +43,7 @@ def test_finds_the_temperature_of_overconfident_scores(fair: tuple[Scores, Label
 def test_cooling_makes_scores_fit_and_keeps_their_order(fair: tuple[Scores, Labels]) -> None:
     scores, labels = fair
     sure = sharpened(scores, 3)
-    calm = cooled(sure, fit_temperature(sure, labels))
+    calm = apply_temperature(sure, fit_temperature(sure, labels))
     assert error(calm, labels) < 0.02 < error(sure, labels)
     assert log_loss(calm, labels) < log_loss(sure, labels)
     assert (np.diff(calm[np.argsort(sure)]) >= 0).all()

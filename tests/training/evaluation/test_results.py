@@ -12,12 +12,12 @@ from tests.training.conftest import jpeg
 from training.data.datasets import Crop
 from training.data.synthetic import labelled
 from training.evaluation.eer import equal_error_rate
-from training.evaluation.results import Judged, brightness, eer_metrics, sharpness, slices, thirds, uncertain_band
+from training.evaluation.results import ScoredCrops, brightness, eer_metrics, sharpness, slices, thirds, uncertain_band
 
 IMAGES = [jpeg(np.full((8, 8), tone, dtype=np.uint8)) for tone in (40, 120, 200)]
 
 
-def judged(scores: list[float], labels: list[int], **attributes: list[int]) -> Judged:
+def scored(scores: list[float], labels: list[int], **attributes: list[int]) -> ScoredCrops:
     crops = [
         Crop(
             str(i),
@@ -28,19 +28,19 @@ def judged(scores: list[float], labels: list[int], **attributes: list[int]) -> J
         )
         for i, label in enumerate(labels)
     ]
-    return Judged(crops, np.array(scores))
+    return ScoredCrops(crops, np.array(scores))
 
 
-def noisy(n: int, seed: int = 0) -> Judged:
+def noisy(n: int, seed: int = 0) -> ScoredCrops:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, n)
     scores = 1 / (1 + np.exp(-random.normal(5 * (labels - 0.5), 2)))
-    return judged(scores.tolist(), labels.tolist(), glasses=random.integers(0, 2, n).tolist())
+    return scored(scores.tolist(), labels.tolist(), glasses=random.integers(0, 2, n).tolist())
 
 
 class TestBand:
     def test_clear_scores_leave_only_the_middle(self) -> None:
-        band = uncertain_band(judged([0.01, 0.4, 0.6, 0.99], [0, 0, 1, 1]), 0.005)
+        band = uncertain_band(scored([0.01, 0.4, 0.6, 0.99], [0, 0, 1, 1]), 0.005)
         assert (band.closed, band.open) == (0.4, 0.6)
 
     @given(st.integers(0, 50), st.sampled_from([0.01, 0.02, 0.05]))
@@ -60,12 +60,12 @@ class TestBand:
         assert strict.open - strict.closed > loose.open - loose.closed
 
     def test_hopeless_scores_are_all_uncertain(self) -> None:
-        band = uncertain_band(judged([0.9, 0.9, 0.1, 0.1], [0, 1, 0, 1]), 0.01)
+        band = uncertain_band(scored([0.9, 0.9, 0.1, 0.1], [0, 1, 0, 1]), 0.01)
         assert (band.closed, band.open) == (0, 1)
 
     def test_one_class(self) -> None:
         with pytest.raises(ValueError, match="both"):
-            uncertain_band(judged([0.9, 0.8], [1, 1]), 0.01)
+            uncertain_band(scored([0.9, 0.8], [1, 1]), 0.01)
 
 
 def test_metrics_give_both_intervals() -> None:
@@ -79,7 +79,7 @@ def test_metrics_give_both_intervals() -> None:
 
 def test_crops_without_subjects_have_one_interval() -> None:
     data = noisy(300)
-    nobodys = Judged([dataclasses.replace(crop, subject=None) for crop in data.crops], data.scores)
+    nobodys = ScoredCrops([dataclasses.replace(crop, subject=None) for crop in data.crops], data.scores)
     (over_crops,) = eer_metrics("EER", nobodys)
     assert over_crops.interval == "95 % bootstrap over crops"
 
@@ -106,5 +106,5 @@ def test_slices_cover_each_attribute() -> None:
 
 
 def test_a_slice_of_one_class_has_no_eer() -> None:
-    rows = slices(judged([0.1, 0.2, 0.9, 0.8], [0, 0, 1, 1], light=[0, 0, 1, 0]))
+    rows = slices(scored([0.1, 0.2, 0.9, 0.8], [0, 0, 1, 1], light=[0, 0, 1, 0]))
     assert {row.value: row.eer for row in rows if row.attribute == "light"} == {"bad": 0.0, "good": None}

@@ -34,9 +34,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run: Path, split: Split, models: Path, results: Path) -> Bundle:
     held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
-    usual = [dataclasses.replace(crop, subject=None, label=None) for crop in split.train]
+    reference_crops = [dataclasses.replace(crop, subject=None, label=None) for crop in split.train]
     return export_run(
-        run, split, models, name="miniature", version="0.0.1", results=results, held_out=held_out, usual=usual
+        run,
+        split,
+        models,
+        name="miniature",
+        version="0.0.1",
+        results=results,
+        held_out=held_out,
+        reference_crops=reference_crops,
     )
 
 

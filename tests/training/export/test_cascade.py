@@ -63,7 +63,7 @@ def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pyt
 def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
     models = tmp_path / "models"
     small, large = (load_bundle(write_bundle(models, name)) for name in ("small", "large"))
-    strangers = [dataclasses.replace(crop, subject=None) for crop in split.test]
+    held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
     path = make_cascade(
         small,
         large,
@@ -73,8 +73,8 @@ def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
         version="0.0.1",
         results=tmp_path / "results",
         max_wrong=0.01,
-        held_out=strangers,
-        usual=split.train,
+        held_out=held_out,
+        reference_crops=split.train,
         cache=tmp_path / "cache",
     )
     scorer = eyestate.load(path)

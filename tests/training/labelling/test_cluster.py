@@ -18,17 +18,17 @@ from training.data.synthetic import labelled
 from training.labelling.cluster import (
     ALGORITHMS,
     AS_GIVEN,
+    DEFAULTS,
     NOISE,
-    TOLD,
     UNDECIDED,
     Algorithm,
     Clustering,
     Clusters,
     Space,
     admissible,
+    appearance,
     by_default,
     explained,
-    looks,
     maps,
     mark_good,
     name_sides,
@@ -111,7 +111,7 @@ def test_silhouette_is_of_the_features_as_given() -> None:
     """A third dimension of noise counts, though the clustering looks at the first component alone."""
     values = np.concatenate([blobs(20, 20, dimensions=1), np.random.default_rng(1).normal(0, 4, (40, 30))], axis=1)
     space = Space("noisy", values.astype(np.float32), seed=0)
-    found = space.cluster("kmeans", AS_GIVEN | TOLD["kmeans"] | {"components": 1}, tuned=True)
+    found = space.cluster("kmeans", AS_GIVEN | DEFAULTS["kmeans"] | {"components": 1}, tuned=True)
     flat = Space("flat", space.prepared("none", 1).astype(np.float32), seed=0)
     assert found.silhouette is not None
     assert found.silhouette < (flat.silhouette(found.clusters) or 0) - 0.2
@@ -191,7 +191,7 @@ def test_looks_see_light_and_not_the_lids() -> None:
     dark = np.full((24, 24), 40, np.uint8)
     lit = dark.copy()
     lit[:, :12] = 200
-    seen = looks([Crop("dark", jpeg(dark)), Crop("lit", jpeg(lit))])
+    seen = appearance([Crop("dark", jpeg(dark)), Crop("lit", jpeg(lit))])
     assert all(values[0] < values[1] for values in seen.values())
     assert seen["light from the left"] == pytest.approx([0, 160], abs=3)
 
@@ -200,7 +200,7 @@ def test_a_clustering_by_brightness_is_found_out() -> None:
     drawn = labelled(40, seed=2)
     crops = [Crop(str(number), jpeg(pixels)) for number, (pixels, _) in enumerate(drawn)]
     scores = np.array([0.9 if label else 0.1 for _, label in drawn])
-    appearances = looks(crops)
+    appearances = appearance(crops)
     bright = (appearances["brightness"] > np.median(appearances["brightness"])).astype(np.int64)
     by_light = row(clustering(bright.tolist()), scores, appearances)
     by_lids = row(clustering([label for _, label in drawn]), scores, appearances)
@@ -211,8 +211,8 @@ def test_a_clustering_by_brightness_is_found_out() -> None:
 
 
 def entry(name: str, silhouette: float | None = 0.1, **other: Any) -> dict[str, Any]:
-    usual = {"feature": "f", "tuned": True, "admissible": True, "sides": [0, 1], "follows": "p_open"}
-    return {"name": name, "silhouette": silhouette, **usual, **other}
+    good_row = {"feature": "f", "tuned": True, "admissible": True, "sides": [0, 1], "follows": "p_open"}
+    return {"name": name, "silhouette": silhouette, **good_row, **other}
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def test_every_crop_is_believed_by_networks_that_never_saw_it(
     assert all(p is not None and 0 <= p <= 1 for p in first)
     folds = [tmp_path / "round_1" / f"fold_{fold}" for fold in range(FOLDS)]
     assert sum(len(np.load(fold / "scores.npy")) for fold in folds) == len(pool)
-    taught = [
+    trained_on = [
         next(source["crops"] for source in read_recipe(fold)["sources"] if not source["subjects"]) for fold in folds
     ]
-    assert sum(taught) == len(pool)  # sure of all at first, so each crop is taught to the networks of the other folds
+    assert sum(trained_on) == len(pool)  # sure of all at first, so each crop trains the networks of the other folds
 
     stamps = [(fold / "checkpoints" / "last.ckpt").stat().st_mtime_ns for fold in folds]
     assert once(1) == first

@@ -15,7 +15,7 @@ from eyestate.bundle import load_bundle
 from eyestate.scorer import Network as Teacher
 from tests.bundles import write_bundle
 from training.data.datasets import DataError, Split
-from training.models.distillation_set import SURE, log_odds, read_lesson, write_lesson
+from training.models.distillation_set import SURE, log_odds, read_distillation_set, write_distillation_set
 from training.models.student import SIDE, Network, Student, StudentSettings, distil, load_student, tune
 from training.runs import history
 
@@ -30,22 +30,22 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def lesson(split: Split, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("lesson")
-    write_lesson(split.train, teacher, output, side=SIDE, views=VIEWS, own_share=0.5, seed=0)
+def distillation_set(split: Split, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("distillation_set")
+    write_distillation_set(split.train, teacher, output, side=SIDE, views=VIEWS, own_share=0.5, seed=0)
     return output
 
 
 @pytest.fixture(scope="module")
-def run(lesson: Path, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(distillation_set: Path, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run") / "student"
-    distil(lesson, split.train, split.val, SMALL, output)
+    distil(distillation_set, split.train, split.val, SMALL, output)
     return output
 
 
 class TestLesson:
-    def test_holds_what_the_teacher_says_of_the_views(self, lesson: Path) -> None:
-        views = read_lesson(lesson)
+    def test_holds_what_the_teacher_says_of_the_views(self, distillation_set: Path) -> None:
+        views = read_distillation_set(distillation_set)
         assert views.crops.shape == (VIEWS, SIDE, SIDE)
         assert views.crops.dtype == np.uint8
         assert set(views.labels) == {0.0, 1.0}
@@ -57,20 +57,20 @@ class TestLesson:
         self, split: Split, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("training.models.distillation_set.PART", 16)
-        asked = partial(write_lesson, split.train, teacher, side=SIDE, views=40, own_share=0.5, seed=1)
+        asked = partial(write_distillation_set, split.train, teacher, side=SIDE, views=40, own_share=0.5, seed=1)
         asked(tmp_path / "whole")
         asked(tmp_path / "killed")
         before = (tmp_path / "killed" / "0000.npz").stat().st_mtime_ns
         (tmp_path / "killed" / "0001.npz").unlink()
         asked(tmp_path / "killed")
-        whole, killed = (read_lesson(tmp_path / name) for name in ("whole", "killed"))
+        whole, killed = (read_distillation_set(tmp_path / name) for name in ("whole", "killed"))
         assert len(whole.crops) == 40
         np.testing.assert_array_equal(whole.crops, killed.crops)
         assert (tmp_path / "killed" / "0000.npz").stat().st_mtime_ns == before
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="training lesson"):
-            read_lesson(tmp_path)
+        with pytest.raises(DataError, match="training distillation-set"):
+            read_distillation_set(tmp_path)
 
     @given(st.floats(0, 1, width=32))
     def test_log_odds_are_finite_and_true(self, p: float) -> None:
@@ -113,20 +113,22 @@ class TestDistil:
         shipped = load_student(checkpoint)
         torch.testing.assert_close(shipped.p_open(crops), trained.p_open(crops), atol=1e-4, rtol=1e-4)
         logits = shipped(crops)
-        shipped.cool(2)
+        shipped.apply_temperature(2)
         torch.testing.assert_close(shipped(crops), logits / 2)
 
     def test_views_of_another_size(self, split: Split, teacher: Teacher, tmp_path: Path) -> None:
-        write_lesson(split.train, teacher, tmp_path / "lesson", side=16, views=32, own_share=0.5, seed=0)
+        write_distillation_set(
+            split.train, teacher, tmp_path / "distillation_set", side=16, views=32, own_share=0.5, seed=0
+        )
         with pytest.raises(DataError, match="32×32"):
-            distil(tmp_path / "lesson", split.train, split.val, SMALL, tmp_path / "run")
+            distil(tmp_path / "distillation_set", split.train, split.val, SMALL, tmp_path / "run")
 
 
-def test_search_continues(lesson: Path, split: Split, tmp_path: Path) -> None:
+def test_search_continues(distillation_set: Path, split: Split, tmp_path: Path) -> None:
     short = dataclasses.replace(SMALL, epochs=1)
     table = tmp_path / "reports" / "search.csv"
-    tune(lesson, split.val, short, tmp_path, table, views=64, trials=1)
-    best = tune(lesson, split.val, short, tmp_path, table, views=64, trials=2)
+    tune(distillation_set, split.val, short, tmp_path, table, views=64, trials=1)
+    best = tune(distillation_set, split.val, short, tmp_path, table, views=64, trials=2)
     rows = table.read_text().splitlines()
     assert len(rows) == 1 + 2
     assert 0 <= best["eer"] <= 1
