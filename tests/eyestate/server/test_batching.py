@@ -369,11 +369,12 @@ class TestInline:
         async def work(batcher: Batcher) -> None:
             await asyncio.gather(*await queued(batcher, [1], [2], [3]))
             await asyncio.gather(*await queued(batcher, [4], [5]))
-            await asyncio.gather(*await queued(batcher, [6]))
-            await asyncio.gather(*await queued(batcher, [7], [8]))
+            await asyncio.gather(*await queued(batcher, [6], [7]))
+            await asyncio.gather(*await queued(batcher, [8]))
+            await asyncio.gather(*await queued(batcher, [9], [10]))
 
         timed.run(work)
-        assert timed.batches == [[1], [2, 3], [4, 5], [6], [7], [8]]
+        assert timed.batches == [[1], [2, 3], [4, 5], [6, 7], [8], [9], [10]]
 
     def test_what_takes_a_millisecond_runs_in_the_thread(self) -> None:
         threads: list[int] = []
