@@ -418,6 +418,25 @@ class TestInline:
         timed.run(work)
         assert [len(batch) for batch in timed.batches if 2 in batch] == [32]
 
+    def test_a_caller_that_leaves_as_its_request_fails_frees_its_place_once(self) -> None:
+        timed = Timed(a_microsecond_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            failing = asyncio.create_task(batcher.submit(crops(*[255] * 3_000)))
+
+            def seconds(size: int) -> float:
+                asyncio.get_running_loop().call_soon(failing.cancel)
+                return 0.0
+
+            timed.seconds = seconds
+            with pytest.raises(asyncio.CancelledError):
+                await failing
+            assert batcher.waiting == 0
+            timed.seconds = a_microsecond_per_crop
+            assert (await batcher.submit(crops(1))).tolist() == [1]
+
+        timed.run(work)
+
 
 class TestAdmission:
     """Crops take half a second each and 64 seconds may pass: 128 crops."""

@@ -513,7 +513,7 @@ def test_a_request_is_logged_by_how_it_ended(
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         await client.post(path, content=content, headers={"X-Request-ID": "r1"})
 
-    with caplog.at_level(logging.DEBUG, logger="eyestate.requests"):
+    with caplog.at_level(level, logger="eyestate.requests"):
         with_edge(work)
     (record,) = (r for r in caplog.records if r.name == "eyestate.requests" and not r.exc_info)
     assert (record.levelno, record.getMessage()) == (level, message)
