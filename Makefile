@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage lint types unit k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
+.PHONY: help serve test test-runtime coverage lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -46,6 +46,12 @@ coverage: $(RUNTIME)/.test ## Test the runtime and the service as test-runtime d
 
 loadtest: $(VENV)/.dev ## Start the service and load it for 30 seconds; fails if an objective is missed (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30
+
+docs: $(VENV)/.dev ## Build the documentation with the API reference into site/; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.dev ## Serve the documentation on http://127.0.0.1:8000 and rebuild it on changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 benchmark: $(VENV)/.dev ## Compare accuracy and speed with public models and write docs/benchmarks.md (10 minutes on 2 cores)
 	$(BIN)/python -m tools.benchmarks

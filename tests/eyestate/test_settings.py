@@ -33,10 +33,10 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
         Settings.from_environment()
 
 
-def test_the_readme_lists_every_setting() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_documentation_lists_every_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     for name, field in Settings.model_fields.items():
-        assert f"| `EYESTATE_{name.upper()}` | {field.description} |" in readme
+        assert f"| `EYESTATE_{name.upper()}` | {field.description} |" in page
 
 
 def test_the_device_is_read_without_the_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is what a reader gets."""
+"""What the README and the guides show is what a reader gets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import pytest
 
 from tests.service.conftest import PROJECT
 
-README = (PROJECT / "README.md").read_text()
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("http-api", "python", "cli", "batch")))
+TEXT = "\n".join((PROJECT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
 SERVICE = "http://127.0.0.1:3000"
 
 
 def shown(program: str) -> list[tuple[str, str]]:
-    """The commands of one program in the README's console blocks, and the output printed below each."""
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    """The commands of one program in the console blocks, and the output printed below each."""
+    blocks = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
     examples = (re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE) for block in blocks)
     return [(command, output) for command, output in chain(*examples) if command.startswith(program)]
 
@@ -56,7 +57,7 @@ def test_command(service: str, tmp_path: Path, command: str, output: str) -> Non
     assert digits.sub(r"\1", printed) == digits.sub(r"\1", output)
 
 
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CODE = set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 
 
 CHECKS = {  # by what an example imports or calls
@@ -80,8 +81,3 @@ def test_every_example_is_checked() -> None:
     unchecked = {command for command, _ in shown("") if command not in checked}
     assert {command.split()[0] for command in unchecked} <= {"git", "cd", "make"}
     assert [block for block in CODE if not any(sign in block for sign in CHECKS)] == []
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (PROJECT / target).exists(), target
