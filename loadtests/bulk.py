@@ -20,6 +20,7 @@ import pyarrow as pa
 from eyestate.arrays import Scores
 from eyestate.execution import cores
 from eyestate.images import Pixels
+from eyestate.media_types import ARROW, JSON, NPY
 from eyestate.scorer import Network
 from eyestate.settings import Device
 from tools.harness import crops
@@ -31,9 +32,6 @@ from tools.harness.sessions import BareSessions
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.wrk import drive
 
-JSON: Final = "application/json"
-NPY: Final = "application/x-npy"
-ARROW: Final = "application/vnd.apache.arrow.stream"
 SHORT: Final = {JSON: "JSON", NPY: "npy", ARROW: "Arrow"}
 MODES: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # formats of request and response
 TARGET_SMALL: Final = 0.8  # of the bare sessions' throughput, in bulk

@@ -24,6 +24,7 @@ import click
 import numpy as np
 
 from eyestate.images import MAX_SIDE
+from eyestate.media_types import NPY
 from eyestate.server.uploads import MAX_BODY_BYTES
 from eyestate.settings import Device
 from tools.harness import crops
@@ -32,10 +33,10 @@ from tools.harness.report import REPORTS, conditions, describe_conditions, table
 from tools.harness.servers import MIB, SCRATCH, Server, ServerError, tail
 from tools.harness.service import running_service
 
-NPY: Final = "application/x-npy"
 _SAMPLE_SECONDS: Final = 0.05
 BATCH: Final = 2_048  # twice as many as the client has in flight
 LARGE_SIDE: Final = MAX_SIDE
+PACKED_SIDE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,8 @@ class Row:
 def loads() -> tuple[Load, ...]:
     """From idle to the worst case."""
     single = http_request("/v1/score", crops.jpeg(crops.eye()))
-    side = 64
     packed = io.BytesIO()
-    np.save(packed, np.zeros((MAX_BODY_BYTES // side**2 - 1, side, side), np.uint8))
+    np.save(packed, np.zeros((MAX_BODY_BYTES // PACKED_SIDE**2 - 1, PACKED_SIDE, PACKED_SIDE), np.uint8))
     large = crops.jpeg(np.random.default_rng(0).integers(0, 256, (LARGE_SIDE, LARGE_SIDE), np.uint8))
     return (
         Load("idle", single, 0),

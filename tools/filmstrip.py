@@ -1,6 +1,6 @@
-"""Draws docs/images/filmstrip.png: a generated eye closing, with the shipped model's score of each step.
+"""Draw docs/images/filmstrip.png: a rendered eye closing, with the shipped model's score at each step.
 
-.venv/bin/python docs/filmstrip.py
+Run with ``.venv/bin/python -m tools.filmstrip``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ import numpy as np
 import psutil
 
 from eyestate.bundle import Bundle
-from loadtests.bulk import NPY, pack
+from eyestate.media_types import NPY
+from loadtests.bulk import pack
 from tools.harness import crops
 from tools.harness.load import Connection, LoadGenerator, Outcome, http_request, poisson, run, stop_after
 from tools.harness.servers import Probe, Server, ServerError

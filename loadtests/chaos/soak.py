@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eyestate.media_types import JSON, NPY
 from loadtests.chaos.memory import memory_figures, memory_growth, memory_sampled
 from tools.harness import crops
 from tools.harness.claims import Claim
@@ -65,7 +66,7 @@ def mix() -> list[bytes]:
     np.save(file, np.stack([crops.eye()] * 8))
     others = [
         http_request("/v1/score?quality=true", crops.jpeg(crops.eye())),
-        http_request("/v1/score/batch", file.getvalue(), "application/x-npy", "application/json"),
+        http_request("/v1/score/batch", file.getvalue(), NPY, JSON),
         http_request("/v1/score", b"this is no image"),
         http_request("/v1/score", crops.jpeg(crops.eye())[:300]),
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from eyestate.media_types import JSON
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS
 from tools.harness.servers import SCRATCH, Probe, free_port
 
@@ -60,7 +61,7 @@ def _multipart(image: bytes) -> tuple[bytes, str]:
 
 
 def _json(image: bytes) -> tuple[bytes, str]:
-    return json.dumps({"image": base64.b64encode(image).decode()}).encode(), "application/json"
+    return json.dumps({"image": base64.b64encode(image).decode()}).encode(), JSON
 
 
 def _inference_protocol(image: bytes) -> tuple[bytes, str]:
@@ -71,7 +72,7 @@ def _inference_protocol(image: bytes) -> tuple[bytes, str]:
         "parameters": {"content_type": "base64"},
         "data": [base64.b64encode(image).decode()],
     }
-    return json.dumps({"inputs": [tensor]}).encode(), "application/json"
+    return json.dumps({"inputs": [tensor]}).encode(), JSON
 
 
 PEERS: Final = (

@@ -18,11 +18,11 @@ from eyestate.batch.containers import Columns
 from eyestate.batch.inputs import Reader, open_input
 from eyestate.errors import ImageError, InputError
 from eyestate.images import Pixels, decode, to_input
+from eyestate.media_types import NPY, OCTET_STREAM
 from loadtests.scenarios.plan import Kind
 from tools.harness import crops
 from training.data.synthetic import labelled
 
-NPY: Final = "application/x-npy"
 _SYNTHETIC: Final = 24
 _MAX_IMAGES: Final = 2_000  # crops of an input; enough for variety
 _BODIES: Final = 50  # prepared batches, sent cyclically
@@ -50,7 +50,7 @@ def request_bodies(kind: Kind, source: str | None, batch: int) -> list[Body]:
     """
     images = read(source) if source else synthetic_images()
     if kind == "single":
-        return [Body("/v1/score", image, {"Content-Type": "application/octet-stream"}, 1) for image in images]
+        return [Body("/v1/score", image, {"Content-Type": OCTET_STREAM}, 1) for image in images]
     make = _multipart if kind == "multipart" else _packed
     chosen = np.random.default_rng(0).integers(len(images), size=(_BODIES, batch))
     return [make([images[index] for index in row]) for row in chosen]

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eyestate.media_types import ARROW, JSON, NPY
 from eyestate.server.packed import from_arrow, from_npy
-from loadtests.bulk import ARROW, JSON, NPY, Load, Mode, Point, pack, page, table_rows, unpack
+from loadtests.bulk import Load, Mode, Point, pack, page, table_rows, unpack
 
 SCORES = np.array([0.25, 0.5, 1.0], np.float32)
 MODE = Mode("npy", "JSON", 256, 4)

@@ -13,6 +13,7 @@ from loadtests import footprint
 
 def test_the_largest_bodies_take_most_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "LARGE_SIDE", 1024)
+    monkeypatch.setattr(footprint, "PACKED_SIDE", 1024)  # few crops, but bodies as large
     monkeypatch.setattr(footprint, "BATCH", 256)
     options = ["--model", "small", "--device", "cpu", "--seconds", "1", "--output", str(tmp_path)]
     result = CliRunner().invoke(footprint.main, options)

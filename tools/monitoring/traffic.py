@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from eyestate.images import Pixels
+from eyestate.media_types import JSON, NPY
 from tools.harness.crops import SIDE, jpeg
 from tools.harness.load import http_request
 from tools.harness.servers import PROJECT
@@ -25,8 +26,8 @@ def requests(model: str) -> list[bytes]:
     infer = (PROJECT / "examples" / "infer.json").read_bytes()
     return [
         *(http_request("/v1/score", file) for file in files),
-        http_request("/v1/score/batch", _packed(eyes), "application/x-npy"),
-        http_request(f"/v2/models/{model}/infer", infer, "application/json"),
+        http_request("/v1/score/batch", _packed(eyes), NPY),
+        http_request(f"/v2/models/{model}/infer", infer, JSON),
         http_request("/v1/score", b"no image"),
         http_request("/v1/score", files[0][: len(files[0]) // 2]),
     ]

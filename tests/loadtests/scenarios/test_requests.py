@@ -11,16 +11,9 @@ import pytest
 
 from eyestate.errors import InputError
 from eyestate.images import decode
+from eyestate.media_types import NPY
 from eyestate.server.packed import from_npy
-from loadtests.scenarios.requests import (
-    NPY,
-    Body,
-    api_key,
-    request_bodies,
-    response_error,
-    retry_after,
-    synthetic_images,
-)
+from loadtests.scenarios.requests import Body, api_key, request_bodies, response_error, retry_after, synthetic_images
 from tools.harness import crops
 
 SINGLE = Body("/v1/score", b"", {}, 1)

@@ -79,7 +79,7 @@ def test_single_crops(service: Server, tmp_path: Path) -> None:
 
 
 def test_batches_slower_than_their_p95_limit_fail(service: Server, tmp_path: Path) -> None:
-    options = ("--host", service.url, *CROPS, "--seconds", "3", "--batch", "200", "--p95-ms", "0.001")
+    options = ("--host", service.url, *CROPS, "--seconds", "4", "--batch", "20", "--p95-ms", "0.001")
     code, printed = run(tmp_path, "batch", *options)
     assert code == 1, printed
     assert "NOT HELD  p95 of multipart requests at most 0.001 ms" in printed
