@@ -164,6 +164,7 @@ def test_a_late_answer_is_504_and_a_late_body_408() -> None:
 
 def test_a_client_that_leaves_frees_its_place() -> None:
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        edge._timeout = 60  # it is not the deadline that frees it
         _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
         writer.write(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         await until(lambda: edge.active == 1)
