@@ -188,6 +188,7 @@ class Timed:
         self.seconds = seconds
         self.now = 1024.0
         self.batches: list[list[int]] = []
+        self.threads: list[int] = []  # of each batch
         self.go = threading.Event()
         self.go.set()
         self.started = threading.Event()
@@ -200,6 +201,7 @@ class Timed:
         assert self.go.wait(10)
         crops = np.concatenate(parts)
         self.batches.append(crops[:, 0, 0].tolist())
+        self.threads.append(threading.get_ident())
         self.now += self.seconds(len(crops))
         if crops.max() == 255:
             raise RuntimeError("the network broke")
@@ -218,6 +220,7 @@ class Timed:
         async def run() -> None:
             batcher = Batcher(self, side=2, capacity=capacity, max_wait=max_wait)
             self.batches.clear()
+            self.threads.clear()
             self.started.clear()
             try:
                 await work(batcher)
@@ -375,21 +378,17 @@ class TestInline:
 
         timed.run(work)
         assert timed.batches == [[1], [2, 3], [4, 5], [6, 7], [8], [9], [10]]
+        assert set(timed.threads) == {threading.get_ident()}
 
     def test_what_takes_a_millisecond_runs_in_the_thread(self) -> None:
-        threads: list[int] = []
-
-        def seconds(size: int) -> float:
-            threads.append(threading.get_ident())
-            return size / 2**14
+        timed = Timed(lambda size: size / 2**14)
 
         async def work(batcher: Batcher) -> None:
-            threads.clear()
             await batcher.submit(crops(*[1] * 16))  # 0.98 ms
             await batcher.submit(crops(*[1] * 17))  # 1.04 ms
-            assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
-        Timed(seconds).run(work)
+        timed.run(work)
+        assert [thread == threading.get_ident() for thread in timed.threads] == [True, False]
 
     def test_long_requests_let_the_event_loop_go_round_between_their_batches(self) -> None:
         timed = Timed(a_microsecond_per_crop)
