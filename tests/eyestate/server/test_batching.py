@@ -60,7 +60,8 @@ def with_batcher(
         score.sizes.clear()
         score.asked.clear()
         try:
-            await work(batcher)
+            async with asyncio.timeout(30):
+                await work(batcher)
         finally:
             score.go.set()
             batcher.close()
@@ -223,7 +224,8 @@ class Timed:
             self.threads.clear()
             self.started.clear()
             try:
-                await work(batcher)
+                async with asyncio.timeout(30):
+                    await work(batcher)
             finally:
                 self.go.set()
                 batcher.close()
