@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
+from eyestate import __version__
 from eyestate.errors import BundleError
 
 DEFAULT_MODEL: Final = "cascade"
@@ -331,6 +332,10 @@ def _find(model: str | Path) -> Path:
     for path in (models_dir() / model, Path(model)):
         if path.is_dir():
             return path
-    names = sorted(path.parent.name for path in models_dir().glob("*/manifest.json"))
-    known = ", ".join(names) or f"none; set EYESTATE_MODELS to the folder that holds them, {models_dir()} does not"
-    raise BundleError(f"there is no model {str(model)!r}; the models here: {known}")
+    folder = models_dir()
+    if names := sorted(path.parent.name for path in folder.glob("*/manifest.json")):
+        raise BundleError(f"there is no model {str(model)!r} in {folder}, which holds: {', '.join(names)}")
+    raise BundleError(
+        f"there is no model {str(model)!r}: {folder} holds no models. The installed package comes without them; get "
+        f"the folder models/ of eyestate {__version__} and set EYESTATE_MODELS to its path, or name a bundle's folder"
+    )
