@@ -60,7 +60,7 @@ def with_batcher(
         score.sizes.clear()
         score.asked.clear()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 await work(batcher)
         finally:
             score.go.set()
@@ -224,7 +224,7 @@ class Timed:
             self.threads.clear()
             self.started.clear()
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(10):
                     await work(batcher)
             finally:
                 self.go.set()
