@@ -31,6 +31,7 @@ def test_the_contracts_are_kept() -> None:
         ("eyestate/images.py", "import training.runs"),
         ("eyestate/images.py", "import torch"),
         ("eyestate/images.py", "import starlette"),
+        ("eyestate/server/metrics.py", "import eyestate.server.app"),
         ("training/runs.py", "import eyestate.server.app"),
         ("training/runs.py", "import tools.harness.servers"),
         ("tools/harness/servers.py", "import loadtests.faces"),
