@@ -282,7 +282,7 @@ class TestContent:
         table = tables(data.report)["Table 1. Silhouette by features and algorithm"]
         assert {tuple(row[2:4]) for row in table.rows if row[0] == "VGG-Face"} == {("not measured", "not measured")}
         assert "weights not available, not measured" in table.note
-        assert {row[4] for row in table.rows} == {"not known to us"}
+        assert {row[4] for row in table.rows} == {"unknown"}
 
     def test_counts_what_people_were_asked(self, data: Data) -> None:
         rows = tables(data.report)["Crops that people labelled"].rows

@@ -1,1 +1,1 @@
-"""The pipeline's report: one content, rendered as a page with galleries and as Markdown without a crop."""
+"""The pipeline's report, rendered as an HTML page with galleries and as Markdown without crops."""

@@ -19,7 +19,7 @@ def interval(found: Interval | None) -> str:
 
 
 def percent(found: Interval | None) -> str:
-    """As ``interval``, in per cent."""
+    """As ``interval``, in percent."""
     return NONE if found is None else f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"
 
 
@@ -33,5 +33,5 @@ def share(part: int, whole: int) -> str:
 
 
 def to_interval(kept: Mapping[str, Any] | None) -> Interval | None:
-    """An interval as JSON keeps it."""
+    """An interval from its JSON form."""
     return None if kept is None else Interval(**kept)

@@ -1,6 +1,6 @@
-"""What a report is made of, whatever it is rendered to.
+"""The parts of a report, whatever it is rendered to.
 
-Texts may hold `code` between backticks and nothing else that means anything.
+Texts are plain, but for `code` between backticks.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from training.report.outputs import NotRunError
 
-NONE = "–"  # nothing belongs here
+NONE = "–"  # not applicable
 NOT_RUN = "not run"
-UNKNOWN = "not known to us"  # a number of the original report
+UNKNOWN = "unknown"  # a number of the original report
 NOT_MEASURED = "not measured"
 NOT_RECORDED = "not recorded"
 ONE_CLUSTER = "one cluster only"
@@ -32,7 +32,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The place of something that has not been made yet."""
+    """Says that the stage of something was not run."""
 
     kind: ClassVar = "missing"
     text: str
@@ -49,7 +49,7 @@ class Table:
     note: str = ""
 
     def numeric(self, column: int) -> bool:
-        """Whether the column holds numbers, and perhaps words in place of some, and is to be flush right."""
+        """Whether the column holds numbers, or placeholders for some, and is to be aligned right."""
         cells = [row[column] for row in self.rows]
         numbers = [bool(NUMBER.match(cell)) for cell in cells]
         return any(numbers) and all(number or cell in PLACEHOLDERS for number, cell in zip(numbers, cells, strict=True))
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture that shows no crop, so that it may be committed; ``name`` is its file's, without the suffix."""
+    """A picture that shows no crop, so that it may be committed; ``name`` is its file name without the suffix."""
 
     kind: ClassVar = "figure"
     name: str
@@ -76,7 +76,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures for the page alone: crops, or plots too many to commit."""
+    """Pictures for the page only: crops, or plots too numerous to commit."""
 
     kind: ClassVar = "gallery"
     title: str
@@ -90,7 +90,7 @@ Block = Paragraph | Missing | Table | Figure | Gallery
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the report with a title of its own."""
+    """A titled part of the report."""
 
     title: str
     blocks: Sequence[Block]
@@ -109,7 +109,7 @@ class Report:
 
 
 def gather(*makers: Callable[[], Sequence[Block]]) -> list[Block]:
-    """The blocks of all makers; for one whose stage has not been run, a line that says so, each line once."""
+    """The blocks of all makers; where a stage was not run, a line that says so, without repetitions."""
     blocks: list[Block] = []
     for make in makers:
         try:

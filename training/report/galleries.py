@@ -1,4 +1,4 @@
-"""Galleries of crops, for the page alone."""
+"""Galleries of crops, for the page only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from training.evaluation.eer import Scores
 from training.report.content import Block, Gallery, Paragraph, Tile
 
 ENLARGED: Final = 4
-SHOWN: Final = 96  # of the wrong ones, the surest first
-SAMPLED: Final = 24  # of the right ones, by state
+SHOWN: Final = 96  # of the wrong predictions, the most confident first
+SAMPLED: Final = 24  # of the right predictions, by state
 
 
 def disagreements(crops: Sequence[Crop], labels: Sequence[Label], beliefs: Mapping[str, float]) -> list[Block]:
-    """Figure 5: the labelled crops that a network puts on the other side of 0.5."""
+    """Figure 5: the labelled crops that a network scores on the other side of 0.5."""
     by_name = {crop.name: crop for crop in crops}
     labelled = [item for item in labels if item.label is not None and item.file in beliefs and item.file in by_name]
     wrong = [item for item in labelled if (beliefs[item.file] >= 0.5) != (item.label == OPEN)]
@@ -36,7 +36,7 @@ def disagreements(crops: Sequence[Crop], labels: Sequence[Label], beliefs: Mappi
 
 
 def predictions(crops: Sequence[Crop], scores: Scores) -> list[Block]:
-    """Figures 6 and 7: labelled crops on the right side of 0.5, a sample of each state, and all on the wrong one."""
+    """Figures 6 and 7: a sample of the labelled crops on the right side of 0.5, and those on the wrong side."""
     labels = np.array([crop.label for crop in crops])
     right = (scores >= 0.5) == (labels == OPEN)
     random = np.random.default_rng(0)
@@ -50,8 +50,8 @@ def predictions(crops: Sequence[Crop], scores: Scores) -> list[Block]:
         Gallery(
             "Figure 6. Right predictions of final_best on held-out crops",
             [_tile(crops[i], scores[i], "people", WORDS[crops[i].label]) for i in sampled],
-            f"A random sample of the {right.sum():,} of {len(crops):,} held-out crops that final_best puts on the side "
-            "of 0.5 that people say.",
+            f"A random sample of the {right.sum():,} of {len(crops):,} held-out crops that final_best scores on the "
+            "same side of 0.5 as people do.",
         ),
         *_wrong(
             "Figure 7. Wrong predictions of final_best on held-out crops",
@@ -70,7 +70,7 @@ def _wrong(
     if not crops:
         return [Paragraph(f"{title}: there are none among {of:,} crops.")]
     surest = np.argsort(-np.abs(scores - 0.5), kind="stable")[:SHOWN]
-    caption = f"{len(crops):,} of {of:,} crops have a score on the other side of 0.5 than {judge} say, the surest first"
+    caption = f"{len(crops):,} of {of:,} crops are scored on the side of 0.5 that {judge} contradict, surest first"
     return [
         Gallery(
             title,

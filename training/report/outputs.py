@@ -1,4 +1,4 @@
-"""What the stages left behind, read as far as it is there."""
+"""The outputs of the stages, as far as they exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.files import read_json
 
 
 class NotRunError(DataError):
-    """A stage that has not been run; the message says which command makes what is missing."""
+    """A stage was not run; the message names the command that makes what is missing."""
 
     code = "not_run"
 
@@ -25,7 +25,7 @@ class NotRunError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What an attempt said of a test set: labels and scores (N,), and the fingerprint of the crops."""
+    """An attempt's scores (N,) on a test set, the labels (N,) and the fingerprint of the crops."""
 
     labels: Labels
     scores: Scores
@@ -58,7 +58,7 @@ class Runs:
         return found
 
     def scored(self, attempt: str, test: str) -> Scored:
-        """The scores that ``compare`` kept."""
+        """The scores that ``compare`` saved."""
         kept = self.json(f"compare/scores/{attempt}-{test}.json", "compare")
         return Scored(np.array(kept["labels"]), np.array(kept["scores"]), kept["key"][0])
 

@@ -15,12 +15,12 @@ CODE = re.compile("`([^`]+)`")
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write the report, galleries included, as one HTML file that needs no other."""
+    """Write the report with its galleries as one self-contained HTML file."""
     _write(path, _render("page.html", report))
 
 
 def write_markdown(report: Report, path: Path) -> None:
-    """Write the report without its galleries as Markdown, and its figures as PNG files beside it."""
+    """Write the report without its galleries as Markdown, with its figures as PNG files beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for figure in report.figures:
         (path.parent / f"{figure.name}.png").write_bytes(figure.png)
@@ -42,31 +42,31 @@ def _render(template: str, report: Report) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="replace")  # file names may hold what is no UTF-8
+    path.write_text(text, encoding="utf-8", errors="replace")  # file names need not be UTF-8
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as the address of an image."""
+    """A PNG as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def html(text: str) -> Markup:
-    """Text for HTML, everything escaped, `code` marked up."""
+    """Escaped text for HTML, with `code` marked up."""
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped first
 
 
 def number(text: str) -> Markup:
-    """A cell that starts with a number, which may be torn from what stands in brackets behind it, but not within."""
+    """A cell that starts with a number; it may wrap before the brackets that follow, but not within either part."""
     value, bracket, rest = text.partition(" (")
     return Markup("<span>{}</span> <span>{}</span>").format(value, bracket.lstrip() + rest)
 
 
 def markdown(text: str) -> str:
-    """Text for Markdown, with what means something there, in a table or as HTML, escaped outside of `code`."""
+    """Text for Markdown: the special characters of Markdown, its tables and HTML are escaped outside of `code`."""
     parts = re.split("(`[^`]+`)", text)
     return "".join(part if part.startswith("`") else re.sub(r"([\\|<>*\[\]])", r"\\\1", part) for part in parts)
 
 
 def anchor(title: str) -> str:
-    """A heading's anchor, as GitHub makes it."""
+    """A heading's anchor on GitHub."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
