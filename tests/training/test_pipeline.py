@@ -220,7 +220,7 @@ def test_up_to_the_export_on_real_crops(project: Path) -> None:
     """The stages from the data sets to final_best, with the network and the weights that it really starts from."""
     (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
     real_data(project.parent / "data")
-    run_through(project, weights, "export", crops_per_epoch=640)  # its weights know faces
+    run_through(project, weights, "export")
     check_final_best(project)
 
 
