@@ -224,7 +224,7 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
             f"calibrated on {CALIBRATION_CROPS} other crops. EERs have 95 % bootstrap intervals over crops.\n",
             table(
                 [
-                    *("Execution", "Largest difference", "Mean difference", "Verdicts states_changed"),
+                    *("Execution", "Largest difference", "Mean difference", "States changed"),
                     *(f"EER, {item.name}" for item in sets),
                 ],
                 [

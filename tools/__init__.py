@@ -1,1 +1,1 @@
-"""What is run beside the service: measurements, dashboards, images."""
+"""Tools around the service: benchmarks, container image, monitoring, and the harness shared with the load tests."""
