@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eyestate.atomic import atomic_writer, write_atomically
 from training.data.datasets import DataError
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write anything that JSON can hold, indented; NaN and infinity are refused with ValueError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    draft.replace(path)
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, maker: str) -> Any:
@@ -34,11 +32,8 @@ def read_json(path: Path, maker: str) -> Any:
 
 def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
     """Write named arrays as a compressed ``.npz``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
+    with atomic_writer(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    draft.replace(path)
 
 
 def read_arrays(path: Path, maker: str) -> dict[str, npt.NDArray[Any]]:

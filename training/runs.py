@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 import torch
 
+from eyestate.atomic import write_atomically
 from training.data.datasets import DataError
 
 RECIPE: Final = "run.json"
@@ -38,10 +39,7 @@ def claim(run: Path, recipe: Mapping[str, Any]) -> None:
         shutil.rmtree(previous, ignore_errors=True)
         run.rename(previous)
         click.echo(f"{run} held a run with other settings or data; it lies in {previous} now", err=True)
-    run.mkdir(parents=True, exist_ok=True)
-    draft = record.with_suffix(".draft")
-    draft.write_text(json.dumps({**recipe, "git_revision": git_revision()}, indent=2) + "\n")
-    draft.replace(record)
+    write_atomically(record, json.dumps({**recipe, "git_revision": git_revision()}, indent=2) + "\n")
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -111,7 +109,4 @@ def write_history(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
 def record_time(path: Path, stage: str, seconds: float) -> None:
     """Note in a JSON file how long a stage of the pipeline took, beside the times of the others."""
     times = json.loads(path.read_text()) if path.exists() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({**times, stage: round(seconds, 1)}, indent=2) + "\n")
-    draft.replace(path)
+    write_atomically(path, json.dumps({**times, stage: round(seconds, 1)}, indent=2) + "\n")

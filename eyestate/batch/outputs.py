@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eyestate.atomic import PREFIX, atomic_writer
 from eyestate.errors import InputChangedError, ModelChangedError, OutputError
 from eyestate.extras import extra
 from eyestate.schema import LoadedModel
@@ -195,7 +194,7 @@ def open_output(folder: Path, plan: Plan, shard: int) -> Iterator[Output]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(f"another run is writing to {folder}: wait for it, or choose another --output") from None
-        for draft in folder.glob(f".draft-{shard}-*"):
+        for draft in folder.glob(f"{PREFIX}{shard}-*"):
             draft.unlink()
         path = folder / (f"_manifest-{shard}.json" if plan.shards > 1 else "_manifest.json")
         manifests = {file: _read(file) for file in folder.glob("_manifest*.json")}
@@ -237,27 +236,11 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _write(path: Path, data: Any, shard: int) -> None:
-    draft = path.with_name(f".draft-{shard}-{uuid.uuid4().hex}")
     try:
-        with draft.open("xb") as file:
+        with atomic_writer(path, durable=True, owner=str(shard)) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _sync(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _sync(folder: Path) -> None:
-    """Bring a renaming in the folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name(model: LoadedModel) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import torch
 
+from eyestate.atomic import write_atomically
 from eyestate.settings import Device
 from tools.benchmarks.measure import measure
 from tools.benchmarks.page import page
@@ -66,7 +67,7 @@ def main(
     if not page_only:
         report = measure(device, peers, every=every, batches=batches, seconds=seconds, rounds=rounds, scratch=SCRATCH)
         output.mkdir(parents=True, exist_ok=True)
-        (output / f"{device}.json").write_text(report.model_dump_json(indent=2) + "\n")
+        write_atomically(output / f"{device}.json", report.model_dump_json(indent=2) + "\n")
     write_page(output, docs)
 
 

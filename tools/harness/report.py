@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from eyestate.atomic import write_atomically
 from eyestate.execution import cores
 from tools.harness.servers import PROJECT
 
@@ -51,10 +52,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def write_report(folder: Path, name: str, result: dict[str, Any], page: str = "") -> None:
     """Write ``folder/name.json`` and, if a page is given, ``folder/name.md``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_atomically(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
     if page:
-        (folder / f"{name}.md").write_text(page)
+        write_atomically(folder / f"{name}.md", page)
 
 
 def _cpu() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from eyestate.atomic import write_atomically
 from eyestate.bundle import InputContract, Manifest, OutputContract, Thresholds, Training
 
 SIDE: Final = 32
@@ -79,7 +79,7 @@ def write_small_bundle(models: Path) -> Path:
     path = models / NAME
     path.mkdir(parents=True, exist_ok=True)
     model = small_network().SerializeToString()
-    _write(path / "model.onnx", model)
+    write_atomically(path / "model.onnx", model)
     manifest = Manifest(
         name=NAME,
         version="0.0.0",
@@ -98,12 +98,5 @@ def write_small_bundle(models: Path) -> Path:
         metrics=[],
         parity=0,
     )
-    _write(path / "manifest.json", manifest.model_dump_json(indent=2).encode() + b"\n")
+    write_atomically(path / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically: another run may be loading the bundle."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)

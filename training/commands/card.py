@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from eyestate.atomic import write_atomically
 from eyestate.bundle import load_model, models_dir
 from training.commands.options import Folder
 from training.export.card import card
@@ -21,5 +22,5 @@ def card_command(model: str, models: Path, reports: Path) -> None:
     """Render the model card of a bundle from its manifest and from what was measured of it."""
     bundle = load_model(models / model)
     path = bundle.path / "README.md"
-    path.write_text(card(bundle.manifest, reports / model), encoding="utf-8")
+    write_atomically(path, card(bundle.manifest, reports / model))
     click.echo(f"wrote {path}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from eyestate.atomic import write_atomically
 from training.data.datasets import CLOSED, OPEN, Crop, DataError
 
 Source = Literal["consensus", "pseudo", "human"]
@@ -128,10 +129,7 @@ def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(fields)
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
-    draft.replace(path)
+    write_atomically(path, text.getvalue())
 
 
 def _rows(path: Path, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -21,6 +21,7 @@ from scipy.ndimage import affine_transform
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from eyestate.atomic import write_atomically
 from eyestate.bundle import Card, Sha256
 from eyestate.images import Pixels, decode, to_input
 from training.data.datasets import Crop
@@ -231,10 +232,7 @@ def table(results: Results) -> str:
 
 def write(results: Results, path: Path) -> None:
     """Write the results as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(results.model_dump_json(indent=2) + "\n")
-    draft.replace(path)
+    write_atomically(path, results.model_dump_json(indent=2) + "\n")
 
 
 def _mirrored(crop: Pixels, _: np.random.Generator) -> Pixels:

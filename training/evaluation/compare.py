@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eyestate.atomic import write_atomically
 from training.data.datasets import Crop, fingerprint
 from training.data.labels import Answer, read_answers
 from training.evaluation.eer import Scores, bootstrap_eer
@@ -121,7 +122,7 @@ def compare(tests: Sequence[TestSet], runs: Path, output: Path) -> list[dict[str
         ],
         "attempts": rows,
     }
-    (output / "comparison.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_atomically(output / "comparison.json", json.dumps(result, indent=2) + "\n")
     return rows
 
 
@@ -133,9 +134,6 @@ def _scores(attempt: Attempt, members: Sequence[Path], test: TestSet, cache: Pat
             return np.array(kept["scores"])
     ask = predict_views if attempt.views else predict
     scores: Scores = np.stack([ask(load_classifier(outcome(run)), test.crops) for run in members]).mean(axis=0)
-    cache.parent.mkdir(parents=True, exist_ok=True)
     kept = {"key": key, "labels": [crop.label for crop in test.crops], "scores": scores.tolist()}
-    draft = cache.with_suffix(".draft")
-    draft.write_text(json.dumps(kept))
-    draft.replace(cache)
+    write_atomically(cache, json.dumps(kept))
     return scores

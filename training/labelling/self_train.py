@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from sklearn.model_selection import KFold
 
+from eyestate.atomic import atomic_writer
 from training.data.datasets import Crop, Split
 from training.data.labels import Answer, Label, write_labels
 from training.evaluation.eer import Scores
@@ -77,7 +78,5 @@ def sure(crop: Crop) -> bool:
 
 def save(path: Path, scores: Scores) -> None:
     """Write the scores as npy; the file is there whole or not at all."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
+    with atomic_writer(path) as file:
         np.save(file, scores, allow_pickle=False)
-    draft.replace(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
+from eyestate.atomic import write_atomically
 from training.report.content import Report
 
 CODE = re.compile("`([^`]+)`")
@@ -23,7 +24,7 @@ def write_markdown(report: Report, path: Path) -> None:
     """Write the report without its galleries as Markdown, with its figures as PNG files beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for figure in report.figures:
-        (path.parent / f"{figure.name}.png").write_bytes(figure.png)
+        write_atomically(path.parent / f"{figure.name}.png", figure.png)
     _write(path, _render("page.md", report))
 
 
@@ -42,7 +43,7 @@ def _render(template: str, report: Report) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="replace")  # file names need not be UTF-8
+    write_atomically(path, text.encode("utf-8", "replace"))  # file names need not be UTF-8
 
 
 def data_uri(png: bytes) -> str:
