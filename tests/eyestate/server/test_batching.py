@@ -351,6 +351,37 @@ class TestInFlight:
         timed.run(work)
         assert timed.batches == [[0], [1] * 32, [2] * 3]
 
+    def test_nothing_is_computed_for_callers_that_have_all_left(self) -> None:
+        timed = Timed(half_a_second_per_crop)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher)
+            left = await queued(batcher, [1], [2])
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
+            timed.go.set()
+            await first
+            assert (await batcher.submit(crops(3))).tolist() == [3]
+
+        timed.run(work)
+        assert timed.batches == [[0], [3]]
+
+    def test_while_the_thread_computes_even_a_single_crop_waits(self) -> None:
+        timed = Timed(lambda size: size / 2**14)  # two milliseconds for a batch
+
+        async def work(batcher: Batcher) -> None:
+            timed.go.clear()
+            first = asyncio.create_task(batcher.submit(crops(*[1] * 32)))
+            assert await asyncio.to_thread(timed.started.wait, 10)
+            (single,) = await queued(batcher, [2])
+            assert batcher.waiting == 1
+            timed.go.set()
+            await asyncio.gather(first, single)
+
+        timed.run(work)
+        assert timed.batches == [[1] * 32, [2]]
+
     def test_the_thread_ends_with_the_batcher(self) -> None:
         before = set(threading.enumerate())
         started: list[threading.Thread] = []
