@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,9 +217,13 @@ class Timed:
         capacity: int = 1_000_000,
         max_wait: float = 1e9,
     ) -> None:
-        """Run ``work`` with a batcher that took its measurements before the recording begins."""
+        """Run ``work`` with a batcher that took its measurements before the recording begins. No callback may fail."""
+        failures: list[dict[str, Any]] = []
 
         async def run() -> None:
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: failures.append(context) if "handle" in context else None
+            )
             batcher = Batcher(self, side=2, capacity=capacity, max_wait=max_wait)
             self.batches.clear()
             self.threads.clear()
@@ -233,6 +238,7 @@ class Timed:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batching, "time", self)
             asyncio.run(run())
+        assert not failures
 
     async def hold(self, batcher: Batcher) -> asyncio.Task[Scores]:
         """Keep the thread busy with one crop of 0 until ``go`` is set."""
