@@ -1,7 +1,7 @@
 """Typed clients of the service: :class:`Client`, and :class:`AsyncClient` for many requests at a time.
 
-A score changes nothing in the service, so a request that met a busy, restarting or unreachable service is sent again,
-after a pause that grows and is drawn at random lest all clients come back at once, until ``patience`` is used up.
+Scoring has no side effects, so requests that meet an overloaded, restarting or unreachable service are retried, with
+exponential backoff and jitter, for up to ``patience`` seconds.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ PATIENCE_SECONDS: Final = 60.0
 TIMEOUT_SECONDS: Final = 60.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
-_SILENT_SECONDS: Final = 5.0  # a request that fails for longer is worth a warning in the log
-# Timeouts, refusals and the answers of a proxy whose service is away: all of them pass.
-_PASSING: Final = frozenset({408, 429, 502, 503, 504})
-_PASSING_ERRORS: Final = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
+_SILENT_SECONDS: Final = 5.0  # a request that keeps failing for longer is logged as a warning
+# Transient: timeouts, overload, and the responses of a proxy whose upstream is away.
+_TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
+_TRANSIENT_ERRORS: Final = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 ANSWER: Final = pa.schema(
     [("score", pa.float32()), ("state", pa.string()), ("error", pa.string()), ("message", pa.string())]
 )
@@ -58,8 +58,8 @@ ANSWER: Final = pa.schema(
 class Client:
     """Scores images over HTTP. Keeps its connections open; safe to share between threads; a context manager.
 
-    Every method raises ServiceError where the service refuses or fails, and UnreachableError, which is one, where
-    nothing answers.
+    Every method raises ServiceError if the service rejects the request or fails, and its subclass UnreachableError if
+    there is no response.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Client:
         """Args:
         endpoint: base URL of the service, such as ``http://127.0.0.1:3000``.
         api_key: sent as ``Authorization: Bearer``.
-        verify: whether to verify the certificate of an https endpoint; a path is a file of CA certificates to do
-            so with, in place of the system's.
-        timeout: seconds that one attempt may wait for the service to take or send something.
-        patience: seconds, from a request's first failure on, in which it is sent again.
+        verify: whether to verify the certificate of an https endpoint; a path names a file of CA certificates to use
+            instead of the system's.
+        timeout: seconds that one attempt may wait for the service to accept or send data.
+        patience: seconds, from the first failure of a request, during which it is retried.
         """
         self._http = httpx.Client(**_settings(endpoint, api_key, verify, timeout))
         self._patience = patience
@@ -93,18 +93,18 @@ class Client:
         self._http.close()
 
     def score(self, image: bytes) -> ScoreResponse:
-        """Score one encoded image (JPEG, PNG, WebP or BMP): a verdict with the model that gave it."""
-        return _score_answer(self._send(_score_request(self._http, image)))
+        """Score one encoded image (JPEG, PNG, WebP or BMP): score and state, with the model they come from."""
+        return _score_response(self._send(_score_request(self._http, image)))
 
     def find_faces(self, photo: bytes) -> FacesResponse:
         """Find the faces in an encoded photo and score their eyes: largest first, with boxes in pixels."""
-        return _faces_answer(self._send(_faces_request(self._http, photo)))
+        return _faces_response(self._send(_faces_request(self._http, photo)))
 
     def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """Score many images in one request; see ``score_table`` for what they may be.
 
         Returns:
-            A verdict for each, or the error of one that cannot be scored, in order.
+            For each image, in order, its score and state, or the error if it cannot be scored.
         """
         return _verdicts(self.score_table(images))
 
@@ -117,12 +117,12 @@ class Client:
 
         Returns:
             float32 ``score``, and the strings ``state``, ``error`` (its code) and ``message``: the first two are
-            null where an image could not be scored, the others where it could. ``served_model`` tells the model.
+            null for images that could not be scored, the others for those that could. ``served_model`` names the model.
         """
         return _table(self._send(_batch_request(self._http, images)), len(images))
 
     def ready(self) -> bool:
-        """Whether the service takes requests now; asked once."""
+        """Whether the service accepts requests now; not retried."""
         try:
             return self._http.get("readyz").is_success
         except httpx.TransportError:
@@ -146,7 +146,7 @@ class Client:
 
 
 class AsyncClient:
-    """As :class:`Client`, for asyncio, with a bound on the requests that are under way at a time."""
+    """As :class:`Client`, for asyncio, with a bound on the number of requests in flight."""
 
     def __init__(
         self,
@@ -159,8 +159,8 @@ class AsyncClient:
         in_flight: int = 4,
     ) -> None:
         """Args:
-        in_flight: requests under way at most, counting those that pause before they are sent again; further ones
-            wait for their turn. The rest is as for ``Client``.
+        in_flight: largest number of requests in flight, including those that pause before a retry; others wait for
+            their turn. The other arguments are those of ``Client``.
         """
         limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
         self._http = httpx.AsyncClient(limits=limits, **_settings(endpoint, api_key, verify, timeout))
@@ -182,11 +182,11 @@ class AsyncClient:
 
     async def score(self, image: bytes) -> ScoreResponse:
         """As ``Client.score``."""
-        return _score_answer(await self._send(_score_request(self._http, image)))
+        return _score_response(await self._send(_score_request(self._http, image)))
 
     async def find_faces(self, photo: bytes) -> FacesResponse:
         """As ``Client.find_faces``."""
-        return _faces_answer(await self._send(_faces_request(self._http, photo)))
+        return _faces_response(await self._send(_faces_request(self._http, photo)))
 
     async def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """As ``Client.score_batch``."""
@@ -199,8 +199,8 @@ class AsyncClient:
     async def map(self, batches: Iterable[Images]) -> AsyncGenerator[list[Verdict | ErrorDetail], None]:
         """``score_batch`` of each batch, in order, several at a time.
 
-        Batches are taken in a thread, for they may be read from a disk, and never more than twice ``in_flight``
-        ahead of the results that were taken.
+        Batches are read in a thread, since they may come from a disk, at most twice ``in_flight`` ahead of the results
+        that were consumed.
         """
         async with aclosing(ordered(self.score_batch, batches, 2 * self._in_flight)) as results:
             async for result in results:
@@ -234,9 +234,9 @@ class AsyncClient:
 async def ordered(
     call: Callable[[Item], Awaitable[Result]], items: Iterable[Item], window: int
 ) -> AsyncGenerator[Result, None]:
-    """The results of ``call`` on each item, in order, with up to ``window`` calls begun and not yet taken.
+    """The results of ``call`` on each item, in order, with up to ``window`` calls started and not yet consumed.
 
-    The items are taken in a thread. What is still under way when the caller stops is cancelled.
+    The items are read in a thread. Calls still running when the caller stops are cancelled.
     """
     source, end = iter(items), object()
     begun: deque[asyncio.Task[Result]] = deque()
@@ -260,45 +260,45 @@ def served_model(table: pa.Table) -> LoadedModel:
     """The model that gave the scores of a table.
 
     Raises:
-        ServiceError: the table does not say.
+        ServiceError: the table does not name it.
     """
-    told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     try:
-        return LoadedModel(**{field: told[f"model_{field}"] for field in LoadedModel.model_fields})
+        return LoadedModel(**{field: metadata[f"model_{field}"] for field in LoadedModel.model_fields})
     except KeyError as error:
-        raise _bad_answer(f"its Arrow answer lacks the metadata {error}") from None
+        raise _bad_response(f"its Arrow answer lacks the metadata {error}") from None
 
 
 class _Attempts:
-    """The attempts at one request: how long to pause before the next, and when to give up."""
+    """The attempts at one request: how long to pause before the next one, and when to give up."""
 
     def __init__(self, request: httpx.Request, patience: float) -> None:
         self._request = request
         self._patience = patience
         self._failures = 0
         self._first_failure = 0.0
-        self._told = False
+        self._warned = False
 
     def pause_after(self, outcome: httpx.Response | httpx.TransportError) -> float:
         """Seconds until the next attempt.
 
         Raises:
-            ServiceError: there is none, because another attempt cannot help or patience is used up.
+            ServiceError: there is none: another attempt cannot help, or the patience is exhausted.
         """
         now = time.monotonic()
         if self._failures == 0:
             self._first_failure = now
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))
         self._failures += 1
-        if not _passes(outcome):
+        if not _is_transient(outcome):
             raise self._failure(outcome, "")
         failing, asked = now - self._first_failure, _retry_after(outcome)
         left = self._patience - failing
         if asked > left or left <= 0:
             raise self._failure(outcome, f"; gave up after {failing:.0f} s and {self._failures} attempts")
-        if failing > _SILENT_SECONDS and not self._told:
-            self._told = True
-            log.warning("%s; trying on for up to %g s", self._failure(outcome, "").message, self._patience)
+        if failing > _SILENT_SECONDS and not self._warned:
+            self._warned = True
+            log.warning("%s; retrying for up to %g s", self._failure(outcome, "").message, self._patience)
         return min(left, asked + random.uniform(0, longest))  # noqa: S311  # no secret
 
     def _failure(self, outcome: httpx.Response | httpx.TransportError, after: str) -> ServiceError:
@@ -314,13 +314,13 @@ class _Attempts:
         )
 
 
-def _passes(outcome: httpx.Response | httpx.TransportError) -> bool:
+def _is_transient(outcome: httpx.Response | httpx.TransportError) -> bool:
     if isinstance(outcome, httpx.Response):
-        return outcome.status_code in _PASSING
-    return isinstance(outcome, _PASSING_ERRORS) and not _distrusted(outcome)
+        return outcome.status_code in _TRANSIENT
+    return isinstance(outcome, _TRANSIENT_ERRORS) and not _is_untrusted(outcome)
 
 
-def _distrusted(error: BaseException | None) -> bool:
+def _is_untrusted(error: BaseException | None) -> bool:
     """Whether the connection failed because the service's certificate could not be verified."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
@@ -329,20 +329,20 @@ def _distrusted(error: BaseException | None) -> bool:
 
 def _retry_after(outcome: httpx.Response | httpx.TransportError) -> float:
     """Seconds the service asks us to wait: a number, or the time until a date."""
-    told = outcome.headers.get("Retry-After", "0") if isinstance(outcome, httpx.Response) else "0"
+    value = outcome.headers.get("Retry-After", "0") if isinstance(outcome, httpx.Response) else "0"
     try:
-        return float(told) if told.isdecimal() else max(0, (_date(told) - datetime.now(UTC)).total_seconds())
+        return float(value) if value.isdecimal() else max(0, (_date(value) - datetime.now(UTC)).total_seconds())
     except ValueError:
         return 0.0
 
 
-def _date(told: str) -> datetime:
-    date = parsedate_to_datetime(told)
+def _date(text: str) -> datetime:
+    date = parsedate_to_datetime(text)
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _detail(response: httpx.Response) -> ErrorDetail:
-    """The error of an answer of the service, or of a proxy before it, which has its own form."""
+    """The error in a response of the service, or of a proxy in front of it, which has another form."""
     try:
         return ErrorResponse.model_validate_json(response.content).error
     except ValidationError:
@@ -350,7 +350,7 @@ def _detail(response: httpx.Response) -> ErrorDetail:
 
 
 def _settings(endpoint: str, api_key: str | None, verify: bool | Path, timeout: float) -> dict[str, Any]:
-    """What both kinds of httpx client are made with."""
+    """The arguments of both httpx clients."""
     try:
         url = httpx.URL(endpoint)
     except httpx.InvalidURL:
@@ -361,7 +361,7 @@ def _settings(endpoint: str, api_key: str | None, verify: bool | Path, timeout: 
     return {
         "base_url": url,
         "headers": {"User-Agent": f"eyestate/{__version__}", **authorization},
-        # Reading the system's certificates takes a tenth of a second, and is for nothing without TLS.
+        # Loading the system's certificates takes a tenth of a second, which plain HTTP can do without.
         "verify": url.scheme == "https" and (_trust(verify) if isinstance(verify, Path) else verify),
         "timeout": timeout,
     }
@@ -376,7 +376,7 @@ def _trust(certificates: Path) -> ssl.SSLContext:
 
 def _request(http: httpx.Client | httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Request:
     request = http.build_request(method, path, **options)
-    request.headers["X-Request-ID"] = uuid.uuid4().hex  # one for all attempts
+    request.headers["X-Request-ID"] = uuid.uuid4().hex  # the same for all attempts
     return request
 
 
@@ -415,25 +415,25 @@ def _arrow(images: Sequence[bytes]) -> tuple[bytes, str]:
     return sink.getvalue().to_pybytes(), ARROW
 
 
-def _score_answer(response: httpx.Response) -> ScoreResponse:
+def _score_response(response: httpx.Response) -> ScoreResponse:
     try:
         return ScoreResponse.model_validate_json(response.content)
     except ValidationError:
-        raise _bad_answer("its answer is no score") from None
+        raise _bad_response("its answer is no score") from None
 
 
-def _faces_answer(response: httpx.Response) -> FacesResponse:
+def _faces_response(response: httpx.Response) -> FacesResponse:
     try:
         return FacesResponse.model_validate_json(response.content)
     except ValidationError:
-        raise _bad_answer("its answer tells no faces") from None
+        raise _bad_response("its answer tells no faces") from None
 
 
 def _ready_model(response: httpx.Response) -> LoadedModel:
     try:
         return Readiness.model_validate_json(response.content).model
     except ValidationError:
-        raise _bad_answer("its /readyz does not tell the model") from None
+        raise _bad_response("its /readyz does not tell the model") from None
 
 
 def _table(response: httpx.Response, count: int) -> pa.Table:
@@ -441,9 +441,9 @@ def _table(response: httpx.Response, count: int) -> pa.Table:
         table = pa.ipc.open_stream(response.content).read_all()
         table = table.select(ANSWER.names).cast(ANSWER.with_metadata(table.schema.metadata))
     except (pa.ArrowException, KeyError, ValueError):
-        raise _bad_answer("its answer is no Arrow table of scores") from None
+        raise _bad_response("its answer is no Arrow table of scores") from None
     if table.num_rows != count:
-        raise _bad_answer(f"it answered {table.num_rows} scores for {count} images")
+        raise _bad_response(f"it answered {table.num_rows} scores for {count} images")
     return table
 
 
@@ -456,5 +456,5 @@ def _verdicts(table: pa.Table) -> list[Verdict | ErrorDetail]:
     ]
 
 
-def _bad_answer(what: str) -> ServiceError:
+def _bad_response(what: str) -> ServiceError:
     return ServiceError(f"the endpoint does not speak eyestate's protocol: {what}", status=502, code="bad_answer")

@@ -1,8 +1,9 @@
-"""How far the crops of late are from those the model was made for: population stability indices.
+"""Drift: how far recent crops are from those the model was made for, as population stability indices.
 
 The index of a feature (score, width, brightness, sharpness) compares the shares of its values in bins, recent crops
 against the reference in the model's manifest: the sum of (recent - reference) · ln(recent / reference). By the usual
-rule of thumb the two are alike below 0.1, and above 0.2 somebody should look (docs/metrics.md has measured examples).
+rule of thumb an index below 0.1 means no drift, and one above 0.2 calls for an investigation (docs/metrics.md has
+measured examples).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ EDGES: Final[dict[Feature, tuple[float, ...]]] = {
     "brightness": (20, 40, 60, 80, 100, 120, 140, 160, 180, 200, 220, 240),
     "sharpness": (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0),
 }
-HALF_LIFE: Final = 10_000  # crops after which one counts half
-LEAST: Final = 500  # crops below which chance alone can push an index to 0.2
-FLOOR: Final = 0.001  # smallest share that is told from none: with none the index would be infinite
+HALF_LIFE: Final = 10_000  # crops after which the weight of a crop has halved
+LEAST: Final = 500  # crops; with fewer, chance alone can push an index to 0.2
+FLOOR: Final = 0.001  # smaller shares are raised to it: an empty bin would make the index infinite
 
 Values = npt.NDArray[np.float64]
 
@@ -55,7 +56,7 @@ def psi(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
 
 
 class Drift:
-    """The recent crops of one process against the reference; older ones fade away."""
+    """Compares the recent crops of one process with the reference; older crops fade out."""
 
     def __init__(self, against: Reference, thresholds: Thresholds) -> None:
         self._reference = against
@@ -64,7 +65,7 @@ class Drift:
         self._verdicts: Values = np.zeros(2)  # sure, uncertain
 
     def add(self, feature: Feature, values: Values) -> None:
-        """Take in the values, float64 (N,), of the newest crops."""
+        """Add the values, float64 (N,), of the newest crops."""
         if feature == "score":
             uncertain = _uncertain(values, self._thresholds).sum()
             self._verdicts = _faded(self._verdicts, np.array([len(values) - uncertain, uncertain]))
@@ -72,7 +73,7 @@ class Drift:
         self._counts[feature] = _faded(self._counts[feature], _counts(values, edges))
 
     def indices(self) -> dict[Feature, float]:
-        """The index of every feature of which enough crops were seen."""
+        """The index of every feature for which at least ``LEAST`` crops were seen."""
         return {
             feature: psi(self._reference.features[feature].shares, counts / counts.sum())
             for feature, counts in self._counts.items()
@@ -80,7 +81,7 @@ class Drift:
         }
 
     def uncertain(self) -> float | None:
-        """The share of recent crops between the thresholds, None until enough were seen."""
+        """The share of recent crops between the thresholds; None until ``LEAST`` were seen."""
         crops = self._verdicts.sum()
         return float(self._verdicts[1] / crops) if crops >= LEAST else None
 

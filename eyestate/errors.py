@@ -1,7 +1,7 @@
 """Every error a user can meet, one class each.
 
-How an error travels: the code that finds the fault raises one of these classes; nothing in between catches it. At the
-edge the service answers with ``status`` and ``{"error": {"code", "message"}}``, the command prints the message on
+How an error travels: the code that detects it raises one of these classes; nothing in between catches it. At the edge
+the service responds with ``status`` and ``{"error": {"code", "message"}}``, the command prints the message on
 stderr, and a Python caller catches :class:`EyestateError`.
 """
 
@@ -22,7 +22,7 @@ class EyestateError(Exception):
 class ImageError(EyestateError):
     """An input that cannot be scored; the other inputs of the same request are not affected.
 
-    ``pixels`` is how many it has, where it took decoding them to find the fault.
+    ``pixels`` is the number of its pixels if they had to be decoded to detect the error.
     """
 
     def __init__(self, message: str, pixels: int = 0) -> None:
@@ -31,7 +31,7 @@ class ImageError(EyestateError):
 
 
 class EmptyImageError(ImageError):
-    """No bytes at all."""
+    """An image of zero bytes."""
 
     status = 400
     code = "empty_image"
@@ -59,20 +59,20 @@ class CorruptImageError(ImageError):
 
 
 class ImageTooSmallError(ImageError):
-    """Fewer pixels on a side than an eye needs to be told open or closed."""
+    """Fewer pixels a side than are needed to classify an eye."""
 
     status = 422
     code = "image_too_small"
 
 
 class UnreadableFileError(ImageError):
-    """A path that leads to no readable file."""
+    """A path that is no readable file."""
 
     code = "unreadable_file"
 
 
 class RequestError(EyestateError):
-    """A request whose form is wrong, whatever its images hold."""
+    """A malformed request, whatever its images contain."""
 
     status = 422
     code = "invalid_request"
@@ -86,56 +86,56 @@ class EmptyBodyError(RequestError):
 
 
 class MalformedRequestError(RequestError):
-    """Bytes that are no HTTP/1.1 request."""
+    """Bytes that are not an HTTP/1.1 request."""
 
     status = 400
     code = "malformed_request"
 
 
 class HeadTooLargeError(RequestError):
-    """A request whose path and headers are over the byte limit."""
+    """A request whose path and headers exceed the byte limit."""
 
     status = 431
     code = "head_too_large"
 
 
 class BodyTooLargeError(RequestError):
-    """A body over the byte limit, or more images or parts than one request may carry."""
+    """A body over the byte limit, or more images or parts than one request may have."""
 
     status = 413
     code = "body_too_large"
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """A content type the route does not read."""
+    """A content type that the route does not accept."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class InferenceRequestError(RequestError):
-    """A request that is not what the Open Inference Protocol prescribes."""
+    """A request that violates the Open Inference Protocol."""
 
     status = 400
     code = "invalid_inference_request"
 
 
 class NotFoundError(RequestError):
-    """A path that leads nowhere, or a model or a version of it that is not served."""
+    """An unknown path, or a model or version that is not served."""
 
     status = 404
     code = "not_found"
 
 
 class MethodNotAllowedError(RequestError):
-    """A method that the route does not take."""
+    """A method that the route does not support."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class OverloadedError(RequestError):
-    """More crops are waiting than the service will hold; ``retry_after`` is when there should be room, in seconds."""
+    """The service is overloaded; ``retry_after`` is the number of seconds until there should be room."""
 
     status = 429
     code = "overloaded"
@@ -146,61 +146,61 @@ class OverloadedError(RequestError):
 
 
 class DrainingError(RequestError):
-    """The service is about to stop; another instance, or this one once it is back, takes the request."""
+    """The service is shutting down; another instance, or this one after its restart, will accept the request."""
 
     status = 503
     code = "draining"
 
 
 class RequestTimeoutError(RequestError):
-    """A request that did not arrive in time."""
+    """A request that did not arrive within the timeout."""
 
     status = 408
     code = "request_timeout"
 
 
 class DeadlineExceededError(RequestError):
-    """A request that could not be answered in time."""
+    """A request that was not answered within the timeout."""
 
     status = 504
     code = "deadline_exceeded"
 
 
 class UnauthorizedError(RequestError):
-    """A request without a valid API key, where the service asks for one."""
+    """A request without a valid API key to a service that requires one."""
 
     status = 401
     code = "unauthorized"
 
 
 class SettingError(EyestateError):
-    """An environment variable with a value that it cannot have."""
+    """An environment variable with an invalid value."""
 
     code = "bad_setting"
 
 
 class BundleError(EyestateError):
-    """A model bundle that is missing, damaged or does not fit this runtime."""
+    """A model bundle that is missing, damaged or incompatible with this version."""
 
     status = 503
     code = "bad_bundle"
 
 
 class DetectorError(EyestateError):
-    """A face detector that is missing or damaged: this service or command finds no faces, but scores crops."""
+    """A face detector that is missing or damaged: crops are scored, but no faces are found."""
 
     status = 501
     code = "no_detector"
 
 
 class MissingExtraError(EyestateError, ImportError):
-    """An optional dependency that is not installed; the message names the extra that brings it."""
+    """An optional dependency that is not installed; the message names the extra that provides it."""
 
     code = "missing_extra"
 
 
 class ServiceError(EyestateError):
-    """What a service answered instead of scores; ``request_id`` is the id under which it logged the request."""
+    """An error response of a service; ``request_id`` is the id under which it logged the request."""
 
     def __init__(self, message: str, *, status: int, code: str, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -210,37 +210,37 @@ class ServiceError(EyestateError):
 
 
 class UnreachableError(ServiceError):
-    """A service that a client got no answer from."""
+    """A service that does not respond."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=503, code="unreachable")
 
 
 class JobError(EyestateError):
-    """A batch job that cannot start or go on; the parts it has written stay."""
+    """A batch job that cannot start or continue; the parts it has written are kept."""
 
     code = "job"
 
 
 class InputError(JobError):
-    """An input that holds nothing to score or cannot be told apart."""
+    """An input that contains nothing to score, or whose kind is not recognised."""
 
     code = "bad_input"
 
 
 class InputChangedError(JobError):
-    """An input that is no longer the one the job began with."""
+    """An input that has changed since the job was started."""
 
     code = "input_changed"
 
 
 class ModelChangedError(JobError):
-    """A service whose model is no longer the one the job began with."""
+    """A service whose model has changed since the job was started."""
 
     code = "model_changed"
 
 
 class OutputError(JobError):
-    """An output folder that another run or another job uses."""
+    """An output folder that another run or another job is using."""
 
     code = "bad_output"

@@ -1,10 +1,9 @@
-"""Photo to eye crops: the faces in it, and around each of their eyes the square that the training crops show.
+"""Photo to eye crops: finds the faces, and cuts a square around each eye, framed as in the training crops.
 
-How the training crops are framed was found by holding eyes against the mean of those of the 4,000 unlabelled crops that
-people call open: cut from five portraits at sides of 0.4 to 1.2 times the distance of the eyes, they are most like it
-at 0.6 and 0.65, and ``final_best``'s scores hardly change from 0.5 to 0.8. Nor do they get better when the crop is
-turned with the head, up to the 30 degrees at which faces are found (docs/faces.md has the figures). So crops are
-squares, upright, cut at the photo's own resolution.
+The framing was determined by comparing eyes, cut from five portraits at sides of 0.4 to 1.2 times the distance between
+the eyes, with the mean of the unlabelled crops that people call open: the similarity peaks at 0.6 to 0.65, and the
+scores of ``final_best`` hardly change from 0.5 to 0.8. Rotating the crop with the head does not improve them, up to the
+30 degrees at which faces are found (docs/faces.md has the figures). So crops are upright squares at full resolution.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ import numpy as np
 from eyestate.images import MIN_SIDE, Pixels, decode_rgb, luma
 from eyestate.mtcnn import Box, Face, FaceDetector, Point, clipped
 
-CROP: Final = 0.65  # side of a crop, in distances of the eyes
-_LEAST_DISTANCE: Final = 0.4  # of the eyes, in widths of the face; 0.43 to 0.49 from the front, less in a profile
-_MOST_DISTANCE: Final = 0.45  # in heights; 0.31 to 0.39 from the front, more where an eye beyond the edge is a guess
+CROP: Final = 0.65  # side of a crop, relative to the distance between the eyes
+_LEAST_DISTANCE: Final = 0.4  # of the eyes, per width of the face: 0.43 to 0.49 from the front, less in profile
+_MOST_DISTANCE: Final = 0.45  # per height: 0.31 to 0.39 from the front, more if an eye outside the photo is guessed
 
 
 class Eyes(NamedTuple):
-    """Where the eyes of a face are: the squares cut, as far as they are in the photo.
+    """The squares cut around the eyes of a face, clipped to the photo.
 
-    ``right`` and ``left`` are the person's own, None where the middle of that eye is not in the photo.
+    ``right`` and ``left`` are the person's own; None if the centre of that eye is outside the photo.
     """
 
     right: Box | None
@@ -36,15 +35,15 @@ class Eyes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found in a photo.
+    """The faces and eyes in a photo.
 
     Attributes:
         width, height: of the upright photo in pixels.
         faces: largest first.
         eyes: of each face.
-        crops: of each eye that is in the photo, face by face, the right one first: grey, uint8 (side, side), at least
-            ``MIN_SIDE`` pixels; beyond the edge of the photo its outermost pixels go on.
-        decoding, detecting: the seconds that each took.
+        crops: of each eye in the photo, face by face, right before left: grey, uint8 (side, side), at least
+            ``MIN_SIDE`` pixels; beyond the edge of the photo its outermost pixels are repeated.
+        decoding, detecting: seconds that each step took.
     """
 
     width: int
@@ -90,7 +89,7 @@ def crop_side(face: Face) -> int:
 
 
 def _cut(photo: Pixels, corner: Point, side: int) -> Pixels:
-    """A square of an RGB photo, grey, its outermost pixels going on beyond its edge."""
+    """A square of an RGB photo, as grey; beyond the edge of the photo its outermost pixels are repeated."""
     height, width, _ = photo.shape
     rows = np.clip(np.arange(side) + int(corner.y), 0, height - 1)
     columns = np.clip(np.arange(side) + int(corner.x), 0, width - 1)

@@ -1,4 +1,4 @@
-"""Image bytes to validated pixels: the one decoding path of the service, the command, training and evaluation."""
+"""Image bytes to validated pixels: the one decoder of the service, the commands, training and evaluation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 Mode = Literal["L", "RGB"]
 
 _EXIF_ORIENTATION: Final = 0x0112
-# Exif 2.32, tag 274: how to turn the stored pixels upright.
+# Exif 2.32, tag 274: the transposition that turns the stored pixels upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,21 +44,21 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _RUN_LENGTHS: Final = (1, 2)  # biCompression BI_RLE8 and BI_RLE4
-_LUMA_COLOURS: Final = frozenset({"Gray", "YCbCr", "RGB"})  # CMYK is Pillow's
-# Transparent pixels carry no light: they are laid on middle grey.
+_LUMA_COLOURS: Final = frozenset({"Gray", "YCbCr", "RGB"})  # CMYK is left to Pillow
+# Transparent pixels are composited on middle grey.
 _BACKDROP: Final = 128
-_MAX_PAINTED: Final = 2**30  # pixels in all scans of a JPEG together: 64 scans of the largest; encoders make some ten
+_MAX_PAINTED: Final = 2**30  # pixels in all scans of a JPEG: 64 scans of the largest image; encoders write about ten
 
 
 def decode(data: bytes, max_pixels: int = MAX_SIDE**2) -> Pixels:
     """Decode one encoded image to upright 8-bit grey pixels.
 
-    Colour becomes ITU-R 601-2 luma, 16-bit samples are scaled to 8, transparency is laid on middle grey, the EXIF
-    orientation is applied, and of an animation the first frame is read.
+    Colour is converted to ITU-R 601-2 luma, 16-bit samples are scaled to 8 bits, transparency is composited on middle
+    grey, the EXIF orientation is applied, and only the first frame of an animation is read.
 
     Args:
         data: a JPEG, PNG, WebP or BMP file of at most ``MAX_BYTES``.
-        max_pixels: what is left of the pixels that several images together may have.
+        max_pixels: the rest of the pixel budget that several images share.
 
     Returns:
         uint8 array (height, width), each side ``MIN_SIDE`` to ``MAX_SIDE`` pixels.
@@ -79,7 +79,7 @@ def read(path: Path) -> bytes:
     """The bytes of an image file, at most one more than ``decode`` accepts.
 
     Raises:
-        UnreadableFileError: there is no such file, or it may not be read.
+        UnreadableFileError: the file does not exist or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -112,15 +112,15 @@ def to_input(pixels: Pixels, side: int) -> Pixels:
 
 
 def shrunk(pixels: Pixels, side: int) -> Pixels:
-    """Grey pixels (height, width) as they are, or as ``to_input`` where they are more than the model takes anyway."""
+    """Grey pixels (height, width), resized as by ``to_input`` if they are more than the model uses."""
     return pixels if pixels.size <= side * side else to_input(pixels, side)
 
 
 def to_inputs(crops: Pixels, side: int) -> Pixels:
-    """``to_input`` of many grey crops of one size: (N, height, width) to (N, side, side), uint8, the same to the bit.
+    """``to_input`` for many grey crops of one size: (N, height, width) to (N, side, side), uint8, bit for bit the same.
 
-    Pillow resizes along one axis and then along the other, rows first unless a crop is higher than wide. So each pass
-    can take all crops at once, first below one another, then beside one another: several times faster.
+    Pillow resizes along one axis at a time, rows first unless a crop is taller than wide. Each pass can therefore take
+    all crops at once, stacked first vertically, then horizontally, which is several times faster.
     """
     n, height, width = crops.shape
     if n == 0 or (height, width) == (side, side):
@@ -163,14 +163,14 @@ def _decode(data: bytes, mode: Mode, max_pixels: int) -> Pixels:
         raise ImageTooLargeError(f"the image has more than {MAX_SIDE} pixels on a side") from None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders meet broken files with whatever they trip over
+    except Exception as error:  # Pillow's decoders raise all kinds of errors for broken files
         raise CorruptImageError(f"the image is damaged: {str(error) or type(error).__name__}", size) from None
 
 
 def _sound_jpeg(data: bytes, mode: Mode, max_pixels: int) -> Pixels | None:
-    """The pixels of a JPEG without fault and without EXIF, small ones in a tenth of Pillow's time; None for any other.
+    """The pixels of an intact JPEG without EXIF, small ones in a tenth of Pillow's time; None for any other file.
 
-    Both decode with libjpeg-turbo, to the same pixels. What is wrong with a file Pillow says better.
+    Both decoders are libjpeg-turbo and give the same pixels; Pillow's error messages are better.
     """
     if b"Exif" in data:
         return None
@@ -189,12 +189,12 @@ def _sound_jpeg(data: bytes, mode: Mode, max_pixels: int) -> Pixels | None:
 
 
 def _repaints(data: bytes, size: int) -> bool:
-    """Whether a JPEG goes over its pixels without end: a scan may cost it ten bytes, the decoder all pixels."""
+    """Whether a JPEG has far too many scans: each costs the file ten bytes, and the decoder a pass over all pixels."""
     return data.count(b"\xff\xda") * size > _MAX_PAINTED
 
 
 def _check_work(image: Image.Image, data: bytes) -> None:
-    """Raise UnsupportedImageError where decoding would take out of all proportion to the image."""
+    """Raise UnsupportedImageError if decoding would take far longer than the size of the image justifies."""
     if image.format in ("JPEG", "MPO") and _repaints(data, image.width * image.height):
         raise UnsupportedImageError("the JPEG has very many scans; save it again")
     if image.info.get("compression") in _RUN_LENGTHS and image.format == "BMP":  # Pillow decodes these in Python
@@ -228,15 +228,15 @@ def _orientation(image: Image.Image) -> int:
     try:
         with _NO_WARNINGS:
             return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # the pixels are fine: a broken or hostile EXIF block must not cost the score
+    except Exception:  # the pixels are fine: a broken EXIF block must not prevent scoring
         return 1
 
 
 class _NoWarnings:
-    """Keeps Pillow, which warns of broken metadata, silent.
+    """Suppresses Pillow's warnings about broken metadata.
 
-    The filters are the process's. So the first thread to enter sets them and the last to leave puts them back; were it
-    one at a time, a file that takes long to open would hold up all others.
+    Warning filters belong to the process, so the first thread to enter sets them and the last to leave restores them. A
+    lock around the whole block would let one slow file hold up all others.
     """
 
     def __init__(self) -> None:

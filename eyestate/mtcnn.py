@@ -29,7 +29,7 @@ from eyestate.images import Pixels
 FOLDER: Final = "mtcnn"
 DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops
 MAX_FACES: Final = 64  # of a photo: the largest
-MIN_FACE: Final = 32  # pixels of the longer side: in a smaller one eyes have too few of them to be told open or closed
+MIN_FACE: Final = 32  # pixels of the longer side; in smaller faces the eyes have too few pixels to be classified
 FACES_ALONG: Final = (
     48  # of the smallest faces as many fit along the longest side, which bounds the work on a large photo
 )
@@ -122,7 +122,7 @@ class FaceDetector:
             for network, path in paths.items():
                 if hashlib.sha256(path.read_bytes()).hexdigest() != self.description.networks[network]:
                     raise DetectorError(f"{path} is damaged or not of this detector; restore it")
-            # They are small: the way to another device, or to another thread, costs more than it saves.
+            # They are so small that another device or thread would cost more than it saves.
             self._sessions = {network: open_session(path, "cpu", 1)[0] for network, path in paths.items()}
         except FileNotFoundError as error:
             raise DetectorError(f"the face detector is incomplete: {error.filename} is missing") from None
@@ -130,8 +130,8 @@ class FaceDetector:
     def detect(self, photo: Pixels) -> list[Face]:
         """The faces in a photo, largest first, at most ``MAX_FACES``.
 
-        Looked for are faces from ``smallest_face`` pixels on; smaller ones may be found, but none of less than
-        ``MIN_FACE``. A head that leans to the side by more than some 30 degrees, or is upside down, may be missed.
+        The search covers faces from ``smallest_face`` pixels; smaller ones may be found too, down to ``MIN_FACE``.
+        Heads tilted by more than about 30 degrees may be missed.
 
         Args:
             photo: upright RGB, uint8 (height, width, 3).
@@ -162,7 +162,7 @@ class FaceDetector:
         return shrunk.visible(_squared(every[suppress(every, every_score, 0.7)[:_MAX_PROPOSED]]))
 
     def _refined(self, shrunk: _Shrunk, boxes: Floats) -> Floats:
-        """Those of the candidates that R-Net takes for faces too, moved by it, as before."""
+        """The candidates that R-Net accepts, moved by its offsets: square boxes, float32 (N, 4)."""
         confidence, offsets = self._run("rnet", shrunk.patches(boxes, _R_NET_SIDE))
         likely = confidence > _R_NET_CONFIDENCE
         boxes, confidence, offsets = boxes[likely], confidence[likely], offsets[likely]
@@ -170,7 +170,7 @@ class FaceDetector:
         return shrunk.visible(_squared(_moved(boxes[kept], offsets[kept])))
 
     def _decided(self, shrunk: _Shrunk, boxes: Floats) -> list[Face]:
-        """O-Net's verdict on what is left."""
+        """The faces that O-Net accepts, with their landmarks."""
         confidence, offsets, landmarks = self._run("onet", shrunk.patches(boxes, _O_NET_SIDE))
         likely = confidence > _O_NET_CONFIDENCE
         boxes, confidence, offsets, landmarks = boxes[likely], confidence[likely], offsets[likely], landmarks[likely]
@@ -197,7 +197,7 @@ class FaceDetector:
 
 
 def scales(width: int, height: int) -> list[float]:
-    """How much a photo is shrunk at each level of the pyramid: at the first its smallest faces fill P-Net's cell."""
+    """The scale of each level of the image pyramid; at the first, the smallest faces fill P-Net's cell."""
     scale = _CELL / smallest_face(width, height)
     levels = []
     while min(width, height) * scale >= _CELL:
@@ -207,24 +207,24 @@ def scales(width: int, height: int) -> list[float]:
 
 
 def smallest_face(width: int, height: int) -> float:
-    """The side in pixels of the smallest faces that are looked for in a photo of ``width``×``height`` pixels."""
+    """The side in pixels of the smallest faces that are searched for in a photo of ``width``×``height`` pixels."""
     return max(MIN_FACE, max(width, height) / FACES_ALONG)
 
 
 def suppress(
     boxes: Floats, scores: Floats, overlap: float, *, by_smaller: bool = False, at_most: int | None = None
 ) -> Indices:
-    """Non-maximum suppression: of boxes that overlap the best is kept.
+    """Non-maximum suppression: keeps the best of overlapping boxes.
 
     Args:
         boxes: float32 (N, 4): left, top, right, bottom.
         scores: float32 (N,).
-        overlap: beyond which a box counts as the same as a better one: the intersection's area over the union's.
-        by_smaller: whether it is over the smaller box's area instead, so that a box within another goes too.
-        at_most: candidates to look at, the best ones.
+        overlap: largest intersection over union with a better box at which a box is kept.
+        by_smaller: divide by the area of the smaller box instead, which also removes boxes inside others.
+        at_most: number of candidates to consider, best first.
 
     Returns:
-        The indices of those that are kept, the best first.
+        The indices of the kept boxes, best first.
     """
     left = np.argsort(-scores, kind="stable")[:at_most]
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
@@ -240,32 +240,32 @@ def suppress(
 
 
 def clipped(corners: Sequence[float], width: int, height: int) -> Box:
-    """What is of a box (left, top, right, bottom) in a photo of ``width``×``height`` pixels."""
+    """The part of a box (left, top, right, bottom) inside a photo of ``width``×``height`` pixels."""
     left, right = (min(max(x, 0.0), float(width)) for x in corners[::2])
     top, bottom = (min(max(y, 0.0), float(height)) for y in corners[1::2])
     return Box(left, top, right - left, bottom - top)
 
 
 class _Shrunk:
-    """A photo at full size, half, a quarter and so on, made as they are needed, so that no patch costs much."""
+    """A photo at full size, half, a quarter and so on, each made when first needed, so that patches are cheap."""
 
     def __init__(self, photo: Pixels) -> None:
         self.height, self.width, _ = photo.shape
         self._halvings = [Image.fromarray(photo)]
 
     def visible(self, boxes: Floats) -> Floats:
-        """Those of the boxes that have a pixel in the photo."""
+        """The boxes that overlap the photo."""
         left, top, right, bottom = self._clipped(boxes).T
         seen: Floats = boxes[(left < right) & (top < bottom)]
         return seen
 
     def patches(self, boxes: Floats, side: int) -> Pixels:
-        """What is in each box, as far as it is in the photo, at ``side``×``side``: uint8 (N, side, side, 3)."""
+        """The content of each box, clipped to the photo and scaled: uint8 (N, side, side, 3)."""
         patches = [self.patch(box, (side, side)) for box in self._clipped(boxes).tolist()]
         return np.stack(patches) if patches else np.empty((0, side, side, 3), np.uint8)
 
     def patch(self, box: Sequence[int], size: tuple[int, int]) -> Pixels:
-        """What is in a box, averaged to ``size`` (width, height): uint8 (height, width, 3)."""
+        """The content of a box, averaged to ``size`` (width, height): uint8 (height, width, 3)."""
         left, top, right, bottom = box
         spare = min((right - left) / size[0], (bottom - top) / size[1])
         halvings = max(0, math.floor(math.log2(spare)) - 1)  # at least twice the size is left to average over

@@ -178,7 +178,7 @@ class TestFaults:
         with Client(service.url, patience=20) as client:
             client.score(jpeg(255))
         (message,) = [record.getMessage() for record in caplog.records if record.name == "eyestate.client"]
-        assert message.endswith("answered 503 (ordered): as ordered; trying on for up to 20 s")
+        assert message.endswith("answered 503 (ordered): as ordered; retrying for up to 20 s")
 
     def test_nothing_answers(self) -> None:
         url = unused_url()
