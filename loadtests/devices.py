@@ -24,9 +24,11 @@ from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, model_input
 from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import SCRATCH
 from tools.harness.sessions import openvino_session
-from training.commands.stages import SCORED, judged_by_people
-from training.data.datasets import Crop, data_dir, hold_out, load_crops, load_mrl, split_by_subject
-from training.evaluation.eer import Interval, bootstrap_eer
+from training.data.datasets import Crop, data_dir, load_crops, load_mrl
+from training.data.labels import read_held_out
+from training.data.split import hold_out, split_by_subject
+from training.evaluation.compare import SCORED
+from training.evaluation.intervals import Interval, bootstrap_eer
 
 BATCHES: Final = (1, 8, 32, 64, 256)
 REFERENCE: Final = "ONNX Runtime CPU, fp32"
@@ -89,7 +91,7 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
         pool, _ = hold_out(load_crops(unlabelled).crops)
         write_int8(bundle.onnx, calibration_crops(split.train, pool, side), int8)
         sets = [
-            labelled_set("held-out crops", judged_by_people(unlabelled, data_dir() / "human-labels.csv"), side),
+            labelled_set("held-out crops", read_held_out(unlabelled, data_dir() / "human-labels.csv"), side),
             labelled_set("crops of MRL test subjects", split.test[::SCORED], side),
         ]
     found = list(executions(bundle, int8, threads))

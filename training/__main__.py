@@ -34,16 +34,16 @@ from training.commands.report import report
 from training.commands.stages import (
     compare_command,
     fine_tune,
-    judged_by_people,
     mix,
     pseudo_label,
-    read_pool,
     score,
     self_train_command,
 )
 from training.commands.unlabelled import cluster_command, consensus_command, features_command
-from training.data.datasets import load_mrl, split_by_subject
+from training.data.datasets import load_mrl
 from training.data.describe import describe
+from training.data.labels import read_held_out
+from training.data.split import read_pool, split_by_subject
 from training.data.synthetic import generate
 from training.evaluation import behaviour
 from training.evaluation.quality_limits import SCORED, quality_limits, table
@@ -165,7 +165,7 @@ def export(
     are missing, the service will have nothing to measure drift from.
     """
     split = split_by_subject(load_mrl(mrl).crops)
-    held_out = judged_by_people(crops, human_labels) if human_labels.exists() else []
+    held_out = read_held_out(crops, human_labels) if human_labels.exists() else []
     reference_crops = read_pool(crops) if crops.exists() else []
     bundle = export_run(
         run,
@@ -207,7 +207,7 @@ def measure_behaviour(*, mrl: Path, crops: Path, human_labels: Path, model: str,
     if mrl.exists():
         real.append(behaviour.sample("MRL test subjects", split_by_subject(load_mrl(mrl).crops).test, SAMPLED))
     if crops.exists() and human_labels.exists():
-        real.append(behaviour.sample("held-out", judged_by_people(crops, human_labels), SAMPLED))
+        real.append(behaviour.sample("held-out", read_held_out(crops, human_labels), SAMPLED))
     results = behaviour.behaviour(load(model), behaviour.generated(DRAWN), real)
     path = output or Path("reports") / results.model / "behaviour.json"
     behaviour.write(results, path)

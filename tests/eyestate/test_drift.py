@@ -119,7 +119,8 @@ def test_a_window_remembers_half_after_a_half_life(usual: Reference) -> None:
 def test_real_crops() -> None:
     """Held-out crops are like the shipped model's reference; in other light or out of focus they are not."""
     pytest.importorskip("sklearn", reason="the data sets are read with the training environment")
-    from training.data.datasets import data_dir, hold_out, load_crops
+    from training.data.datasets import data_dir, load_crops
+    from training.data.split import hold_out
 
     scorer = eyestate.load()
     manifest = scorer.manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
 from eyestate.images import Pixels
-from training.data.datasets import SPLIT_FOLDS, Split, load_mrl, split_by_subject
+from training.data.datasets import load_mrl
+from training.data.split import SPLIT_FOLDS, Split, split_by_subject
 from training.data.synthetic import labelled
 from training.models.classifier import MIN_INPUT, Settings, train
 
@@ -22,6 +24,23 @@ def jpeg(pixels: Pixels) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
     return file.getvalue()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_on_every_machine() -> Iterator[None]:
+    """Train in float32, in one thread and one process: results and times then do not depend on the processor.
+
+    The default, bfloat16 where there are instructions for it and a thread and a loader for every core, would have as
+    many processes compete for the cores as pytest-xdist starts.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
+        patch.setattr("training.models.learner.loader_workers", lambda: 0)
+        patch.setattr("training.models.distillation_set.loader_workers", lambda: 0)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

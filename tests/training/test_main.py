@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import eyestate
 from tests.training.conftest import CROPS_PER_SUBJECT
 from training.__main__ import main
-from training.data.datasets import SPLIT_FOLDS
+from training.data.split import SPLIT_FOLDS
 from training.models.classifier import MIN_INPUT
 
 

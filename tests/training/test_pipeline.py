@@ -24,8 +24,9 @@ import eyestate
 from eyestate.bundle import load_bundle
 from tests.training.conftest import jpeg, write_mrl
 from training.__main__ import main
-from training.data.datasets import SPLIT_FOLDS, data_dir, load_crops, load_mrl
+from training.data.datasets import data_dir, load_crops, load_mrl
 from training.data.labels import Answer, read_answers, write_answers
+from training.data.split import SPLIT_FOLDS
 from training.data.synthetic import labelled
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +99,8 @@ def real_data(data: Path) -> None:
     (data / "mrl").rename(data / "mrl-eyes.zip")
     crops = load_crops(REAL / "eyes-dataset.zip").crops[:160]
     with zipfile.ZipFile(data / "eyes-dataset.zip", "w") as archive:
-        for crop in crops:
-            archive.writestr(crop.name, crop.data)
+        for unlabelled in crops:
+            archive.writestr(unlabelled.name, unlabelled.data)
     shutil.copy(REAL / "human-labels.csv", data)
 
 

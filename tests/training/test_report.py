@@ -14,15 +14,15 @@ from PIL import Image
 
 from tests.training.conftest import jpeg
 from training.commands.report import draw, report
-from training.commands.stages import write_queue
-from training.data.datasets import Crop, hold_out
-from training.data.labels import Answer, Label, write_answers, write_labels
+from training.data.datasets import Crop, LabelledCrop
+from training.data.labels import Answer, Label, agreed, write_answers, write_labels
+from training.data.split import hold_out
 from training.data.synthetic import labelled
 from training.evaluation import compare
-from training.evaluation.compare import ANSWERS, ATTEMPTS, agreed
-from training.evaluation.eer import Interval
+from training.evaluation.compare import ANSWERS, ATTEMPTS
+from training.evaluation.intervals import Interval
 from training.files import write_json
-from training.labelling.pseudo_label import pseudo_labels, queue
+from training.labelling.pseudo_label import pseudo_labels, queue, write_queue
 from training.report import judging
 from training.report.content import Gallery, Missing, Report, Section, Table
 from training.report.labelling import stage_qualities
@@ -137,7 +137,7 @@ def fake_runs(
             compare, name, lambda seed, crops: guesses([crop.label or 0 for crop in crops], 1 + seed % 3, len(crops))
         )
     judged = agreed(held_out, people)
-    subjects = [Crop(f"s{i}", b"", i % 2, f"s{i % 6}") for i in range(60)]
+    subjects = [LabelledCrop(f"s{i}", b"", i % 2, f"s{i % 6}") for i in range(60)]
     tests = [compare.TestSet("held_out", "held-out crops", judged), compare.TestSet("mrl_test", "MRL", subjects)]
     compare.compare(tests, runs, runs / "compare")
 

@@ -16,9 +16,11 @@ from eyestate.execution import open_session
 from eyestate.images import Pixels, decode
 from eyestate.scorer import Scorer
 from tools.benchmarks.candidates import WHOLE, Network, group_by_size, read_scores
-from training.commands.stages import judged_by_people
-from training.data.datasets import FAR_SIDE, Crop, data_dir, fingerprint, load_mrl, shrunk, split_by_subject
-from training.evaluation.eer import Interval, Labels, Scores, bootstrap_eer, equal_error_rate
+from training.data.datasets import FAR_SIDE, Crop, data_dir, fingerprint, load_mrl, shrunk
+from training.data.labels import read_held_out
+from training.data.split import split_by_subject
+from training.evaluation.eer import Labels, Scores, equal_error_rate
+from training.evaluation.intervals import Interval, bootstrap_eer
 from training.files import write_json
 from training.runs import sha256
 
@@ -87,7 +89,7 @@ def load_evaluation_sets(every: int = 1) -> dict[str, EvaluationSet]:
     unlabelled, answers = data_dir() / "eyes-dataset.zip", data_dir() / "human-labels.csv"
     if unlabelled.exists() and answers.exists():
         what = "held-out crops of the unlabelled set"
-        found.append(make_evaluation_set(HELD_OUT, what, judged_by_people(unlabelled, answers)[::every]))
+        found.append(make_evaluation_set(HELD_OUT, what, read_held_out(unlabelled, answers)[::every]))
     return {test.name: test for test in found}
 
 

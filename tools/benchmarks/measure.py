@@ -42,7 +42,8 @@ from tools.benchmarks.report import Report, Row, SetSummary
 from tools.benchmarks.speed import measure_roofline, measure_speeds, mix_runner, network_runners
 from tools.harness.int8 import calibration_crops
 from tools.harness.report import conditions
-from training.data.datasets import data_dir, hold_out, load_crops, load_mrl, split_by_subject
+from training.data.datasets import data_dir, load_crops, load_mrl
+from training.data.split import hold_out, split_by_subject
 
 MEMORY_BATCH: Final = 64
 MIXED: Final = 512  # crops of each kind

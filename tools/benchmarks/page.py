@@ -9,7 +9,7 @@ from tools.benchmarks.candidates import CASCADE, FINAL_BEST
 from tools.benchmarks.report import Report, Row, targets
 from tools.benchmarks.speed import Speed
 from tools.harness.report import describe_conditions, table
-from training.evaluation.eer import Interval
+from training.evaluation.intervals import Interval
 
 _ROOFLINE_BATCH: Final = 64
 _HELD: Final = {True: "held", False: "**not held**", None: "not measured"}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE, PEERS
 from tools.benchmarks.cost import Cost
 from tools.benchmarks.speed import ONNX_RUNTIME, Roofline, Speed
-from training.evaluation.eer import Interval
+from training.evaluation.intervals import Interval
 
 CLOSE: Final = 0.003  # tolerated EER difference of final_best_lite
 EQUAL: Final = 0.001  # EER difference up to which the cascade counts as equal

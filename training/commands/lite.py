@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import numpy as np
 
 from eyestate.bundle import load_bundle, load_model, models_dir
 from eyestate.scorer import Network, load
@@ -21,10 +20,10 @@ from training.commands.options import (
     mrl_option,
     reports_option,
 )
-from training.commands.stages import judged_by_people, read_pool, watched
-from training.data.datasets import FAR_SIDE, Crop, load_mrl, shrunk, split_by_subject
+from training.data.datasets import FAR_SIDE, Crop, LabelledCrop, labels_of, load_mrl, shrunk
+from training.data.labels import read_held_out
+from training.data.split import fine_tuning_split, read_pool, split_by_subject
 from training.evaluation import calibration
-from training.evaluation.eer import Labels
 from training.export.bundle import FAR_SAMPLE
 from training.export.cascade import cached_scores, make_cascade
 from training.files import write_json
@@ -168,7 +167,7 @@ def cascade_command(
         version=version,
         results=reports / name,
         max_wrong=max_wrong,
-        held_out=judged_by_people(crops, human_labels) if human_labels.exists() else [],
+        held_out=read_held_out(crops, human_labels) if human_labels.exists() else [],
         reference_crops=read_pool(crops),
         cache=cache,
     )
@@ -195,13 +194,16 @@ def calibration_command(
     scorer = load(model)
     split = split_by_subject(load_mrl(mrl).crops)
     validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    seen, labels = cached_scores(scorer, validation, cache), _labels(validation)
+    seen, labels = cached_scores(scorer, validation, cache), labels_of(validation)
     fits = calibration.compare(seen, labels, [str(crop.subject) for crop in validation])
-    tests = {"MRL test subjects": split.test, f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)]}
+    tests: dict[str, Sequence[LabelledCrop]] = {
+        "MRL test subjects": split.test,
+        f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
+    }
     if human_labels.exists():
-        tests["held-out crops of the unlabelled set"] = judged_by_people(crops, human_labels)
+        tests["held-out crops of the unlabelled set"] = read_held_out(crops, human_labels)
     errors = {
-        name: calibration.errors(seen, labels, cached_scores(scorer, test, cache), _labels(test))
+        name: calibration.errors(seen, labels, cached_scores(scorer, test, cache), labels_of(test))
         for name, test in tests.items()
     }
     name = scorer.manifest.name
@@ -218,14 +220,10 @@ def calibration_command(
 
 
 def _train_crops(mrl: Path, crops: Path) -> list[Crop]:
-    return [*watched(mrl).train, *read_pool(crops)]
+    return [*fine_tuning_split(mrl).train, *read_pool(crops)]
 
 
-def _validation_crops(mrl: Path) -> list[Crop]:
+def _validation_crops(mrl: Path) -> list[LabelledCrop]:
     """A sample of MRL's validation subjects, near and as seen from afar."""
-    val = watched(mrl).val
+    val = fine_tuning_split(mrl).val
     return [*val, *map(shrunk, val)]
-
-
-def _labels(crops: Sequence[Crop]) -> Labels:
-    return np.array([crop.label for crop in crops])

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from training.commands.options import File, Folder, crops_option
-from training.data.datasets import Crop, data_dir, hold_out, load_crops
-from training.data.labels import Answer, read_answers
-from training.evaluation.compare import ANSWERS, agreed
+from training.data.datasets import Crop, data_dir, load_crops
+from training.data.labels import Answer, agreed, read_answers
+from training.data.split import hold_out
+from training.evaluation.compare import ANSWERS
 from training.files import write_json
 from training.report import judging, labelling
 from training.report.content import Report

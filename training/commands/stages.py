@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,26 @@ import click
 from sklearn.model_selection import train_test_split
 
 from training.commands.options import File, Folder, crops_option, human_labels_option, mrl_option
-from training.data.datasets import (
-    FAR_SIDE,
-    Crop,
-    DataError,
-    Split,
-    hold_out,
-    load_crops,
-    load_mrl,
-    shrunk,
-    split_by_subject,
+from training.data.datasets import FAR_SIDE, DataError, labels_of, load_mrl, shrunk
+from training.data.labels import (
+    BUDGET,
+    apply,
+    read_all_answers,
+    read_answers,
+    read_beliefs,
+    read_held_out,
+    read_labels,
+    write_labels,
 )
-from training.data.labels import BUDGET, Answer, Label, apply, read_answers, read_labels, write_labels
-from training.evaluation.compare import TestSet, agreed, compare
-from training.evaluation.eer import bootstrap_eer
-from training.labelling.pseudo_label import human_labels, merge, pseudo_labels, queue, soft_targets
+from training.data.split import Split, fine_tuning_split, read_pool, split_by_subject
+from training.evaluation.compare import SCORED, TestSet, compare
+from training.evaluation.intervals import bootstrap_eer
+from training.labelling.pseudo_label import human_labels, merge, pseudo_labels, queue, soft_targets, write_queue
 from training.labelling.self_train import self_train
-from training.models.classifier import Settings, load_classifier, predict, predict_views, train
+from training.models.classifier import Settings, load_classifier, predict_views, train
+from training.models.learner import predict
 from training.plots import plot_history
 from training.runs import history, outcome
-
-SCORED = 5  # every so many MRL test crops (video frames, much alike) are scored in the comparison
-WATCHED = 6  # every so many MRL validation crops are scored after an epoch of fine-tuning; nothing is chosen by them
 
 start_option = click.option(
     "--start", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="The run to fine-tune."
@@ -81,36 +80,6 @@ def fine_tuning(start: Path, **chosen: float) -> Settings:
     return dataclasses.replace(load_classifier(outcome(start)).settings, patience=0, **chosen)  # type: ignore[arg-type]
 
 
-def read_pool(crops: Path) -> list[Crop]:
-    """The crops that may be learnt from."""
-    return hold_out(load_crops(crops).crops)[0]
-
-
-def judged_by_people(crops: Path, human_labels: Path) -> list[Crop]:
-    """The held-out crops on which two or more people agree, with that label."""
-    return agreed(hold_out(load_crops(crops).crops)[1], read_answers(human_labels))
-
-
-def all_answers(files: tuple[Path, ...]) -> dict[str, Answer]:
-    """What people said, over all files; the budget of questions holds over all of them.
-
-    Raises:
-        DataError: people were asked about more than ``BUDGET`` crops.
-    """
-    answers: dict[str, Answer] = {}
-    for file in files:
-        answers |= read_answers(file)
-    if len(answers) > BUDGET:
-        raise DataError(f"people were asked about {len(answers)} crops; the budget is {BUDGET}")
-    return answers
-
-
-def watched(mrl: Path) -> Split:
-    """MRL's training subjects, and a sample of its validation subjects."""
-    split = split_by_subject(load_mrl(mrl).crops)
-    return Split(split.train, split.val[::WATCHED], [])
-
-
 @click.command("score")
 @crops_option
 @click.option("--run", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="A training run.")
@@ -150,7 +119,7 @@ def fine_tune(
     The test part is a random share of the same labels, whoever gave them: it says how well the network repeats them,
     not how right they are. `python -m training report` judges by people's answers.
     """
-    known = merge(*map(read_labels, labels), human_labels(all_answers(answers).values()))
+    known = merge(*map(read_labels, labels), human_labels(read_all_answers(answers).values()))
     labelled = apply(read_pool(crops), known)
     try:
         train_part, test = train_test_split(
@@ -160,9 +129,9 @@ def fine_tune(
         raise DataError(f"cannot divide {len(labelled)} labelled crops into train and test: {error}") from None
     trained = train(Split(train_part, test, []), fine_tuning(start, **chosen), output, start=start)
     plot_history(history(output), output / "curves.png")
-    labels_of = [crop.label or 0 for crop in test]
+    truth = labels_of(test)
     eers = {
-        name: dataclasses.asdict(bootstrap_eer(predict(load_classifier(checkpoint), test), labels_of))
+        name: dataclasses.asdict(bootstrap_eer(predict(load_classifier(checkpoint), test), truth))
         for name, checkpoint in (("eer", trained), ("eer_before", outcome(start)))
     }
     sources = Counter(item.source for item in known)
@@ -183,7 +152,7 @@ def compare_command(crops: Path, mrl: Path, human_labels: Path, runs: Path, outp
     This is the last comparison: nothing may be chosen by what it says.
     """
     subjects = split_by_subject(load_mrl(mrl).crops).test[::SCORED]
-    held_out = judged_by_people(crops, human_labels)
+    held_out = read_held_out(crops, human_labels)
     tests = [
         TestSet("held_out", "held-out crops of the unlabelled set on which two or more people agree", held_out),
         TestSet("mrl_test", f"MRL test subjects, one crop in {SCORED}", subjects),
@@ -214,7 +183,7 @@ def pseudo_label(crops: Path, run: Path, known: Path, budget: int, output: Path)
     settled = {item.file for item in read_labels(known)}
     rest = [crop for crop in read_pool(crops) if crop.name not in settled]
     verdicts = pseudo_labels(rest, predict_views(load_classifier(outcome(run)), rest))
-    write_queue(verdicts, queue(verdicts, budget), output)
+    echo_counts(write_queue(verdicts, queue(verdicts, budget), output))
 
 
 @click.command("self-train")
@@ -255,17 +224,17 @@ def self_train_command(
     What is still in doubt afterwards can be queued for a person, the most doubtful first.
     """
     verdicts = self_train(
-        watched(mrl),
+        fine_tuning_split(mrl),
         read_pool(crops),
         output,
-        beliefs=by_belief(beliefs),
-        answers=all_answers(answers),
+        beliefs=read_beliefs(beliefs),
+        answers=read_all_answers(answers),
         settings=fine_tuning(start, **chosen),
         start=start,
         rounds=rounds,
     )
     known = {file for path in asked for file in read_answers(path)}
-    write_queue(verdicts, queue(verdicts, budget, known), output)
+    echo_counts(write_queue(verdicts, queue(verdicts, budget, known), output))
 
 
 @click.command("mix")
@@ -288,8 +257,8 @@ def mix(
     **chosen: float,
 ) -> None:
     """Fine-tune a network on all unlabelled crops, towards what is believed and what people said, mixed with MRL."""
-    labelled = watched(mrl)
-    targeted = soft_targets(read_pool(crops), by_belief(beliefs), all_answers(answers))
+    labelled = fine_tuning_split(mrl)
+    targeted = soft_targets(read_pool(crops), read_beliefs(beliefs), read_all_answers(answers))
     train(
         Split([*labelled.train, *targeted], labelled.val, []),
         fine_tuning(start, **chosen),
@@ -299,23 +268,6 @@ def mix(
     plot_history(history(output), output / "curves.png")
 
 
-def by_belief(path: Path) -> dict[str, float]:
-    """P(open) by file.
-
-    Raises:
-        DataError: the file is no CSV of labels, or a crop in it has no P(open).
-    """
-    labels = read_labels(path)
-    if any(item.p_open is None for item in labels):
-        raise DataError(f"{path} must give p_open of every crop")
-    return {item.file: item.p_open for item in labels if item.p_open is not None}
-
-
-def write_queue(verdicts: list[Label], questions: list[Label], output: Path) -> None:
-    """Write the trusted labels, and the questions in their order, and say how many there are of each."""
-    trusted = [item for item in verdicts if item.label is not None]
-    write_labels(output / "labels.csv", trusted)
-    write_labels(output / "queue.csv", questions)
-    counts = {"trusted": len(trusted), "in_doubt": len(verdicts) - len(trusted), "queued": len(questions)}
-    (output / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
+def echo_counts(counts: Mapping[str, int]) -> None:
+    """Print how many crops are trusted, in doubt and queued."""
     click.echo(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))

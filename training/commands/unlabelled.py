@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from training.commands.options import File, Folder, backbone_option, crops_option
-from training.commands.stages import by_belief, read_pool
 from training.data.datasets import Crop, DataError, data_dir
-from training.data.labels import Answer, read_answers, write_labels
+from training.data.labels import Answer, read_answers, read_beliefs, write_labels
+from training.data.split import read_pool
 from training.evaluation.eer import Scores
 from training.files import read_arrays, read_json, write_arrays, write_json
 from training.labelling import consensus
@@ -29,13 +29,13 @@ from training.labelling.cluster import (
     by_default,
     maps,
     mark_good,
-    open_studies,
     row,
     tune,
 )
 from training.labelling.cluster_plots import SIDES, Panel, cluster_legend, plot_maps, plot_samples, plot_study
 from training.labelling.features import MEASURED, extract_all, extractors, load_features
 from training.runs import claim
+from training.studies import open_studies
 
 MAPS: Final = {"pca": "PCA", "tsne": "t-SNE"}
 
@@ -137,7 +137,7 @@ def of_crops(files: Sequence[str], scores_file: Path) -> Scores:
     Raises:
         DataError: the file is missing, or lacks a crop.
     """
-    scores = by_belief(scores_file)
+    scores = read_beliefs(scores_file)
     missing = [file for file in files if file not in scores]
     if missing:
         raise DataError(

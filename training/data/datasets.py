@@ -1,4 +1,4 @@
-"""The data sets: MRL Eye Dataset (labelled) and a set of unlabelled eye crops, from a zip archive or a folder."""
+"""Read the data sets, from a zip archive or a folder: the MRL Eye Dataset (labelled), and unlabelled eye crops."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from eyestate.errors import EyestateError, UnreadableFileError
@@ -48,8 +48,6 @@ ATTRIBUTES: Final = {
     "light": {0: "bad", 1: "good"},
     "sensor": {1: "RealSense", 2: "IDS", 3: "Aptina"},
 }
-SPLIT_FOLDS: Final = 7
-HELD_OUT: Final = 0.25  # share of the unlabelled crops that no stage learns from
 FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unlabelled crops
 
 
@@ -61,10 +59,15 @@ class DataError(EyestateError):
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """One eye crop: the encoded image and, for MRL, what its file name says of it.
+    """One eye crop: the encoded image and, for MRL, the attributes in its file name.
 
-    ``label`` is 0 (closed) or 1 (open), None where unknown; ``target`` is the P(open) to train towards where that is
-    less sure than the label; the attributes are MRL's codes (``ATTRIBUTES``).
+    Attributes:
+        name: of the file, within its data set.
+        data: the encoded image.
+        label: 0 (closed) or 1 (open), None where unknown.
+        subject: who is shown, where that is known.
+        gender, glasses, reflections, light, sensor: MRL's codes (``ATTRIBUTES``).
+        target: the P(open) to train towards, where that is less certain than the label.
     """
 
     name: str
@@ -78,6 +81,34 @@ class Crop:
     sensor: int | None = None
     target: float | None = None
 
+    def labelled(self, label: int, target: float | None = None) -> LabelledCrop:
+        """The crop with a label, 0 (closed) or 1 (open), and perhaps a P(open) to train towards."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return LabelledCrop(**values | {"label": label, "target": target})
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCrop(Crop):
+    """A crop whose label is known: what networks are trained and evaluated on.
+
+    Raises:
+        DataError: the label is neither 0 nor 1.
+    """
+
+    label: int
+
+    def __post_init__(self) -> None:
+        if self.label not in (CLOSED, OPEN):
+            raise DataError(f"{self.name} has no label: it is neither open nor closed")
+
+
+def labels_of(crops: Iterable[LabelledCrop]) -> npt.NDArray[np.int64]:
+    """The labels of crops: int64 (N,), 0 closed and 1 open."""
+    return np.array([crop.label for crop in crops], dtype=np.int64)
+
+
+C = TypeVar("C", bound=Crop)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -88,23 +119,11 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Generic[C]):
     """The crops of one source in the order of their names, and the files that were refused."""
 
-    crops: list[Crop]
+    crops: Sequence[C]
     refused: list[Refusal]
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Crops divided so that no subject stands in two parts."""
-
-    train: list[Crop]
-    val: list[Crop]
-    test: list[Crop]
-
-    def parts(self) -> dict[str, list[Crop]]:
-        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def data_dir() -> Path:
@@ -125,7 +144,7 @@ def fingerprint(crops: Iterable[Crop]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSource:
-    """Crops of one kind that a network is trained on."""
+    """The crops of one data set that a network is trained on."""
 
     name: str
     crops: int
@@ -134,7 +153,7 @@ class TrainingSource:
 
 
 def sources(crops: Sequence[Crop]) -> list[TrainingSource]:
-    """The crops by kind: those of known subjects are MRL's, the others come from the unlabelled set."""
+    """The crops by data set: those of known subjects are MRL's, the others come from the unlabelled set."""
     kinds = {
         "MRL Eye Dataset": [crop for crop in crops if crop.subject is not None],
         "eye crops without labels": [crop for crop in crops if crop.subject is None],
@@ -146,7 +165,7 @@ def sources(crops: Sequence[Crop]) -> list[TrainingSource]:
     ]
 
 
-def load_mrl(source: Path) -> Dataset:
+def load_mrl(source: Path) -> Dataset[LabelledCrop]:
     """Read the MRL Eye Dataset, leaving out files that are unreadable, unlabelled or stand in both classes.
 
     Args:
@@ -157,12 +176,12 @@ def load_mrl(source: Path) -> Dataset:
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    crops, refused = _load(source, labelled=True)
+    crops, refused = _load(source, _labelled_crop)
     crops, clashes = _drop_contradictions(crops)
     return _usable(source, crops, refused + clashes)
 
 
-def load_crops(source: Path) -> Dataset:
+def load_crops(source: Path) -> Dataset[Crop]:
     """Read unlabelled eye crops from a zip archive or a folder, leaving out unreadable files.
 
     The crops are named without the folder that all of them stand in, so that an archive and the folder it was made
@@ -171,7 +190,7 @@ def load_crops(source: Path) -> Dataset:
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    crops, refused = _load(source, labelled=False)
+    crops, refused = _load(source, Crop)
     folders = [PurePosixPath(crop.name).parent.as_posix() for crop in crops]
     common = os.path.commonpath(folders) if folders else ""
     return _usable(
@@ -181,78 +200,26 @@ def load_crops(source: Path) -> Dataset:
     )
 
 
-def hold_out(crops: Iterable[Crop]) -> tuple[list[Crop], list[Crop]]:
-    """Divide unlabelled crops into a pool to learn from and ``HELD_OUT`` of them to judge by, each in its order.
-
-    The content of a crop decides, so it stays on its side whatever crops are added later.
-    """
-    pool: list[Crop] = []
-    held_out: list[Crop] = []
-    for crop in crops:
-        place = int.from_bytes(hashlib.sha256(crop.data).digest()[:8], "big") / 2**64
-        (held_out if place < HELD_OUT else pool).append(crop)
-    return pool, held_out
-
-
-def shrunk(crop: Crop, side: int = FAR_SIDE) -> Crop:
+def shrunk(crop: C, side: int = FAR_SIDE) -> C:
     """The crop at ``side``×``side`` pixels, as if the eye had been filmed from afar."""
     file = io.BytesIO()
     Image.fromarray(to_input(decode(crop.data), side)).save(file, "PNG")
     return dataclasses.replace(crop, data=file.getvalue())
 
 
-def split_by_subject(crops: Sequence[Crop]) -> Split:
-    """Divide labelled crops into train, val and test without sharing a subject (MRL's crops are video frames).
-
-    scikit-learn's StratifiedGroupKFold makes ``SPLIT_FOLDS`` folds alike in label as far as the subjects allow. The
-    two folds that say most about new people become test and val: those with the most effective subjects (inverse
-    Simpson index of the crops per subject) times the share of the rarer label. The rest is train.
-
-    Raises:
-        DataError: a crop has no label or subject, or there are too few subjects for both labels in every part.
-    """
-    if any(crop.subject is None or crop.label is None for crop in crops):
-        raise DataError(
-            "cannot split by subject: some crops have no subject or label in their file name (MRL's form is "
-            "sSSSS_NNNNN_G_L_E_R_C_DD.png); a random split would put frames of one video on both sides"
-        )
-    subjects = np.array([crop.subject for crop in crops])
-    labels = np.array([crop.label for crop in crops])
-    if len(set(subjects)) < SPLIT_FOLDS:
-        raise DataError(f"cannot split {len(set(subjects))} subjects; at least {SPLIT_FOLDS} are needed")
-    if min(np.bincount(labels, minlength=2)) < SPLIT_FOLDS:
-        raise DataError(f"cannot split: at least {SPLIT_FOLDS} crops of each label are needed")
-
-    folding = StratifiedGroupKFold(SPLIT_FOLDS)
-    folds = [held_out for _, held_out in folding.split(subjects, labels, subjects)]
-
-    def says_much(fold: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
-        _, counts = np.unique(subjects[fold], return_counts=True)
-        effective_subjects = float(counts.sum() ** 2 / (counts**2).sum())
-        open_share = float(labels[fold].mean())
-        return effective_subjects * min(open_share, 1 - open_share)
-
-    test, val, *rest = sorted(folds, key=says_much, reverse=True)
-    train = np.sort(np.concatenate(rest))
-    split = Split(*([crops[i] for i in part] for part in (train, val, test)))
-    if any(len({crop.label for crop in part}) < 2 for part in split.parts().values()):
-        raise DataError("cannot split: too few subjects have both open and closed eyes for train, val and test")
-    return split
-
-
-def _usable(source: Path, crops: list[Crop], refused: list[Refusal]) -> Dataset:
+def _usable(source: Path, crops: Sequence[C], refused: list[Refusal]) -> Dataset[C]:
     if not crops:
         raise DataError(f"{source} holds no usable eye crop ({len(refused)} files refused)")
     return Dataset(crops, refused)
 
 
-def _load(source: Path, *, labelled: bool) -> tuple[list[Crop], list[Refusal]]:
-    crops: list[Crop] = []
+def _load(source: Path, make: Callable[[str, bytes], C]) -> tuple[list[C], list[Refusal]]:
+    crops: list[C] = []
     refused: list[Refusal] = []
     for name, read in _files(source):
         try:
             data = read()
-            crop = _labelled_crop(name, data) if labelled else Crop(name, data)
+            crop = make(name, data)
             decode(data)
         except EyestateError as error:
             refused.append(Refusal(name, error.message))
@@ -297,7 +264,7 @@ def _read(open_file: Callable[[str], IO[bytes]], argument: str) -> bytes:
         raise UnreadableFileError(f"unreadable: {error}") from None
 
 
-def _labelled_crop(name: str, data: bytes) -> Crop:
+def _labelled_crop(name: str, data: bytes) -> LabelledCrop:
     path = PurePosixPath(name)
     folder_label = next(
         (_LABEL_FOLDERS[p] for p in map(str.lower, reversed(path.parts[:-1])) if p in _LABEL_FOLDERS), None
@@ -306,17 +273,17 @@ def _labelled_crop(name: str, data: bytes) -> Crop:
     if match is None:
         if folder_label is None:
             raise DataError("no label: neither the file name nor a folder says open or closed")
-        return Crop(name, data, folder_label)
+        return LabelledCrop(name, data, folder_label)
     subject, *codes = match.groups()
     gender, glasses, label, reflections, light, sensor = map(int, codes)
     if folder_label not in (None, label):
         raise DataError("the file name and the folder contradict each other on open or closed")
-    return Crop(name, data, label, subject, gender, glasses, reflections, light, sensor)
+    return LabelledCrop(name, data, label, subject, gender, glasses, reflections, light, sensor)
 
 
-def _drop_contradictions(crops: Sequence[Crop]) -> tuple[list[Crop], list[Refusal]]:
+def _drop_contradictions(crops: Sequence[LabelledCrop]) -> tuple[list[LabelledCrop], list[Refusal]]:
     """Leave out every image that stands in both classes (MRL has such groups, most of them of one subject)."""
-    labels: defaultdict[bytes, set[int | None]] = defaultdict(set)
+    labels: defaultdict[bytes, set[int]] = defaultdict(set)
     digests = [hashlib.sha256(crop.data).digest() for crop in crops]
     for crop, digest in zip(crops, digests, strict=True):
         labels[digest].add(crop.label)

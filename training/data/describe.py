@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from training.data.datasets import CLOSED, OPEN, Dataset, count, values
+from training.data.datasets import CLOSED, OPEN, Dataset, LabelledCrop, count, values
 from training.plots import SHOWN, plot_counts
 
 
-def describe(dataset: Dataset, output: Path, console: Console) -> None:
+def describe(dataset: Dataset[LabelledCrop], output: Path, console: Console) -> None:
     """Print the counts of labelled crops and the refused files, and draw ``output/counts.png``."""
     table = Table("", "value", "closed", "open", "share open")
     for attribute in SHOWN:

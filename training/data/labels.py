@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from eyestate.atomic import write_atomically
-from training.data.datasets import CLOSED, OPEN, Crop, DataError
+from training.data.datasets import CLOSED, OPEN, Crop, DataError, LabelledCrop, load_crops
+from training.data.split import hold_out
 
 Source = Literal["consensus", "pseudo", "human"]
 
@@ -110,7 +110,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     return answers
 
 
-def apply(crops: Sequence[Crop], labels: Iterable[Label]) -> list[Crop]:
+def apply(crops: Sequence[Crop], labels: Iterable[Label]) -> list[LabelledCrop]:
     """The crops that have a label, with it, in their own order.
 
     Raises:
@@ -120,7 +120,55 @@ def apply(crops: Sequence[Crop], labels: Iterable[Label]) -> list[Crop]:
     missing = sorted(set(known) - {crop.name for crop in crops})
     if missing:
         raise DataError(f"{len(missing)} labels are for crops that are not there, such as {missing[0]}")
-    return [dataclasses.replace(crop, label=known[crop.name]) for crop in crops if crop.name in known]
+    return [crop.labelled(known[crop.name]) for crop in crops if crop.name in known]
+
+
+def agreed(crops: Sequence[Crop], answers: Mapping[str, Answer]) -> list[LabelledCrop]:
+    """The crops on which at least two people decided and all of them alike, with that label."""
+    return [
+        crop.labelled(answer.label)
+        for crop in crops
+        if (answer := answers.get(crop.name)) is not None and answer.unanimous and answer.label is not None
+    ]
+
+
+def read_held_out(crops: Path, human_labels: Path) -> list[LabelledCrop]:
+    """The held-out crops on which at least two people agree, with that label.
+
+    Args:
+        crops: the unlabelled crops, zip or folder.
+        human_labels: a CSV of answers.
+
+    Raises:
+        DataError: as ``load_crops`` and ``read_answers``.
+    """
+    return agreed(hold_out(load_crops(crops).crops)[1], read_answers(human_labels))
+
+
+def read_all_answers(files: Iterable[Path]) -> dict[str, Answer]:
+    """What people said, by crop, over all files; ``BUDGET`` holds for all of them together.
+
+    Raises:
+        DataError: people were asked about more than ``BUDGET`` crops.
+    """
+    answers: dict[str, Answer] = {}
+    for file in files:
+        answers |= read_answers(file)
+    if len(answers) > BUDGET:
+        raise DataError(f"people were asked about {len(answers)} crops; the budget is {BUDGET}")
+    return answers
+
+
+def read_beliefs(path: Path) -> dict[str, float]:
+    """P(open) by file.
+
+    Raises:
+        DataError: the file is no CSV of labels, or a crop in it has no P(open).
+    """
+    labels = read_labels(path)
+    if any(item.p_open is None for item in labels):
+        raise DataError(f"{path} must give p_open of every crop")
+    return {item.file: item.p_open for item in labels if item.p_open is not None}
 
 
 def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

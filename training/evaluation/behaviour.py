@@ -24,7 +24,7 @@ from tqdm import tqdm
 from eyestate.atomic import write_atomically
 from eyestate.bundle import Card, Sha256
 from eyestate.images import Pixels, decode, to_input
-from training.data.datasets import Crop
+from training.data.datasets import LabelledCrop, labels_of
 from training.data.synthetic import CLOSED, OPEN, OPEN_FROM, Eye, random_eye, render
 from training.evaluation.eer import Labels, Scores, equal_error_rate
 from training.evaluation.reliability import expected_calibration_error, reliability
@@ -143,10 +143,10 @@ def generated(count: int, seed: int = 0) -> list[Eye]:
     return [random_eye(rng, rng.uniform(*(OPEN if number % 2 else CLOSED))) for number in range(count)]
 
 
-def sample(name: str, crops: Sequence[Crop], most: int) -> TestCrops:
+def sample(name: str, crops: Sequence[LabelledCrop], most: int) -> TestCrops:
     """At most so many labelled crops, evenly from their order: of a video's frames, from all over it."""
     chosen = crops[:: -(-len(crops) // most)]
-    return TestCrops(name, [decode(crop.data) for crop in chosen], np.array([crop.label for crop in chosen]))
+    return TestCrops(name, [decode(crop.data) for crop in chosen], labels_of(chosen))
 
 
 def behaviour(model: Model, eyes: Sequence[Eye], real: Sequence[TestCrops] = ()) -> Results:

@@ -15,8 +15,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import LeaveOneGroupOut
 
 from training.evaluation.eer import Labels, Scores
+from training.evaluation.logits import log_odds
 from training.evaluation.reliability import expected_calibration_error, reliability
-from training.models.distillation_set import log_odds
 
 AS_TRAINED: Final = "as they ship"
 TEMPERATURE: Final = "temperature"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from eyestate.atomic import write_atomically
-from training.data.datasets import Crop, fingerprint
-from training.data.labels import Answer, read_answers
-from training.evaluation.eer import Scores, bootstrap_eer
+from training.data.datasets import LabelledCrop, fingerprint, labels_of
+from training.data.labels import read_answers
+from training.evaluation.eer import Scores
+from training.evaluation.intervals import bootstrap_eer
 from training.labelling.pseudo_label import human_labels
-from training.models.classifier import load_classifier, predict, predict_views
+from training.models.classifier import load_classifier, predict_views
+from training.models.learner import predict
 from training.runs import outcome, sha256
 
 
@@ -35,6 +37,7 @@ class Attempt:
     views: bool = False
 
 
+SCORED: Final = 5  # every so many of MRL's test crops are scored: video frames are much alike
 ANSWERS: Final = ("label_1/answers.csv", "label_2/answers.csv")
 FOLDS_1, FOLDS_2 = "self_train_1/round_{}/fold_*", "self_train_2/round_{}/fold_*"
 
@@ -63,16 +66,7 @@ class TestSet:
 
     name: str
     what: str
-    crops: Sequence[Crop]
-
-
-def agreed(crops: Sequence[Crop], answers: Mapping[str, Answer]) -> list[Crop]:
-    """The crops on which at least two people decided and all of them alike, with that label."""
-    return [
-        dataclasses.replace(crop, label=answers[crop.name].label)
-        for crop in crops
-        if crop.name in answers and answers[crop.name].unanimous
-    ]
+    crops: Sequence[LabelledCrop]
 
 
 def compare(tests: Sequence[TestSet], runs: Path, output: Path) -> list[dict[str, Any]]:
@@ -103,7 +97,7 @@ def compare(tests: Sequence[TestSet], runs: Path, output: Path) -> list[dict[str
         eers = {}
         for test in tests if members else ():
             scores = _scores(attempt, members, test, output / "scores" / f"{attempt.name}-{test.name}.json")
-            labels = [crop.label or 0 for crop in test.crops]
+            labels = labels_of(test.crops)
             subjects = [str(crop.subject) for crop in test.crops]
             eers[test.name] = dataclasses.asdict(
                 bootstrap_eer(scores, labels, None if subjects[0] == "None" else subjects)
@@ -115,7 +109,7 @@ def compare(tests: Sequence[TestSet], runs: Path, output: Path) -> list[dict[str
                 "name": test.name,
                 "what": test.what,
                 "crops": len(test.crops),
-                "open": sum(crop.label or 0 for crop in test.crops),
+                "open": int(labels_of(test.crops).sum()),
                 "subjects": len({crop.subject for crop in test.crops if crop.subject is not None}),
             }
             for test in tests
@@ -134,6 +128,6 @@ def _scores(attempt: Attempt, members: Sequence[Path], test: TestSet, cache: Pat
             return np.array(kept["scores"])
     ask = predict_views if attempt.views else predict
     scores: Scores = np.stack([ask(load_classifier(outcome(run)), test.crops) for run in members]).mean(axis=0)
-    kept = {"key": key, "labels": [crop.label for crop in test.crops], "scores": scores.tolist()}
+    kept = {"key": key, "labels": labels_of(test.crops).tolist(), "scores": scores.tolist()}
     write_atomically(cache, json.dumps(kept))
     return scores

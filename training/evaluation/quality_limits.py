@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from eyestate.images import Pixels, decode, to_input
 from eyestate.quality import SIDE, measure
 from eyestate.scorer import Scorer
-from training.data.datasets import Crop
+from training.data.datasets import LabelledCrop, labels_of
 from training.evaluation.eer import Labels, Scores, equal_error_rate
 
 SCORED: Final = 16  # one validation crop in so many
@@ -84,7 +84,7 @@ _STUDIES: Final = {
 }
 
 
-def quality_limits(scorer: Scorer, crops: Sequence[Crop]) -> list[Row]:
+def quality_limits(scorer: Scorer, crops: Sequence[LabelledCrop]) -> list[Row]:
     """Disturb labelled crops, seen at ``SIDE`` px, step by step, and judge the scores by what is then measured of them.
 
     Args:
@@ -95,7 +95,7 @@ def quality_limits(scorer: Scorer, crops: Sequence[Crop]) -> list[Row]:
         First the errors on all crops undisturbed, then those by disturbance and figure, rising.
     """
     pixels = [decode(crop.data) for crop in crops]
-    labels = np.array([crop.label for crop in crops])
+    labels = labels_of(crops)
     undisturbed = scorer.score([_far(crop) for crop in pixels]).astype(float)
     rows = [_row(scorer, "undisturbed", (-np.inf, np.inf), undisturbed, labels)]
     for name, study in _STUDIES.items():

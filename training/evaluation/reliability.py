@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.eer import Interval
-from training.labelling.label_quality import wilson
+from training.evaluation.intervals import Interval, wilson
 
 BINS: Final = 10
 

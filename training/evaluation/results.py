@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from eyestate.bundle import Metric
 from eyestate.images import Pixels, decode, to_input
-from training.data.datasets import ATTRIBUTES, FAR_SIDE, Crop
-from training.evaluation.eer import Labels, Scores, bootstrap_eer, equal_error_rate
+from training.data.datasets import ATTRIBUTES, FAR_SIDE, Crop, LabelledCrop, labels_of
+from training.evaluation.eer import Labels, Scores, equal_error_rate
+from training.evaluation.intervals import bootstrap_eer
 
 SLICED: tuple[str, ...] = ("glasses", "reflections", "light", "sensor", "gender")
 
@@ -21,12 +22,12 @@ SLICED: tuple[str, ...] = ("glasses", "reflections", "light", "sensor", "gender"
 class ScoredCrops:
     """Labelled crops and the scores (N,) a model gave them."""
 
-    crops: Sequence[Crop]
+    crops: Sequence[LabelledCrop]
     scores: Scores
 
     @property
     def labels(self) -> Labels:
-        return np.array([crop.label for crop in self.crops])
+        return labels_of(self.crops)
 
     @property
     def subjects(self) -> list[str]:

@@ -37,12 +37,14 @@ from eyestate.errors import BundleError
 from eyestate.images import decode
 from eyestate.quality import measure, shrink
 from eyestate.scorer import Network
-from training.data.datasets import FAR_SIDE, Crop, DataError, Split, shrunk
+from training.data.datasets import FAR_SIDE, Crop, DataError, LabelledCrop, labels_of, shrunk
+from training.data.split import Split
 from training.evaluation.calibration import choose_temperature
 from training.evaluation.eer import Scores
 from training.evaluation.results import ScoredCrops, eer_metrics, slices, uncertain_band
 from training.export.card import write_evaluation
-from training.models.classifier import Learner, evaluation_loader, load_classifier, predict
+from training.models.classifier import load_classifier
+from training.models.learner import Learner, evaluation_loader, predict
 from training.models.student import load_student
 from training.runs import outcome, read_recipe
 
@@ -209,7 +211,7 @@ def export_run(
     version: str,
     results: Path,
     max_wrong: float = MAX_WRONG,
-    held_out: Sequence[Crop] = (),
+    held_out: Sequence[LabelledCrop] = (),
     reference_crops: Sequence[Crop] = (),
 ) -> Bundle:
     """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
@@ -241,13 +243,13 @@ def export_run(
     validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
     temperature = choose_temperature(
         predict(classifier, validation),
-        np.array([crop.label for crop in validation]),
+        labels_of(validation),
         [str(crop.subject) for crop in validation],
     )
     classifier.apply_temperature(temperature)
     model = to_onnx(classifier).SerializeToString()
 
-    def scored(crops: Sequence[Crop]) -> ScoredCrops:
+    def scored(crops: Sequence[LabelledCrop]) -> ScoredCrops:
         return ScoredCrops(crops, onnx_scores(model, crops, side))
 
     val = scored(validation)

@@ -14,14 +14,15 @@ from tqdm import tqdm
 
 from eyestate.bundle import Bundle, CascadeManifest, DeferralBand, Member, Metric, cascade_sha256
 from eyestate.scorer import Network, Scorer
-from training.data.datasets import FAR_SIDE, Crop, Split, fingerprint, shrunk
+from training.data.datasets import FAR_SIDE, Crop, LabelledCrop, fingerprint, shrunk
+from training.data.split import Split
 from training.evaluation.eer import Scores, equal_error_rate
+from training.evaluation.intervals import wilson
+from training.evaluation.logits import log_odds
 from training.evaluation.results import ScoredCrops, eer_metrics, slices
 from training.export.bundle import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
 from training.export.card import write_evaluation
 from training.files import read_arrays, write_arrays
-from training.labelling.label_quality import wilson
-from training.models.distillation_set import log_odds
 
 MAX_DIFFERENCE: Final = 0.002  # EER of the cascade, measured against what the large network says
 WIDTHS: Final = 400  # half-widths that are tried
@@ -93,7 +94,7 @@ def make_cascade(
     version: str,
     results: Path,
     max_wrong: float,
-    held_out: Sequence[Crop],
+    held_out: Sequence[LabelledCrop],
     reference_crops: Sequence[Crop],
     cache: Path,
 ) -> Path:

@@ -8,10 +8,8 @@ shrink it to two dimensions, where every partition looks compact.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -219,18 +217,6 @@ def suggest(trial: optuna.trial.BaseTrial, algorithm: Algorithm) -> Params:
     if algorithm == "bisecting":
         params["split"] = trial.suggest_categorical("split", ["biggest_inertia", "largest_cluster"])
     return params
-
-
-@contextmanager
-def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Optuna's studies in a SQLite file, closed afterwards."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
 
 
 def name_sides(clusters: Clusters, scores: Scores) -> dict[int, int]:

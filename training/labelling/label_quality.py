@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from training.data.datasets import CLOSED, OPEN
 from training.data.labels import Answer, Label
-from training.evaluation.eer import Interval
-
-Z = 1.959964  # of 95 %, two-sided
+from training.evaluation.intervals import Interval, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +42,6 @@ def label_quality(labels: Iterable[Label], answers: Mapping[str, Answer]) -> dic
         "unanimous": _quality([(label, answer.label) for label, answer in pairs if answer.unanimous]),
         "all": _quality([(label, answer.label) for label, answer in pairs]),
     }
-
-
-def wilson(successes: int, n: int) -> Interval | None:
-    """A share with its 95 % score interval (Wilson 1927); None for a share of nothing."""
-    if n == 0:
-        return None
-    share = successes / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * float(np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)))
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def _quality(pairs: list[tuple[int, int | None]]) -> Quality:

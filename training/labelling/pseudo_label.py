@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from training.data.datasets import CLOSED, OPEN, Crop
-from training.data.labels import Answer, Label
+from training.data.datasets import CLOSED, OPEN, Crop, LabelledCrop
+from training.data.labels import Answer, Label, write_labels
 from training.evaluation.eer import Scores
+from training.files import write_json
 
 TRUSTED: Final = 0.05  # a score within this of 0 or 1 is believed: the report's 0.05 and 0.95
 RELIABILITY: Final = 0.9  # of a person's answer on a crop that the network doubts; on easy ones people do better
@@ -54,7 +55,9 @@ def merge(*sources: Iterable[Label]) -> list[Label]:
     return [merged[file] for file in sorted(merged)]
 
 
-def soft_targets(crops: Iterable[Crop], beliefs: Mapping[str, float], answers: Mapping[str, Answer]) -> list[Crop]:
+def soft_targets(
+    crops: Iterable[Crop], beliefs: Mapping[str, float], answers: Mapping[str, Answer]
+) -> list[LabelledCrop]:
     """The crops with what to train them towards: the network's belief, updated by a person's answer where there is one.
 
     By Bayes' rule an answer multiplies the odds of "open" by the odds that a person is right (``RELIABILITY``), so
@@ -72,5 +75,19 @@ def soft_targets(crops: Iterable[Crop], beliefs: Mapping[str, float], answers: M
         if answer is not None and answer.label is not None:
             evidence = np.log(RELIABILITY / (1 - RELIABILITY)) * (1 if answer.label == OPEN else -1)
             p = float(1 / (1 + np.exp(-(np.log(p / (1 - p)) + evidence))))
-        targeted.append(dataclasses.replace(crop, label=round(p), target=p))
+        targeted.append(crop.labelled(round(p), target=p))
     return targeted
+
+
+def write_queue(verdicts: Sequence[Label], questions: Sequence[Label], output: Path) -> dict[str, int]:
+    """Write ``labels.csv``, the trusted labels, ``queue.csv``, the questions in their order, and ``counts.json``.
+
+    Returns:
+        How many crops are trusted, in doubt and queued.
+    """
+    trusted = [item for item in verdicts if item.label is not None]
+    write_labels(output / "labels.csv", trusted)
+    write_labels(output / "queue.csv", questions)
+    counts = {"trusted": len(trusted), "in_doubt": len(verdicts) - len(trusted), "queued": len(questions)}
+    write_json(output / "counts.json", counts)
+    return counts

@@ -16,8 +16,9 @@ import numpy as np
 from sklearn.model_selection import KFold
 
 from eyestate.atomic import atomic_writer
-from training.data.datasets import Crop, Split
+from training.data.datasets import Crop
 from training.data.labels import Answer, Label, write_labels
+from training.data.split import Split
 from training.evaluation.eer import Scores
 from training.labelling.pseudo_label import TRUSTED, pseudo_labels, soft_targets
 from training.models.classifier import Settings, load_classifier, predict_views, train

@@ -7,14 +7,12 @@ teacher is patient and consistent"), so any change of a crop is allowed, also on
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from tqdm import tqdm
@@ -23,15 +21,13 @@ from eyestate.images import Pixels, decode, to_input
 from eyestate.scorer import Scorer
 from training.data.augment import augmentation
 from training.data.datasets import Crop, fingerprint
+from training.evaluation.logits import Floats, log_odds
 from training.files import read_arrays, write_arrays
-from training.models.classifier import balanced_weights
+from training.models.learner import balanced_weights, loader_workers
 from training.runs import claim
 
 PART: Final = 4_096  # views in a file; a set that was stopped continues after the last whole one
 AS_IT_IS: Final = 0.15  # share of the views that are the crop itself
-SURE: Final = 16.0  # logits beyond are one to a float32 probability
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,7 @@ class DistillationSet:
 
     Attributes:
         crops: uint8 (N, side, side), grey.
-        logits: float32 (N,), log-odds of "open" that the teacher gives, within ±``SURE``.
+        logits: float32 (N,), log-odds of "open" that the teacher gives, within ±``MAX_LOGIT``.
         labels: float32 (N,), 0 closed or 1 open by the data set, NaN where it has no label.
     """
 
@@ -123,14 +119,6 @@ def read_distillation_set(folder: Path) -> DistillationSet:
     return DistillationSet(*(np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels")))
 
 
-def log_odds(scores: npt.NDArray[np.floating]) -> Floats:
-    """Logits of probabilities (N,), float32, within ±``SURE``."""
-    p = scores.astype(np.float64)
-    with np.errstate(divide="ignore"):
-        logits: Floats = np.clip(np.log(p) - np.log1p(-p), -SURE, SURE).astype(np.float32)
-    return logits
-
-
 def _batches(
     dataset: _Views, weights: Sequence[float], n: int, draws: torch.Generator
 ) -> Iterator[tuple[Pixels, Pixels, Floats]]:
@@ -138,7 +126,7 @@ def _batches(
         dataset,
         batch_size=32,
         sampler=WeightedRandomSampler(weights, n, generator=draws),
-        num_workers=max(1, min(8, (os.cpu_count() or 1) - 1)),
+        num_workers=loader_workers(),
         generator=draws,
     )
     for shown, crop, labels in loader:

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from training.data.datasets import Crop, DataError, fingerprint, sources
-from training.labelling.cluster import open_studies
-from training.models.classifier import Learner, divide, evaluation_loader, fit
+from training.data.datasets import Crop, DataError, LabelledCrop, fingerprint, sources
 from training.models.distillation_set import DistillationSet, read_distillation_set
+from training.models.learner import Learner, divide, evaluation_loader, fit
 from training.runs import RECIPE, claim, history, sha256
+from training.studies import open_studies
 
 SIDE: Final = 32  # pixels of the student's input
 FLAT: Final = 10.0  # variance of the grey values, added before a crop is standardised, so that noise is not blown up
@@ -211,7 +211,7 @@ def _loader(views: DistillationSet, batch_size: int) -> DataLoader[tuple[torch.T
 def distil(
     distillation_set: Path,
     train: Sequence[Crop],
-    validation: Sequence[Crop],
+    validation: Sequence[LabelledCrop],
     settings: StudentSettings,
     output: Path,
 ) -> Path:
@@ -249,7 +249,7 @@ def distil(
     return _train(views, validation, settings, output)
 
 
-def _train(views: DistillationSet, validation: Sequence[Crop], settings: StudentSettings, output: Path) -> Path:
+def _train(views: DistillationSet, validation: Sequence[LabelledCrop], settings: StudentSettings, output: Path) -> Path:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     return fit(
         Student(dataclasses.asdict(settings)),
@@ -282,7 +282,7 @@ def suggest(trial: optuna.trial.BaseTrial) -> dict[str, float]:
 
 def tune(
     distillation_set: Path,
-    validation: Sequence[Crop],
+    validation: Sequence[LabelledCrop],
     settings: StudentSettings,
     output: Path,
     table: Path,

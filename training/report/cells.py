@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.evaluation.eer import Interval
+from training.evaluation.intervals import Interval
 from training.report.content import NONE
 
 

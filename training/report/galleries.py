@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from eyestate.images import decode
-from training.data.datasets import CLOSED, OPEN, Crop
+from training.data.datasets import CLOSED, OPEN, Crop, LabelledCrop, labels_of
 from training.data.labels import WORDS, Label
 from training.evaluation.eer import Scores
 from training.report.content import Block, Gallery, Paragraph, Tile
@@ -35,9 +35,9 @@ def disagreements(crops: Sequence[Crop], labels: Sequence[Label], beliefs: Mappi
     )
 
 
-def predictions(crops: Sequence[Crop], scores: Scores) -> list[Block]:
+def predictions(crops: Sequence[LabelledCrop], scores: Scores) -> list[Block]:
     """Figures 6 and 7: a sample of the labelled crops on the right side of 0.5, and those on the wrong side."""
-    labels = np.array([crop.label for crop in crops])
+    labels = labels_of(crops)
     right = (scores >= 0.5) == (labels == OPEN)
     random = np.random.default_rng(0)
     sampled = [

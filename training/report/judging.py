@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.data.datasets import Crop, fingerprint
+from training.data.datasets import LabelledCrop, fingerprint
 from training.data.labels import BUDGET
 from training.evaluation.compare import ANSWERS, ATTEMPTS
-from training.evaluation.eer import Interval
+from training.evaluation.intervals import Interval
 from training.evaluation.reliability import Bin, expected_calibration_error, reliability
 from training.report.cells import count, interval, percent, to_interval
 from training.report.content import (
@@ -257,7 +257,7 @@ def _effect(found: Interval | None, base: Interval | None) -> str:
     return NONE if found is None or base is None else f"{found.value - base.value:+.4f}"
 
 
-def shown(runs: Runs, held_out: Sequence[Crop]) -> Section:
+def shown(runs: Runs, held_out: Sequence[LabelledCrop]) -> Section:
     """Figures 6 and 7.
 
     Args:

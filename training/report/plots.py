@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.data.datasets import CLOSED, OPEN
-from training.evaluation.eer import Interval, error_rates
+from training.evaluation.eer import error_rates
+from training.evaluation.intervals import Interval
 from training.evaluation.reliability import Bin
 from training.report.outputs import Scored
 

@@ -20,7 +20,8 @@ from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
 from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE
 from tools.harness.small_bundle import write_small_bundle
-from training.data.datasets import FAR_SIDE, SPLIT_FOLDS
+from training.data.datasets import FAR_SIDE
+from training.data.split import SPLIT_FOLDS
 from training.data.synthetic import labelled
 
 FRAMES = 28  # per subject; with as many unlabelled crops enough to calibrate int8

@@ -19,7 +19,7 @@ from tools.benchmarks.accuracy import (
     paired_difference,
 )
 from tools.benchmarks.candidates import WHOLE, PeerNetwork
-from training.data.datasets import SPLIT_FOLDS
+from training.data.split import SPLIT_FOLDS
 from training.evaluation.eer import Scores, equal_error_rate
 
 

@@ -4,7 +4,7 @@ from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE, OCEC_P, OPENV
 from tools.benchmarks.cost import Cost
 from tools.benchmarks.report import Report, Row, SetSummary, Target, targets
 from tools.benchmarks.speed import ONNX_RUNTIME, Roofline, Speed
-from training.evaluation.eer import Interval
+from training.evaluation.intervals import Interval
 
 
 def row(name: str, difference: float | None = None) -> Row:

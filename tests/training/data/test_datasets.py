@@ -1,4 +1,4 @@
-"""The data sets: what is read, in which order, what is refused and why, and a split that shares no subject."""
+"""The data sets: what is read, in which order, what is refused and why."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from eyestate.images import MAX_BYTES, decode, to_input
 from training.data.datasets import (
     CLOSED,
     OPEN,
-    SPLIT_FOLDS,
     Crop,
     DataError,
     Dataset,
+    LabelledCrop,
     count,
     data_dir,
     fingerprint,
+    labels_of,
     load_crops,
     load_mrl,
     shrunk,
-    split_by_subject,
 )
 
 Files = Mapping[str, bytes]
@@ -80,7 +78,7 @@ MRL = {
 }
 
 
-def reasons(dataset: Dataset) -> dict[str, str]:
+def reasons(dataset: Dataset[Any]) -> dict[str, str]:
     return {refusal.name: refusal.reason for refusal in dataset.refused}
 
 
@@ -91,9 +89,9 @@ def test_original_layout(lay_out: Layout) -> None:
     first, second, third = MRL
     dataset = load_mrl(lay_out(MRL))
     assert dataset.crops == [
-        Crop(first, MRL[first], CLOSED, "s0001", gender=0, glasses=0, reflections=0, light=0, sensor=1),
-        Crop(second, MRL[second], OPEN, "s0001", gender=0, glasses=1, reflections=2, light=1, sensor=3),
-        Crop(third, MRL[third], OPEN, "s0037", gender=1, glasses=0, reflections=1, light=0, sensor=2),
+        LabelledCrop(first, MRL[first], CLOSED, "s0001", gender=0, glasses=0, reflections=0, light=0, sensor=1),
+        LabelledCrop(second, MRL[second], OPEN, "s0001", gender=0, glasses=1, reflections=2, light=1, sensor=3),
+        LabelledCrop(third, MRL[third], OPEN, "s0037", gender=1, glasses=0, reflections=1, light=0, sensor=2),
     ]
     assert dataset.refused == []
 
@@ -205,7 +203,7 @@ def test_nothing_usable(lay_out: Layout, files: Files, refused: int) -> None:
 
 
 @pytest.mark.parametrize("load", [load_mrl, load_crops])
-def test_missing_source(tmp_path: Path, load: Callable[[Path], Dataset]) -> None:
+def test_missing_source(tmp_path: Path, load: Callable[[Path], Dataset[Any]]) -> None:
     with pytest.raises(DataError, match=r"mrl-eyes\.zip does not exist; set EYESTATE_DATA"):
         load(tmp_path / "mrl-eyes.zip")
 
@@ -323,6 +321,27 @@ def test_count(tmp_path: Path) -> None:
     assert count([Crop("x.png", b"")], "gender") == {}
 
 
+# Labels
+
+
+@pytest.mark.parametrize("label", [None, 2, -1])
+def test_labelled_crop_needs_a_label(label: Any) -> None:
+    with pytest.raises(DataError, match=r"a\.png has no label"):
+        LabelledCrop("a.png", b"", label)
+
+
+def test_labelling_keeps_everything_else() -> None:
+    crop = Crop("a.png", b"one", None, "s0001", glasses=1)
+    assert crop.labelled(OPEN) == LabelledCrop("a.png", b"one", OPEN, "s0001", glasses=1)
+    assert crop.labelled(OPEN, 0.7) == LabelledCrop("a.png", b"one", OPEN, "s0001", glasses=1, target=0.7)
+
+
+def test_labels() -> None:
+    labels = labels_of([crop.labelled(label) for crop, label in zip(CROPS, (CLOSED, OPEN, OPEN), strict=True)])
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0, 1, 1]
+
+
 # From afar
 
 
@@ -333,75 +352,11 @@ def test_shrunk_crop() -> None:
     assert replace(far, data=crop.data) == crop
 
 
-# Split
-
-
-def people(closed_and_open: list[tuple[int, int]]) -> list[Crop]:
-    """One subject for each pair: its closed and its open eyes."""
-    return [
-        Crop(f"s{subject:04}_{i:05}.png", b"", label, f"s{subject:04}")
-        for subject, numbers in enumerate(closed_and_open)
-        for label, n in zip((CLOSED, OPEN), numbers, strict=True)
-        for i in range(n)
-    ]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20)
-    | st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=SPLIT_FOLDS, max_size=20)
-)
-def test_split_shares_no_subject_and_loses_no_crop(closed_and_open: list[tuple[int, int]]) -> None:
-    crops = people(closed_and_open)
-    try:
-        split = split_by_subject(crops)
-    except DataError:
-        assert len(closed_and_open) < SPLIT_FOLDS or any(0 in numbers for numbers in closed_and_open)
-        return
-    parts = split.parts()
-    assert list(parts) == ["train", "val", "test"]
-    subjects = [{crop.subject for crop in part} for part in parts.values()]
-    assert sum(map(len, subjects)) == len(set().union(*subjects))
-    assert sorted(chain(*parts.values()), key=crops.index) == crops
-    for part in parts.values():
-        assert {crop.label for crop in part} == {CLOSED, OPEN}
-        assert part == sorted(part, key=crops.index)
-    assert split_by_subject(crops) == split
-
-
-def test_seven_balanced_subjects_are_enough() -> None:
-    split = split_by_subject(people([(3, 3)] * SPLIT_FOLDS))
-    assert {name: len(part) for name, part in split.parts().items()} == {"train": 30, "val": 6, "test": 6}
-
-
-def test_those_who_say_little_about_others_are_trained_on() -> None:
-    crops = people([(400, 400), (300, 0), (0, 300), *[(12, 8)] * 12])
-    split = split_by_subject(crops)
-    assert {"s0000", "s0001", "s0002"} <= {crop.subject for crop in split.train}
-
-
-@pytest.mark.parametrize(
-    ("crops", "reason"),
-    [
-        (people([(9, 9)] * 6), "6 subjects; at least 7"),
-        (people([(1, 1)] * 6 + [(9, 0)]), "7 crops of each label"),
-        (people([(9, 0)] * 9), "7 crops of each label"),
-        (people([(9, 0)] * 8 + [(0, 9)]), "too few subjects have both"),
-        ([*people([(9, 9)] * 9), Crop("_17.png", b"", OPEN)], "no subject or label"),
-        ([*people([(9, 9)] * 9), Crop("s0001.png", b"", None, "s0001")], "no subject or label"),
-        ([], "0 subjects"),
-    ],
-)
-def test_what_cannot_be_split(crops: list[Crop], reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        split_by_subject(crops)
-
-
 # The real data
 
 
 @pytest.fixture(scope="module")
-def real_mrl() -> Dataset:
+def real_mrl() -> Dataset[LabelledCrop]:
     path = data_dir() / "mrl-eyes.zip"
     if not path.exists():
         pytest.skip(f"no MRL Eye Dataset at {path}")
@@ -409,7 +364,7 @@ def real_mrl() -> Dataset:
 
 
 @pytest.mark.shared
-def test_real_mrl(real_mrl: Dataset) -> None:
+def test_real_mrl(real_mrl: Dataset[LabelledCrop]) -> None:
     assert len(real_mrl.crops) + len(real_mrl.refused) == 76_229
     assert {refusal.reason for refusal in real_mrl.refused} == {"the same image is labelled both open and closed"}
     refused = Counter(Path(refusal.name).parent.name for refusal in real_mrl.refused)
@@ -419,14 +374,3 @@ def test_real_mrl(real_mrl: Dataset) -> None:
         crop.subject for crop in real_mrl.crops if crop.label == OPEN
     }
     assert closed_only == {"s0004", "s0008"}
-
-
-@pytest.mark.shared
-def test_split_of_the_real_mrl(real_mrl: Dataset) -> None:
-    parts = split_by_subject(real_mrl.crops).parts().values()
-    subjects = [{crop.subject for crop in part} for part in parts]
-    assert sum(map(len, subjects)) == 28
-    assert sum(map(len, parts)) == len(real_mrl.crops)
-    for part in parts:
-        assert len({crop.subject for crop in part}) >= 5
-        assert 0.4 < np.mean([crop.label == OPEN for crop in part]) < 0.6

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.datasets import Crop, DataError
-from training.data.labels import Answer, Label, Source, apply, read_answers, read_labels, write_answers, write_labels
+from training.data.labels import (
+    Answer,
+    Label,
+    Source,
+    agreed,
+    apply,
+    read_answers,
+    read_labels,
+    write_answers,
+    write_labels,
+)
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 labels = st.builds(
@@ -118,3 +128,14 @@ def test_apply_labels_the_crops_that_have_one() -> None:
 def test_apply_misses_no_crop() -> None:
     with pytest.raises(DataError, match="1 labels are for crops that are not there, such as b"):
         apply([Crop("a", b"")], [Label("b", 1, None, "human")])
+
+
+def test_only_crops_on_which_two_people_agree_are_tested_on() -> None:
+    crops = [Crop(name, b"") for name in ("one", "tie", "two", "three", "nobody")]
+    answers = {
+        "one": Answer("one", 1, 1, 1),
+        "tie": Answer("tie", None, 2, 1),
+        "two": Answer("two", 0, 2, 0),
+        "three": Answer("three", 1, 3, 2),
+    }
+    assert [(crop.name, crop.label) for crop in agreed(crops, answers)] == [("two", 0)]

@@ -15,7 +15,7 @@ from eyestate.bundle import Card
 from eyestate.images import Pixels, decode, luma
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
-from training.data.datasets import Crop
+from training.data.datasets import LabelledCrop
 from training.data.synthetic import Eye, labelled, random_eye, render
 from training.evaluation.behaviour import (
     FILMS,
@@ -200,7 +200,7 @@ class TestBehaviour:
 
 
 def test_a_sample_is_spread_over_all_crops() -> None:
-    crops = [Crop(str(i), jpeg(pixels), label) for i, (pixels, label) in enumerate(labelled(10, seed=0))]
+    crops = [LabelledCrop(str(i), jpeg(pixels), label) for i, (pixels, label) in enumerate(labelled(10, seed=0))]
     assert len(sample("all", crops, 10).pixels) == 10
     few = sample("few", crops, 4)
     assert few.labels.tolist() == [crops[i].label for i in (0, 3, 6, 9)]

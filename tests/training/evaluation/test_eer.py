@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
-from training.evaluation.eer import EqualErrorRate, Labels, Scores, bootstrap_eer, equal_error_rate, error_rates
+from training.evaluation.eer import EqualErrorRate, Labels, Scores, equal_error_rate, error_rates
+from training.evaluation.intervals import bootstrap_eer
 
 
 @st.composite

@@ -8,14 +8,14 @@ from PIL import Image
 
 import eyestate
 from tests.bundles import write_bundle
-from training.data.datasets import Crop
+from training.data.datasets import LabelledCrop
 from training.evaluation.quality_limits import quality_limits, table
 
 
-def crop(grey: int, label: int) -> Crop:
+def crop(grey: int, label: int) -> LabelledCrop:
     file = io.BytesIO()
     Image.fromarray(np.full((48, 48), grey, np.uint8)).save(file, "PNG")
-    return Crop(f"{grey}.png", file.getvalue(), label)
+    return LabelledCrop(f"{grey}.png", file.getvalue(), label)
 
 
 def test_errors_by_what_is_measured(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from tests.training.conftest import jpeg
-from training.data.datasets import Crop
+from training.data.datasets import Crop, LabelledCrop
 from training.data.synthetic import labelled
 from training.evaluation.eer import equal_error_rate
 from training.evaluation.results import ScoredCrops, brightness, eer_metrics, sharpness, slices, thirds, uncertain_band
@@ -19,7 +19,7 @@ IMAGES = [jpeg(np.full((8, 8), tone, dtype=np.uint8)) for tone in (40, 120, 200)
 
 def scored(scores: list[float], labels: list[int], **attributes: list[int]) -> ScoredCrops:
     crops = [
-        Crop(
+        LabelledCrop(
             str(i),
             IMAGES[i % len(IMAGES)],
             label,

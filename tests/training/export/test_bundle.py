@@ -15,9 +15,11 @@ from eyestate.drift import LEAST, Drift
 from eyestate.errors import BundleError
 from eyestate.images import Pixels, decode
 from eyestate.quality import measure, shrink
-from training.data.datasets import DataError, Split, data_dir, load_crops
+from training.data.datasets import Crop, DataError, data_dir, load_crops
+from training.data.split import Split
 from training.export.bundle import MAX_BYTES, MAX_PARITY, export_run, onnx_scores, parity, to_onnx, write_bundle
-from training.models.classifier import load_classifier, predict
+from training.models.classifier import load_classifier
+from training.models.learner import predict
 from training.runs import outcome
 
 
@@ -34,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run: Path, split: Split, models: Path, results: Path) -> Bundle:
     held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
-    reference_crops = [dataclasses.replace(crop, subject=None, label=None) for crop in split.train]
+    reference_crops = [Crop(crop.name, crop.data) for crop in split.train]
     return export_run(
         run,
         split,

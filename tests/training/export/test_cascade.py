@@ -11,7 +11,7 @@ import eyestate
 from eyestate.bundle import CascadeManifest, load_bundle
 from eyestate.scorer import Network
 from tests.bundles import write_bundle
-from training.data.datasets import Split
+from training.data.split import Split
 from training.evaluation.eer import Labels, Scores, equal_error_rate
 from training.export.cascade import MAX_DIFFERENCE, Pair, cached_scores, choose_band, make_cascade
 

@@ -32,13 +32,13 @@ from training.labelling.cluster import (
     maps,
     mark_good,
     name_sides,
-    open_studies,
     row,
     sides,
     tune,
 )
 from training.labelling.cluster_plots import plot_study
 from training.labelling.features import Values
+from training.studies import open_studies
 
 
 def blobs(*sizes: int, apart: float = 10.0, dimensions: int = 4) -> Values:

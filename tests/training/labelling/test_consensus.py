@@ -16,8 +16,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.training.conftest import jpeg
 from training.__main__ import main
-from training.data.datasets import CLOSED, OPEN, DataError, hold_out, load_crops
+from training.data.datasets import CLOSED, OPEN, DataError, load_crops
 from training.data.labels import Answer, Label, read_labels, write_answers, write_labels
+from training.data.split import hold_out
 from training.data.synthetic import labelled
 from training.labelling.cluster import ALGORITHMS, NOISE, UNDECIDED, name_sides, sides
 from training.labelling.consensus import (

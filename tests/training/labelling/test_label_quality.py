@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from training.data.datasets import CLOSED, OPEN
 from training.data.labels import Answer, Label
-from training.labelling.label_quality import label_quality, wilson
+from training.evaluation.intervals import wilson
+from training.labelling.label_quality import label_quality
 
 
 def said(file: str, label: int | None, annotators: int = 1, votes_open: int = 0) -> Answer:

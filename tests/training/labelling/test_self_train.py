@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.datasets import Crop, Split
+from training.data.datasets import Crop
 from training.data.labels import Answer, read_labels
+from training.data.split import Split
 from training.labelling.self_train import FOLDS, self_train
 from training.models.classifier import Settings
 from training.runs import read_recipe

@@ -16,26 +16,26 @@ from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
 from eyestate.images import decode
-from training.data.datasets import Crop, DataError, Split, data_dir
+from training.data.datasets import Crop, DataError, data_dir
+from training.data.split import Split
 from training.models.classifier import (
-    CropDataset,
     EyeClassifier,
     Settings,
-    balanced_weights,
     load_backbone,
     load_classifier,
     p_open,
-    predict,
     predict_views,
     train,
 )
+from training.models.learner import CropDataset, balanced_weights, predict
 from training.runs import history, outcome
 
 SMALL_RUN = """
 import sys
 from pathlib import Path
 from training.models.classifier import Settings, train
-from training.data.datasets import load_mrl, split_by_subject
+from training.data.datasets import load_mrl
+from training.data.split import split_by_subject
 settings = Settings(backbone=sys.argv[2], input_side=75, epochs=3, crops_per_epoch=16, batch_size=8)
 train(split_by_subject(load_mrl(Path(sys.argv[1])).crops), settings, Path(sys.argv[3]))
 """
@@ -117,7 +117,7 @@ class TestDataset:
 
     def test_a_target_goes_before_the_label_and_nothing_known_is_nan(self, split: Split) -> None:
         crop = split.val[0]
-        crops = [dataclasses.replace(crop, target=0.25), dataclasses.replace(crop, label=None)]
+        crops = [dataclasses.replace(crop, target=0.25), Crop(crop.name, crop.data)]
         dataset = CropDataset(crops, 80, augmented=False)
         assert dataset[0][1] == 0.25
         assert np.isnan(dataset[1][1])

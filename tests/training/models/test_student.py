@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from eyestate.bundle import load_bundle
 from eyestate.scorer import Network as Teacher
 from tests.bundles import write_bundle
-from training.data.datasets import DataError, Split
-from training.models.distillation_set import SURE, log_odds, read_distillation_set, write_distillation_set
+from training.data.datasets import DataError
+from training.data.split import Split
+from training.evaluation.logits import MAX_LOGIT, log_odds
+from training.models.distillation_set import read_distillation_set, write_distillation_set
 from training.models.student import SIDE, Network, Student, StudentSettings, distil, load_student, tune
 from training.runs import history
 
@@ -75,7 +77,7 @@ class TestLesson:
     @given(st.floats(0, 1, width=32))
     def test_log_odds_are_finite_and_true(self, p: float) -> None:
         (logit,) = log_odds(np.array([p], np.float32))
-        assert abs(logit) <= SURE
+        assert abs(logit) <= MAX_LOGIT
         if 1e-6 < p < 1 - 1e-6:
             assert 1 / (1 + np.exp(-float(logit))) == pytest.approx(p, abs=1e-6)
 
