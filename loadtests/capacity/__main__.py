@@ -11,6 +11,7 @@ from typing import Final
 import click
 from pydantic import TypeAdapter
 
+from eyestate.atomic import write_atomically
 from loadtests.capacity.measure import Curve, Placement, Plan, RequestKind, batch, measure_curves, single
 from loadtests.capacity.page import Measurement, fill, report
 from loadtests.capacity.plot import draw
@@ -86,7 +87,7 @@ def main(
     page = report(found, assumed)
     write_report(output, "capacity", dataclasses.asdict(found), page)
     draw(found.pinned, found.limits, PLOT)
-    DOCUMENT.write_text(fill(DOCUMENT.read_text(), found, assumed))
+    write_atomically(DOCUMENT, fill(DOCUMENT.read_text(), found, assumed))
     click.echo(page)
 
 

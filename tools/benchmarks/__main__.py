@@ -88,8 +88,7 @@ def write_page(reports: Path, docs: Path) -> None:
         )
     picture = "images/benchmarks.svg"
     drawn = draw(found["cpu"], docs / picture)
-    docs.mkdir(parents=True, exist_ok=True)
-    (docs / "benchmarks.md").write_text(page(found["cpu"], found.get("cuda"), picture if drawn else None))
+    write_atomically(docs / "benchmarks.md", page(found["cpu"], found.get("cuda"), picture if drawn else None))
     for target in targets(found["cpu"]):
         outcome = {True: "held", False: "NOT HELD", None: "–"}[target.held]
         click.echo(f"{outcome:>8}  {target.wanted}: {target.found}")

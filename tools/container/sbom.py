@@ -22,6 +22,7 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from eyestate.atomic import write_atomically
 from eyestate.bundle import Manifest
 from eyestate.mtcnn import DESCRIPTION, Description
 from tools.container.engine import Config, ImageError
@@ -76,8 +77,7 @@ def write_bom(bom: Bom, path: Path) -> None:
     text = JsonV1Dot6(bom).output_as_string(indent=2)
     if fault := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         raise ImageError(f"the SBOM violates the schema of CycloneDX 1.6: {fault}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    write_atomically(path, text + "\n")
 
 
 def _python_packages(root: Path) -> dict[str, tuple[Component, list[Requirement]]]:

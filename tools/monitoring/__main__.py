@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from eyestate.atomic import write_atomically
 from eyestate.bundle import load_model
 from eyestate.cli import Commands
 from eyestate.settings import Settings
@@ -44,7 +45,7 @@ def main() -> None:
 def generate(docs: str) -> None:
     """Write k8s/monitoring/dashboard.json and prometheus-rule.yaml."""
     for path, content in generated(docs).items():
-        path.write_text(content)
+        write_atomically(path, content)
         click.echo(f"wrote {path.relative_to(PROJECT)}")
 
 
@@ -57,8 +58,7 @@ def queries() -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         report = check_queries(load_model(), Path(folder))
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(render(report))
+    write_atomically(REPORT, render(report))
     click.echo(f"{len(report.dashboard)} queries of the dashboard, {len(report.rules)} of the rules")
     click.echo(f"wrote {REPORT.relative_to(PROJECT)}")
     if report.problems:
