@@ -21,12 +21,13 @@ from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import metrics, openapi, tracing, try_page, uploads
+from eyestate.server import openapi, tracing, try_page, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import Batcher
 from eyestate.server.edge import Edge
 from eyestate.server.face_pool import FacePool
 from eyestate.server.lifecycle import graceful_shutdown
+from eyestate.server.metrics import CONTENT_TYPE, Monitor
 from eyestate.server.openinference import routes as openinference
 from eyestate.server.responses import ResponseWriter, error_response
 from eyestate.server.routing import Api, Route, RoutingTable, Target
@@ -87,7 +88,8 @@ async def readiness(request: Request) -> Response:
 
 async def prometheus(request: Request) -> Response:
     """``GET /metrics``."""
-    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+    runtime: Runtime = request.app.state.runtime
+    return Response(runtime.monitor.exposition(), media_type=CONTENT_TYPE)
 
 
 async def openapi_document(request: Request) -> Response:
@@ -131,13 +133,13 @@ def create_app(settings: Settings) -> Starlette:
             scorer.score_parts, side=scorer.side, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE
         )
         face_pool = _face_pool(settings)
-        app.state.runtime = Runtime(scorer, batcher, ResponseWriter(scorer.manifest), face_pool)
-        metrics.set_model(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
+        monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
+        app.state.runtime = Runtime(scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)
         edge.tracing = tracing.configured()
         log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
         background_tasks = [
             asyncio.create_task(edge.enforce_deadlines()),
-            asyncio.create_task(metrics.publish_regularly()),
+            asyncio.create_task(monitor.publish_regularly()),
         ]
         gc.collect()
         gc.freeze()  # exempt what stays for good from collections, which would stop requests for 0.1 s

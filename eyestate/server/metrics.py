@@ -1,7 +1,8 @@
 """Every Prometheus metric of the service, in one place; ``docs/metrics.md`` explains them.
 
-Requests, refusals and failures are counted at once. Whatever has a distribution is noted in plain lists, which costs
-next to nothing, and put into Prometheus in bulk by ``publish``: once a second, and when this process is scraped.
+Requests, rejections and failures are counted immediately. Values that have a distribution are noted in plain lists,
+which costs next to nothing, and put into Prometheus in bulk by ``Monitor.publish``: once a second, and when this
+process is scraped.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from prometheus_client.utils import floatToGoString
 
 from eyestate import quality
 from eyestate.arrays import Scores
-from eyestate.bundle import Card, Feature, Thresholds
+from eyestate.bundle import Card, Feature
 from eyestate.drift import EDGES, Drift
 from eyestate.images import Pixels
 
@@ -150,43 +150,6 @@ _FEATURES: Final[dict[Feature, BulkHistogram]] = {
     "brightness": BRIGHTNESS,
     "sharpness": SHARPNESS,
 }
-_sample: list[Pixels] = []
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    thresholds: Thresholds
-    drift: Drift | None
-    queue_depth: Callable[[], int]
-    deferred: Callable[[], int]
-
-
-_served: _Served
-_deferred = 0  # crops, as far as they are published
-
-
-def set_model(manifest: Card, device: str, queue_depth: Callable[[], int], deferred: Callable[[], int]) -> None:
-    """Publish that this worker is ready, and what it serves.
-
-    Args:
-        manifest: of the model.
-        device: what it runs on.
-        queue_depth: tells how many crops wait to be scored.
-        deferred: tells how many crops a cascade has deferred to its large network.
-    """
-    global _served  # noqa: PLW0603  # one model per process
-    reference = manifest.reference
-    drift = Drift(reference, manifest.thresholds) if reference else None
-    _served = _Served(manifest.thresholds, drift, queue_depth, deferred)
-    if reference:
-        UNCERTAIN.labels("reference").set(reference.uncertain)
-        for feature, distribution in reference.features.items():
-            for edge, share in zip(distribution.edges, accumulate(distribution.shares), strict=False):  # none beyond
-                le = floatToGoString(edge)  # type: ignore[no-untyped-call]
-                REFERENCE.labels(feature, le).set(share)
-    MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
-    WORKERS.set(1)
-    STARTS.inc()
 
 
 def request_done(route: str, status: int, seconds: float) -> None:
@@ -196,23 +159,6 @@ def request_done(route: str, status: int, seconds: float) -> None:
         _request_seconds[route] = REQUEST_SECONDS.labels(route)
     _requests[route, status].inc()
     _request_seconds[route].note((seconds,))
-
-
-def decoded(seconds: float, crops: Sequence[Pixels] | Pixels) -> None:
-    """Note how long the crops of a request took to decode, and how they look.
-
-    Args:
-        seconds: from the body's bytes to pixels.
-        crops: grey, uint8 (height, width) each or (N, height, width) in all, not yet resized for the model.
-    """
-    _DECODE.note((seconds,))
-    if isinstance(crops, np.ndarray):
-        WIDTH.note_array(np.full(len(crops), float(crops.shape[2])))
-    else:
-        WIDTH.note([crop.shape[1] for crop in crops])
-    room = SAMPLE - len(_sample)
-    if room > 0 and len(crops):
-        _sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
 
 
 def detected(seconds: float, faces: int) -> None:
@@ -247,41 +193,108 @@ def rejected(reason: str) -> None:
     REJECTED.labels(reason).inc()
 
 
-def publish() -> None:
-    """Put what was noted since the last time into Prometheus."""
-    for histogram in (*_request_seconds.values(), _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
-        histogram.publish()
-    _measure_sample()
-    newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}
-    _count_states(newest["score"])
-    if _served.drift:
-        _publish_drift(_served.drift, newest)
-    _count_deferred()
-    QUEUE.set(_served.queue_depth())
-    MEMORY.set(_resident_bytes())
+class Monitor:
+    """Publishes what a process knows about the model it serves: histograms, states, drift, queue and memory.
 
+    There is one for each application; the metrics themselves belong to the process, as Prometheus' client has it.
+    """
 
-def _measure_sample() -> None:
-    n = len(_sample)
-    measures = quality.measure(_sample[:n])
-    del _sample[:n]
-    BRIGHTNESS.note_array(measures.brightness)
-    SHARPNESS.note_array(measures.sharpness)
+    def __init__(
+        self, manifest: Card, device: str, queue_depth: Callable[[], int], deferred: Callable[[], int]
+    ) -> None:
+        """Publish that this worker is ready, and what it serves.
 
+        Args:
+            manifest: of the model.
+            device: what it runs on.
+            queue_depth: returns how many crops are waiting to be scored.
+            deferred: returns how many crops a cascade has deferred to its large network so far.
+        """
+        self._thresholds = manifest.thresholds
+        self._drift = Drift(manifest.reference, manifest.thresholds) if manifest.reference else None
+        self._queue_depth = queue_depth
+        self._deferred = deferred
+        self._deferred_published = 0
+        self._sample: list[Pixels] = []
+        if reference := manifest.reference:
+            UNCERTAIN.labels("reference").set(reference.uncertain)
+            for feature, distribution in reference.features.items():
+                # There is one share more than edges: what lies beyond the last.
+                for edge, share in zip(
+                    distribution.edges, accumulate(distribution.shares), strict=False
+                ):  # none beyond
+                    le = floatToGoString(edge)  # type: ignore[no-untyped-call]
+                    REFERENCE.labels(feature, le).set(share)
+        MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
+        WORKERS.set(1)
+        STARTS.inc()
 
-def _count_states(scores: npt.NDArray[np.float64]) -> None:
-    closed, open_ = (scores <= _served.thresholds.closed).sum(), (scores >= _served.thresholds.open).sum()
-    _CLOSED.inc(int(closed))
-    _OPEN.inc(int(open_))
-    _UNCERTAIN.inc(int(len(scores) - closed - open_))
+    def decoded(self, seconds: float, crops: Sequence[Pixels] | Pixels) -> None:
+        """Note how long the crops of a request took to decode, and how they look.
 
+        Args:
+            seconds: from the body's bytes to pixels.
+            crops: grey, uint8 (height, width) each or (N, height, width) in all, not yet resized for the model.
+        """
+        _DECODE.note((seconds,))
+        if isinstance(crops, np.ndarray):
+            WIDTH.note_array(np.full(len(crops), float(crops.shape[2])))
+        else:
+            WIDTH.note([crop.shape[1] for crop in crops])
+        room = SAMPLE - len(self._sample)
+        if room > 0 and len(crops):
+            self._sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
 
-def _count_deferred() -> None:
-    global _deferred  # noqa: PLW0603
-    total = _served.deferred()
-    for counter in (DEFERRED, ESCALATED):
-        counter.inc(total - _deferred)
-    _deferred = total
+    def publish(self) -> None:
+        """Put what was noted since the last time into Prometheus."""
+        for histogram in (*_request_seconds.values(), _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
+            histogram.publish()
+        self._measure_sample()
+        newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}
+        self._count_states(newest["score"])
+        if self._drift:
+            _publish_drift(self._drift, newest)
+        self._count_deferred()
+        QUEUE.set(self._queue_depth())
+        MEMORY.set(_resident_bytes())
+
+    async def publish_regularly(self) -> None:
+        """Publish every ``PUBLISH_SECONDS`` until cancelled, and a last time then."""
+        try:
+            while True:
+                await asyncio.sleep(PUBLISH_SECONDS)
+                self.publish()
+        finally:
+            self.publish()
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format, summed over the worker processes if there are several."""
+        self.publish()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(REGISTRY)
+        _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client is untyped
+        return generate_latest(registry)
+
+    def _measure_sample(self) -> None:
+        n = len(self._sample)
+        measures = quality.measure(self._sample[:n])
+        del self._sample[:n]
+        BRIGHTNESS.note_array(measures.brightness)
+        SHARPNESS.note_array(measures.sharpness)
+
+    def _count_states(self, scores: npt.NDArray[np.float64]) -> None:
+        closed, open_ = (scores <= self._thresholds.closed).sum(), (scores >= self._thresholds.open).sum()
+        _CLOSED.inc(int(closed))
+        _OPEN.inc(int(open_))
+        _UNCERTAIN.inc(int(len(scores) - closed - open_))
+
+    def _count_deferred(self) -> None:
+        total = self._deferred()
+        for counter in (DEFERRED, ESCALATED):
+            counter.inc(total - self._deferred_published)
+        self._deferred_published = total
 
 
 def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:
@@ -291,27 +304,6 @@ def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64
         PSI.labels(feature).set(index)
     if (share := drift.uncertain()) is not None:
         UNCERTAIN.labels("recent").set(share)
-
-
-async def publish_regularly() -> None:
-    """Publish every ``PUBLISH_SECONDS`` until cancelled, and a last time then."""
-    try:
-        while True:
-            await asyncio.sleep(PUBLISH_SECONDS)
-            publish()
-    finally:
-        publish()
-
-
-def exposition() -> bytes:
-    """All metrics in Prometheus' text format, summed over the worker processes where there are several."""
-    publish()
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
-    _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
-    return generate_latest(registry)
 
 
 def _forget_dead_workers(folder: Path) -> None:

@@ -23,6 +23,7 @@ from eyestate.scorer import Scorer
 from eyestate.server import metrics, tracing
 from eyestate.server.batching import Batcher, Crops
 from eyestate.server.face_pool import FacePool
+from eyestate.server.metrics import Monitor
 from eyestate.server.responses import ResponseWriter
 
 _MAX_PIXELS: Final = 2**26  # of all images of a request, for they take memory and time together
@@ -50,6 +51,7 @@ class Runtime:
 
     scorer: Scorer
     batcher: Batcher
+    monitor: Monitor
     responses: ResponseWriter
     face_pool: FacePool | None  # None without a detector
 
@@ -71,7 +73,7 @@ class Runtime:
                 originals, decoded = _decode(images, self.scorer.side, with_quality)
             else:
                 originals, decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
-        metrics.decoded(time.perf_counter() - started, originals)
+        self.monitor.decoded(time.perf_counter() - started, originals)
         for failure in decoded.failures.values():
             metrics.failed(failure.code)
         return decoded
@@ -89,7 +91,7 @@ class Runtime:
         look = partial(_find, self.face_pool.detector, photo, self.scorer.side, with_quality)
         with tracing.phase(scope, "find"):
             found, decoded = await self.face_pool.run(look)
-        metrics.decoded(found.decoding, found.crops)
+        self.monitor.decoded(found.decoding, found.crops)
         metrics.detected(found.detecting, len(found.faces))
         return found, decoded
 

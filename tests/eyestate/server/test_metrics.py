@@ -21,7 +21,7 @@ from eyestate.bundle import Manifest, load_bundle
 from eyestate.drift import EDGES, LEAST, reference
 from eyestate.images import decode
 from eyestate.server import metrics
-from eyestate.server.metrics import SAMPLE, BulkHistogram
+from eyestate.server.metrics import SAMPLE, BulkHistogram, Monitor
 from tests.bundles import write_bundle
 
 DARK, LIGHT = (np.full((24, 24), grey, np.uint8) for grey in (50, 150))
@@ -31,12 +31,12 @@ def value(sample: str, /, **labels: str) -> float:
     return REGISTRY.get_sample_value(sample, labels) or 0
 
 
-def changes(act: Callable[[], object], sample: str, /, **labels: str) -> float:
+def changes(monitor: Monitor, act: Callable[[], object], sample: str, /, **labels: str) -> float:
     """By how much a sample changes when something happens and is published."""
-    metrics.publish()
+    monitor.publish()
     before = value(sample, **labels)
     act()
-    metrics.publish()
+    monitor.publish()
     return value(sample, **labels) - before
 
 
@@ -55,9 +55,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         },
         without.thresholds,
     )
-    manifest = without.model_copy(update={"reference": usual})
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
-    return manifest
+    return without.model_copy(update={"reference": usual})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def monitor(manifest: Manifest) -> Monitor:
+    return Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
 
 
 class TestBulkHistogram:
@@ -91,13 +94,16 @@ def test_model_is_told(manifest: Manifest) -> None:
     assert value("eyestate_workers") == 1
 
 
-def test_a_request() -> None:
+def test_a_request(monitor: Monitor) -> None:
     labels = {"route": "/v1/score", "status": "200"}
-    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.003), "eyestate_requests_total", **labels) == 1
+    assert (
+        changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.003), "eyestate_requests_total", **labels)
+        == 1
+    )
     bucket = {"route": "/v1/score", "le": "0.005"}
     name = "eyestate_request_duration_seconds_bucket"
-    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.003), name, **bucket) == 1
-    assert changes(lambda: metrics.request_done("/v1/score", 200, 0.006), name, **bucket) == 0
+    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.003), name, **bucket) == 1
+    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.006), name, **bucket) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,83 +117,83 @@ def test_a_request() -> None:
         ("eyestate_batch_size_crops_count", {}, 1),
     ],
 )
-def test_a_batch(name: str, labels: dict[str, str], change: float) -> None:
-    assert changes(lambda: metrics.batch(5, [0.25, 0.5], 0.125), name, **labels) == change
+def test_a_batch(name: str, labels: dict[str, str], change: float, monitor: Monitor) -> None:
+    assert changes(monitor, lambda: metrics.batch(5, [0.25, 0.5], 0.125), name, **labels) == change
 
 
 @pytest.mark.parametrize(("state", "crops"), [("closed", 2), ("uncertain", 2), ("open", 3)])
-def test_states_are_those_of_the_thresholds(state: str, crops: int) -> None:
+def test_states_are_those_of_the_thresholds(state: str, crops: int, monitor: Monitor) -> None:
     scores = np.array([0, 0.25, 0.2500001, 0.7499999, 0.75, 0.9, 1], np.float32)
-    assert changes(lambda: metrics.scored(scores), "eyestate_crops_total", state=state) == crops
+    assert changes(monitor, lambda: metrics.scored(scores), "eyestate_crops_total", state=state) == crops
 
 
 @pytest.mark.parametrize("call", [metrics.failed, metrics.rejected])
-def test_codes(call: Callable[[str], None]) -> None:
+def test_codes(call: Callable[[str], None], monitor: Monitor) -> None:
     name, label = {
         metrics.failed: ("eyestate_crops_failed_total", "code"),
         metrics.rejected: ("eyestate_rejected_total", "reason"),
     }[call]
-    assert changes(lambda: call("overloaded"), name, **{label: "overloaded"}) == 1
+    assert changes(monitor, lambda: call("overloaded"), name, **{label: "overloaded"}) == 1
 
 
 @pytest.mark.parametrize("crops", [[DARK, LIGHT], np.stack([DARK, LIGHT])], ids=["one by one", "in one array"])
-def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]]) -> None:
+def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]], monitor: Monitor) -> None:
     def decode() -> None:
-        metrics.decoded(0.25, crops)
+        monitor.decoded(0.25, crops)
 
-    assert changes(decode, "eyestate_phase_duration_seconds_sum", phase="decode") == 0.25
-    assert changes(decode, "eyestate_crop_width_pixels_count") == 2
-    assert changes(decode, "eyestate_crop_width_pixels_sum") == 48
-    assert changes(decode, "eyestate_crop_brightness_sum") == 200
-    assert changes(decode, "eyestate_crop_sharpness_count") == 2
-
-
-def test_no_crop_could_be_decoded() -> None:
-    assert changes(lambda: metrics.decoded(0.1, []), "eyestate_phase_duration_seconds_count", phase="decode") == 1
+    assert changes(monitor, decode, "eyestate_phase_duration_seconds_sum", phase="decode") == 0.25
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_count") == 2
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_sum") == 48
+    assert changes(monitor, decode, "eyestate_crop_brightness_sum") == 200
+    assert changes(monitor, decode, "eyestate_crop_sharpness_count") == 2
 
 
-def test_pixels_of_many_crops_are_sampled_evenly() -> None:
+def test_no_crop_could_be_decoded(monitor: Monitor) -> None:
+    assert (
+        changes(monitor, lambda: monitor.decoded(0.1, []), "eyestate_phase_duration_seconds_count", phase="decode") == 1
+    )
+
+
+def test_pixels_of_many_crops_are_sampled_evenly(monitor: Monitor) -> None:
     crops = np.concatenate([np.full((5_000, 24, 24), 50, np.uint8), np.full((5_000, 24, 24), 150, np.uint8)])
 
     def decode() -> None:
-        metrics.decoded(0.1, crops)
-        metrics.decoded(0.1, [DARK])
+        monitor.decoded(0.1, crops)
+        monitor.decoded(0.1, [DARK])
 
-    metrics.publish()
+    monitor.publish()
     before = value("eyestate_crop_brightness_sum"), value("eyestate_crop_brightness_count")
-    assert changes(decode, "eyestate_crop_width_pixels_count") == 10_001
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_count") == 10_001
     measured = value("eyestate_crop_brightness_count") - before[1]
     assert SAMPLE / 2 < measured <= SAMPLE
     assert (value("eyestate_crop_brightness_sum") - before[0]) / measured == pytest.approx(100, abs=5)
 
 
-def test_the_queue_is_asked() -> None:
-    metrics.publish()
+def test_the_queue_is_asked(monitor: Monitor) -> None:
+    monitor.publish()
     assert value("eyestate_queue_crops") == 17
     assert value("eyestate_resident_memory_bytes") > 2**20
 
 
 @pytest.mark.parametrize("name", ["eyestate_crops_deferred_total", "eyestate_crops_escalated_total"])
-def test_deferred_crops_are_counted_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(metrics, "_served", metrics._served)  # both are put back afterwards
-    monkeypatch.setattr(metrics, "_deferred", 0)
+def test_deferred_crops_are_counted_once(manifest: Manifest, name: str) -> None:
     totals = iter([2, 2, 7])
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: next(totals))
+    monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: next(totals))
     before = value(name)
     for counted in (2, 2, 7):
-        metrics.publish()
+        monitor.publish()
         assert value(name) == before + counted
 
 
 def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
     scores = np.random.default_rng(1).random(LEAST, np.float32)
     metrics.scored(scores[1:])
-    metrics.publish()
+    monitor.publish()
     assert value("eyestate_uncertain_share", crops="recent") == 0
     metrics.scored(scores)
-    metrics.decoded(0.1, np.zeros((LEAST, 40, 40), np.uint8))
-    metrics.publish()
+    monitor.decoded(0.1, np.zeros((LEAST, 40, 40), np.uint8))
+    monitor.publish()
     assert 0 < value("eyestate_drift_psi", feature="score") < 0.1
     assert value("eyestate_drift_psi", feature="width") > 0.2
     assert value("eyestate_uncertain_share", crops="recent") == pytest.approx(0.5, abs=0.1)
@@ -196,12 +202,11 @@ def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
 
 
 def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
-    metrics.set_model(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
+    monitor = Monitor(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
     before = value("eyestate_drift_psi", feature="score")
     metrics.scored(np.zeros(LEAST, np.float32))
-    metrics.publish()
+    monitor.publish()
     assert value("eyestate_drift_psi", feature="score") == before
-    metrics.set_model(manifest, "cpu-fp32", lambda: 17, lambda: 3)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +218,9 @@ def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
         ("sharpness", "eyestate_crop_sharpness"),
     ],
 )
-def test_reference_has_the_histograms_buckets(feature: str, histogram: str) -> None:
+def test_reference_has_the_histograms_buckets(feature: str, histogram: str, monitor: Monitor) -> None:
     """Else a query could not subtract one from the other."""
-    families = {f.name: f for f in text_string_to_metric_families(metrics.exposition().decode())}
+    families = {f.name: f for f in text_string_to_metric_families(monitor.exposition().decode())}
     shares = {
         s.labels["le"]: s.value
         for s in families["eyestate_reference_cumulative_share"].samples
@@ -227,7 +232,7 @@ def test_reference_has_the_histograms_buckets(feature: str, histogram: str) -> N
     assert sorted(shares.values()) == list(shares.values())
 
 
-def test_costs_little() -> None:
+def test_costs_little(monitor: Monitor) -> None:
     """All metrics of a request with one crop cost less than to decode the crop; those of one in bulk a 50th."""
     scores, many = np.array([0.5], np.float32), np.zeros((16_384, 24, 24), np.uint8)
     file = io.BytesIO()
@@ -239,18 +244,18 @@ def test_costs_little() -> None:
 
     def single() -> None:
         for _ in range(1_000):
-            metrics.decoded(0.001, [DARK])
+            monitor.decoded(0.001, [DARK])
             metrics.batch(1, [0.001], 0.001)
             metrics.scored(scores)
             metrics.request_done("/v1/score", 200, 0.003)
-        metrics.publish()
+        monitor.publish()
 
     def bulk() -> None:
-        metrics.decoded(0.1, many)
+        monitor.decoded(0.1, many)
         metrics.batch(len(many), [0.1], 0.1)
         metrics.scored(np.zeros(len(many), np.float32))
         metrics.request_done("/v1/score/batch", 200, 0.3)
-        metrics.publish()
+        monitor.publish()
 
     crop = seconds(decoding) / 1_000
     assert seconds(single) / 1_000 < crop
@@ -276,7 +281,7 @@ class TestSeveralWorkers:
             "import os, numpy as np\n"
             "from eyestate.server import metrics\n"
             "from eyestate.bundle import load_bundle\n"
-            f"metrics.set_model(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
+            f"monitor = metrics.Monitor(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
         )
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
         command = [sys.executable, "-c", prologue + script]
@@ -291,13 +296,13 @@ class TestSeveralWorkers:
             "metrics.rejected('overloaded')\n"
             "metrics.failed('corrupt_image')\n"
             "metrics.scored(np.array([0.9], np.float32))\n"
-            "metrics.decoded(0.001, np.zeros((2, 24, 24), np.uint8))\n"
+            "monitor.decoded(0.001, np.zeros((2, 24, 24), np.uint8))\n"
         )
-        killed = "metrics.publish()\nprint(os.getpid(), flush=True)\nos._exit(1)\n"
+        killed = "monitor.publish()\nprint(os.getpid(), flush=True)\nos._exit(1)\n"
         with pytest.raises(subprocess.CalledProcessError) as death:
             self.run(folder, bundle, work + killed)
         assert list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))
-        text = self.run(folder, bundle, work + "print(metrics.exposition().decode())")
+        text = self.run(folder, bundle, work + "print(monitor.exposition().decode())")
         samples = {
             (s.name, *sorted(s.labels.values())): s.value
             for family in text_string_to_metric_families(text)
