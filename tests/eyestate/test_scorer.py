@@ -14,7 +14,14 @@ from PIL import Image
 import eyestate
 from eyestate.arrays import Scores
 from eyestate.bundle import load_bundle
-from eyestate.errors import BundleError, CorruptImageError, ImageError, ImageTooSmallError, UnreadableFileError
+from eyestate.errors import (
+    BundleError,
+    CorruptImageError,
+    ImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    UnreadableFileError,
+)
 from eyestate.images import Pixels
 from eyestate.scorer import BATCH, Network, Scorer
 from tests.bundles import brightness_network, write_bundle, write_cascade
@@ -67,9 +74,17 @@ def test_score_each_keeps_the_good_ones(scorer: Scorer, tmp_path: Path) -> None:
     assert "none.png" in missing.message
 
 
-def test_a_bad_crop_fails_the_call(scorer: Scorer) -> None:
+@pytest.mark.parametrize("shape", [(7, 8), (8, 7), (7, 8, 3), (8, 7, 3)])
+def test_a_crop_that_is_too_small_on_either_side_fails_the_call(scorer: Scorer, shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageTooSmallError):
-        scorer.score([grey(0, 8, 8), grey(0, 7, 8)])
+        scorer.score([grey(0, 8, 8), grey(0, *shape)])
+
+
+@pytest.mark.parametrize("shape", [(4_097, 8), (8, 4_097)])
+def test_a_crop_that_is_too_large_on_either_side_fails_the_call(scorer: Scorer, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageTooLargeError):
+        scorer.score([grey(0, *shape)])
+    assert scorer.score([grey(51, 8, 4_096), grey(51, 4_096, 8)]) == pytest.approx([0.2, 0.2], abs=1e-6)
 
 
 @pytest.mark.parametrize(
