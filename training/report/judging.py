@@ -1,4 +1,4 @@
-"""The report's part on networks: how well they tell open from closed, against the targets and the report's numbers."""
+"""The report's part on networks: their error rates, against the targets and the original report's numbers."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ TESTS: Final = {
 IN_WORDS: Final = {"held_out": "held-out crops", "mrl_test": "crops of MRL's unseen subjects"}
 OWN_TEST: Final = "0.02 to 0.03"  # the original's EERs on its own random test splits
 OWN_KIND: Final = "0.07"  # the original's kaggle_model on crops of this kind
-BASELINE: Final = {"best_1000": "best_1000", "final_baseline": "final_best, baseline"}
+BASELINE: Final = {"best_1000": "best_1000", "final_baseline": "final_baseline"}
 CURVES: Final = {"kaggle_model": "train", "best_1000": "fine-tune", "final_baseline": "fine-tune", FINAL: "mix"}
 
 Comparison = Mapping[str, Any]
 
 
 def summary(runs: Runs) -> Section:
-    """What a reader who reads no further should know."""
+    """The result, for readers who read no further."""
 
     def headline() -> list[Block]:
         comparison = runs.json("compare/comparison.json", "compare")
@@ -73,15 +73,15 @@ def summary(runs: Runs) -> Section:
         sentences = [_verdict(test, final[test], _size(comparison, test)) for test in TARGETS if test in final]
         return [
             Paragraph(f"{' '.join(sentences)} People were asked about {asked} crops."),
-            Table("The result", ("Measure", "Reached", "95 % interval", "Target", "Verdict", "The original's"), rows),
+            Table("The result", ("Measure", "Result", "95 % interval", "Target", "Verdict", "The original's"), rows),
         ]
 
     text = (
         "4,000 grey eye crops of 24×24 pixels came without labels. This pipeline turns them, the labelled MRL Eye "
         "Dataset and a few answers of people into `final_best`, a network that tells open eyes from closed ones. It "
-        "follows an earlier report, the original below. Of its numbers only some are known to us; they stand beside "
-        "ours, and a cell says so where one is not known. The equal error rate (EER) is the rate at which as many "
-        "closed eyes are taken for open as open eyes for closed: 0 is perfect, 0.5 a coin toss."
+        "follows an earlier report, called the original below. Only some of the original's numbers are known; they "
+        "are shown beside ours, and the others are marked unknown. The equal error rate (EER) is the error rate at the "
+        "threshold where closed eyes are taken for open as often as open eyes for closed: 0 is perfect, 0.5 is chance."
     )
     return Section("Summary", [Paragraph(text), *gather(headline)])
 
@@ -151,8 +151,8 @@ def baseline(runs: Runs) -> Section:
                     "EER, MRL's unseen subjects",
                 ),
                 rows,
-                "Own test: a random part of the labels that the network was trained on, as the original has it. It "
-                "says how well the network repeats labels that programs gave, on the crops they found easy. "
+                "Own test: a random part of the labels that the network was trained on, as in the original. It "
+                "measures how well the network repeats labels from programs, on the crops that these found easy. "
                 "kaggle_model has none here: a random split of MRL's video frames puts the same picture on both sides. "
                 f"The original found {OWN_KIND} for its kaggle_model on crops of this kind.",
             )
@@ -166,9 +166,9 @@ def baseline(runs: Runs) -> Section:
         ]
 
     text = (
-        "The three networks as the original makes them: trained on MRL, fine-tuned on the agreed crops, fine-tuned on "
-        "everything that networks and people labelled. The columns on the right judge them by people's unanimous "
-        "answers on crops that no stage learnt from, which the original did not do."
+        "The original's method: a network trained on MRL, fine-tuned on the agreed crops, then fine-tuned on "
+        "everything that networks and people labelled. The columns on the right are measured against people's "
+        "unanimous answers on crops that no stage was trained on, which the original did not do."
     )
     return Section("The baseline", [Paragraph(text), *gather(table, not_run)])
 
@@ -187,7 +187,7 @@ def _own_cells(own: Mapping[str, Any]) -> list[str]:
 
 
 def attempts(runs: Runs) -> Section:
-    """Every attempt with its effect, as a table and as dots."""
+    """Every attempt with its effect, as a table and as a plot."""
 
     def table() -> list[Block]:
         comparison = runs.json("compare/comparison.json", "compare")
@@ -219,7 +219,7 @@ def attempts(runs: Runs) -> Section:
                 header,
                 rows,
                 "In brackets the 95 % bootstrap interval, over subjects for MRL. Effect: the change of the EER on "
-                "held-out crops against kaggle_model. Where intervals overlap much, a difference may be luck.",
+                "held-out crops against kaggle_model. Where intervals overlap widely, a difference may be chance.",
             ),
             Table(
                 "The tests",
@@ -247,8 +247,8 @@ def attempts(runs: Runs) -> Section:
         return blocks
 
     text = (
-        "Every network that the pipeline makes, judged on the same crops, none of which any of them learnt from. "
-        "Nothing was chosen by this comparison; it is drawn once, at the end."
+        "Every network of the pipeline, evaluated on the same crops, none of which any of them was trained on. "
+        "Nothing was chosen by this comparison; it is made once, at the end."
     )
     return Section("All attempts", [Paragraph(text), *gather(table)])
 
@@ -321,14 +321,19 @@ def calibration(runs: Runs, found: Mapping[str, Calibration]) -> Section:
         ]
         png = plot_reliability({TESTS[test]: result.bins for test, result in found.items()})
         caption = (
-            "Share of open eyes, with Wilson's 95 % interval, against the mean score of bins with as many crops each. "
-            "On the dashed line a score can be read as a probability."
+            "Share of open eyes, with Wilson's 95 % interval, against the mean score of equally large bins. On the "
+            "dashed line a score can be read as a probability."
         )
         scores = plot_scores({TESTS[test]: scored for test, scored in _scored(runs, FINAL).items()})
         return [
             Figure("reliability", "Reliability of final_best", png, caption),
             *tables,
-            Figure("scores", "Scores of final_best", scores, "How often final_best gives which score; note the scale."),
+            Figure(
+                "scores",
+                "Scores of final_best",
+                scores,
+                "The distribution of final_best's scores; note the logarithmic scale.",
+            ),
         ]
 
     def trade_off() -> list[Block]:
@@ -346,7 +351,7 @@ def calibration(runs: Runs, found: Mapping[str, Calibration]) -> Section:
         )
         return [Figure("trade-off", "Trade-off of the two errors (DET)", plot_trade_off(tests), caption)]
 
-    text = "Whether a score of 0.9 means that nine of ten such eyes are open, and what a threshold costs."
+    text = "Whether nine in ten eyes with a score of 0.9 are open, and the errors at each threshold."
     return Section("Calibration and thresholds", [Paragraph(text), *gather(reliabilities, trade_off)])
 
 
@@ -354,7 +359,7 @@ def training(runs: Runs) -> Section:
     """Training curves and the time each stage took."""
 
     def curves(run: str) -> Callable[[], list[Block]]:
-        caption = "Loss and EER by epoch on crops that the network learns from and on others that it does not."
+        caption = "Loss and EER by epoch, on training and validation crops."
         return lambda: [
             Figure(f"training-{run}", f"Training of {run}", runs.png(f"{run}/curves.png", CURVES[run]), caption)
         ]
@@ -365,7 +370,7 @@ def training(runs: Runs) -> Section:
             return [Paragraph("Times per stage: not recorded; `dvc repro` records them.")]
         seconds: dict[str, float] = runs.json(path, "--help")
         rows = [[stage, f"{spent / 60:,.1f}"] for stage, spent in sorted(seconds.items())]
-        note = "Wall time of each stage when it last ran, on whatever the machine was doing besides."
+        note = "Wall time of each stage when it last ran, on a machine that was also doing other work."
         return [Table("Time per stage", ("Stage", "Minutes"), rows, note)]
 
     return Section("Training", gather(*map(curves, CURVES), times))
@@ -377,12 +382,12 @@ def notes() -> Section:
         [
             "Random test splits",
             "Frames of one video on both sides flatter every network",
-            "MRL is split by subject; a quarter of the crops, by their content, is held out from every stage",
+            "MRL is split by subject; a quarter of the crops, chosen by a hash, is held out from every stage",
         ],
         [
             "Test labels by the model under test",
             "A network that repeats its own errors looks perfect",
-            "Held-out crops are judged by people, where at least two decided and all alike",
+            "The labels of held-out crops are people's, where at least two decided and all agree",
         ],
         [
             "No intervals",
@@ -396,17 +401,17 @@ def notes() -> Section:
         ],
     ]
     texts = [
-        "Held-out quarter: the hash of a crop's content decides, so a crop stays on its side whatever is added. "
-        "People's answers on it are used for the comparison, the galleries and the calibration here, and for nothing "
-        "before. Only crops on which people agree are judged, which leaves out the hardest ones: half-shut eyes.",
-        "Intervals say how far a value would move with other crops, or other subjects, of the same kind. They do not "
-        "say what other cameras or people would do.",
-        "The crops may show one person more than once; who is on which is not known, so held-out crops may show "
-        "people who are also in training. MRL's test subjects are in no training set.",
+        "Held-out quarter: a hash of its content decides about a crop, so it stays held out whatever is added. "
+        "People's answers about these crops are used only for the comparison, the galleries and the calibration here. "
+        "Only crops on which people agree are used, which leaves out the hardest ones: half-shut eyes.",
+        "Intervals show how far a value would move with other crops, or other subjects, of the same kind. They say "
+        "nothing about other cameras or populations.",
+        "The crops may show a person more than once; identities are unknown, so held-out crops may show people who are "
+        "also in the training crops. MRL's test subjects are in no training set.",
         "Licences: the code is under Apache-2.0. The MRL Eye Dataset and the unlabelled crops are research data "
-        "without a licence to redistribute; no picture that shows one is part of the repository. The starting weights "
-        "are FaceNet's, trained on CASIA-WebFace, face photographs collected for research. The features come from "
-        "dlib's face network, FaceNet and, where its weights are at hand, VGG-Face, whose terms are for research. "
+        "without a licence to redistribute; no picture that shows one is part of the repository. The pretrained "
+        "weights are FaceNet's, trained on CASIA-WebFace, face photographs collected for research. The features come "
+        "from dlib's face network, FaceNet and, where its weights are at hand, VGG-Face, whose terms are for research. "
         "Check all of them before commercial use.",
     ]
     header = ("The original's method", "Why it misleads", "Here")

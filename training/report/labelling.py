@@ -1,4 +1,4 @@
-"""The report's part on labels: clusterings, consensus, pseudo-labels, people, and how right each of them is."""
+"""The report's part on labels: clusterings, consensus, pseudo-labels, people, and the accuracy of each."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ VARIANTS: Final = {
     "views": "all agree, and kaggle_model confirms",
 }
 QUEUES: Final = {
-    "pseudo_label": ("best_1000, baseline", "pseudo-label"),
+    "pseudo_label": ("best_1000 (baseline)", "pseudo-label"),
     "self_train_1": ("self-training, two rounds", "self-train"),
-    "self_train_2": ("self-training, with people's answers", "self-train"),
+    "self_train_2": ("self-training with people's answers", "self-train"),
 }
 STAGES_ASKED: Final = {
-    "label_1/answers.csv": "best_1000's doubts, baseline",
-    "label_2/answers.csv": "doubts left by self-training",
+    "label_1/answers.csv": "crops that best_1000 doubts (baseline)",
+    "label_2/answers.csv": "crops still in doubt after self-training",
 }
 FINAL_BELIEFS: Final = "self_train_2/beliefs.csv"
 
@@ -86,8 +86,8 @@ def clustering(runs: Runs) -> Section:
         shown = [f"{feature}-{algorithm}-history" for feature, algorithm in best.items()]
         plots = runs.pngs("cluster/plots/*.png", "cluster")
         caption = (
-            "The best good clustering of these features: silhouette of each trial; -1 and below stand for a trial that "
-            "was no partition worth the name."
+            "The best good clustering of these features: silhouette of each trial; -1 and below mark trials without a "
+            "usable partition."
         )
         committed: list[Block] = [
             Figure(f"optuna-{name}", f"Optuna's search: {name.removesuffix('-history')}", plots[name], caption)
@@ -136,9 +136,9 @@ def _table_1(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     return Table(
         "Table 1. Silhouette by features and algorithm",
-        ("Features", "Algorithm", "As it comes", "Tuned", "The original's"),
+        ("Features", "Algorithm", "Default", "Tuned", "The original's"),
         lines,
-        f"{note}As it comes: two clusters, for DBSCAN whatever its elbow rule gives.",
+        f"{note}Default: two clusters; for DBSCAN, as many as its elbow rule gives.",
     )
 
 
@@ -160,12 +160,8 @@ def _goodness(rows: Sequence[Mapping[str, Any]]) -> Table:
         ],
         "Good: no cluster is tiny, the clusters are on both sides by kaggle_model's mean P(open), they follow P(open) "
         "rather than how the crops are lit, and the silhouette is not far below the best such one on the same "
-        "features. kaggle_model learnt from MRL alone, so no label of these crops is used.",
+        "features. kaggle_model was trained on MRL alone, so no label of these crops is used.",
     )
-
-
-def _silhouette(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}"
 
 
 def _short(value: object) -> str:
@@ -201,7 +197,7 @@ def consensus(runs: Runs, pool: Sequence[Crop]) -> Section:
                     ),
                     original,
                 ],
-                f"Of {metrics['crops']:,} crops that may be learnt from; the original's are of 4,000. First the "
+                f"Of the {metrics['crops']:,} crops available for training; the original had 4,000. First the "
                 f"{len(good)} good clusterings alone, taken as two sides (before), then what the rules make of them "
                 "(after). A good clustering that the others overrule loses crops, which is why compactness rises.",
             )
@@ -223,15 +219,15 @@ def consensus(runs: Runs, pool: Sequence[Crop]) -> Section:
         return disagreements(pool, labels, {item.file: item.p_open for item in beliefs if item.p_open is not None})
 
     text = (
-        "A crop keeps a label where every good clustering puts it on the same side. Two alternatives stand beside "
-        "the original's rule: the majority of the good clusterings, and only those agreed crops on which kaggle_model, "
-        "which shares no training data with the clusterings, is sure of the same."
+        "A crop keeps a label where every good clustering puts it on the same side. Two alternatives are shown "
+        "beside the original's rule: the majority of the good clusterings, and only those agreed crops on which "
+        "kaggle_model, which shares no training data with the clusterings, is sure of the same."
     )
     return Section("Consensus", [Paragraph(text), *gather(table, maps, figure_5)])
 
 
 def pseudo_labels(runs: Runs) -> Section:
-    """How many crops networks label and how many they leave to people."""
+    """How many crops the networks label, and how many are left to people."""
     rows, missing = [], []
     for folder, (title, maker) in QUEUES.items():
         try:
@@ -251,11 +247,11 @@ def pseudo_labels(runs: Runs) -> Section:
         )
     original = ["The original's best_1000", "about 3,000", UNKNOWN, "about 200", "about 200"]
     text = (
-        f"A network's score within {TRUSTED:g} of 0 or 1 is believed; what lies between is in doubt, and the most "
-        "doubtful crops go to a person. In the pipeline's own way two networks label each other's crops "
-        "(cross-fitting), so that no network judges a crop it was trained on."
+        f"A score within {TRUSTED:g} of 0 or 1 is trusted; the others are in doubt, and the most doubtful crops are "
+        "queued for a person. In the improved method two networks label each other's crops (cross-fitting), so that "
+        "no network labels a crop it was trained on."
     )
-    header = ("Network", "Crops it was asked", "Trusted", "In doubt", "Queued for a person")
+    header = ("Network", "Crops scored", "Trusted", "In doubt", "Queued for a person")
     return Section("Pseudo-labels", [Paragraph(text), Table("Pseudo-labels", header, [*rows, original]), *missing])
 
 
@@ -276,16 +272,16 @@ def people(runs: Runs) -> Section:
     rows.append(["all", f"of {BUDGET} at most", count(asked), *[NONE] * 3])
     rows.append(["the original", "final_best", "about 200", *[UNKNOWN] * 3])
     text = (
-        "People answered only for crops that networks doubt. The answers were given before by annotators and are "
-        "looked up crop by crop as the queues ask for them, in place of a person at the labelling page."
+        "People labelled only crops that the networks doubt. The answers were collected from annotators beforehand "
+        "and are looked up as the queues ask for them, in place of a person at the labelling page."
     )
-    header = ("Answers", "Asked by", "Crops", "Closed", "Open", "Could not tell")
+    header = ("Answers", "Asked about", "Crops", "Closed", "Open", "Could not tell")
     return Section("People", [Paragraph(text), Table("Crops that people labelled", header, rows), *missing])
 
 
 @dataclass(frozen=True, slots=True)
 class StageQuality:
-    """How right the labels of a stage are, and which share of the crops has one."""
+    """The accuracy of a stage's labels, and the share of the crops that has one."""
 
     stage: str
     coverage: float
@@ -295,10 +291,10 @@ class StageQuality:
 def stage_qualities(
     runs: Runs, pool: Sequence[Crop], people: Mapping[str, Answer]
 ) -> tuple[list[StageQuality], list[Missing]]:
-    """Judge the labels of every stage that has been run, on the crops that may be learnt from.
+    """Evaluate the labels of every stage that was run, on the crops available for training.
 
-    Crops that people were asked about are left out of the stages whose labels hold the answers: there people would be
-    judged by themselves.
+    Where the labels of a stage include people's answers, the crops that people were asked about are left out: people
+    would be compared with themselves.
     """
     asked = {file for name in ANSWERS for file in answered(runs, name)}
     found, missing = [], []
@@ -315,7 +311,7 @@ def stage_qualities(
 
 
 def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], list[Label]], bool]]:
-    """Of each stage its name, how to have its labels, and whether they hold people's answers."""
+    """Name of each stage, a function for its labels, and whether they include people's answers."""
 
     def baseline() -> list[Label]:
         consensus = runs.labels("consensus/labels.csv", "consensus")
@@ -337,7 +333,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         ("kaggle_model, before any crop of this kind", "kaggle_model/scores.csv", "score"),
         ("self-training, round 1", "self_train_1/round_1/beliefs.csv", "self-train"),
         ("self-training, round 2", "self_train_1/round_2/beliefs.csv", "self-train"),
-        ("self-training, with people's answers", FINAL_BELIEFS, "self-train"),
+        ("self-training with people's answers", FINAL_BELIEFS, "self-train"),
     ]
     kaggle, *rounds = [
         [(f"{stage}: {part}", make, told) for part, make, told in verdicts(name, maker)]
@@ -353,14 +349,14 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
             lambda: runs.labels("pseudo_label/labels.csv", "pseudo-label"),
             False,
         ),
-        ("all labels of final_best, baseline", baseline, True),
+        ("all labels of final_baseline", baseline, True),
         *(stage for pair in rounds for stage in pair),
         ("targets of final_best", final_targets, True),
     ]
 
 
 def beliefs(runs: Runs, name: str) -> dict[str, float]:
-    """P(open) by file, as a round of self-training left it."""
+    """P(open) by file after a round of self-training."""
     return {item.file: item.p_open for item in runs.labels(name, "self-train") if item.p_open is not None}
 
 
@@ -370,7 +366,7 @@ def _sided(item: Label) -> Label:
 
 
 def answered(runs: Runs, name: str) -> dict[str, Answer]:
-    """What people said for a stage; nothing where they haven't been asked."""
+    """People's answers for a stage; empty where they have not been asked."""
     try:
         return runs.answers(name)
     except NotRunError:
@@ -379,7 +375,7 @@ def answered(runs: Runs, name: str) -> dict[str, Answer]:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Labels that confident learning takes for wrong, and how right the labels are with and without them."""
+    """Labels that confident learning flags as wrong, and the accuracy of the labels with and without them."""
 
     labels: str
     n: int
@@ -412,7 +408,7 @@ def suspicions(runs: Runs, people: Mapping[str, Answer]) -> list[Suspicion]:
 
 
 def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: Sequence[Suspicion] | None) -> Section:
-    """How right the labels are at each stage, and what confident learning would drop."""
+    """The accuracy of the labels at each stage, and what confident learning would drop."""
 
     def table() -> list[Block]:
         if not stages:
@@ -421,7 +417,7 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
         return [
             Table(
                 "Label quality by stage",
-                ("Labels", "Coverage", "Right, where people are unanimous", "Crops", "Right, by majority", "Crops"),
+                ("Labels", "Coverage", "Accuracy where people are unanimous", "Crops", "Accuracy by majority", "Crops"),
                 [
                     [
                         item.stage,
@@ -433,15 +429,15 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
                     ]
                     for item in stages
                 ],
-                "On crops that may be learnt from, never on held-out ones; 95 % Wilson intervals. Coverage: the share "
-                "of the crops that has a label. Some of people's own labels are wrong, above all of half-shut eyes, so "
-                "the last few per cent cannot be distinguished from their errors. Stages whose labels hold people's "
-                "answers are judged on the other crops.",
+                "On the crops available for training, never on held-out ones; 95 % Wilson intervals. Coverage: the "
+                "share of the crops that has a label. Some of people's own labels are wrong, above all of half-shut "
+                "eyes, so the last few per cent cannot be distinguished from their errors. Stages whose labels hold "
+                "people's answers are judged on the other crops.",
             ),
             Figure(
                 "label-quality",
                 "Label quality by stage",
-                plot_dots([Dots("unanimous people", {k: v for k, v in accuracies.items() if v})], "share right"),
+                plot_dots([Dots("unanimous people", {k: v for k, v in accuracies.items() if v})], "accuracy"),
                 "The share of labels that unanimous people confirm, with 95 % intervals. Trusted labels are the easy "
                 "crops; compare stages of like coverage.",
             ),
@@ -453,7 +449,7 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
         return [
             Table(
                 "Confident learning (cleanlab)",
-                ("Labels", "Crops", "Flagged as likely wrong", "Right before", "Right without them"),
+                ("Labels", "Crops", "Flagged as likely wrong", "Accuracy before", "Accuracy without them"),
                 [
                     [
                         item.labels,
@@ -471,7 +467,7 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
         ]
 
     text = (
-        "Labels made by programs are compared with what people said of the same crops. This only reports: nothing "
-        "was chosen by it."
+        "Labels from programs compared with people's answers about the same crops. Nothing was chosen by this "
+        "comparison."
     )
     return Section("Label quality by stage", [Paragraph(text), *gather(table), *missing, *gather(errors)])
