@@ -301,7 +301,7 @@ class TestShares:
             assert (await one).tolist() == [2]
             assert not many.done()
             many.cancel()
-            await first
+            await asyncio.wait([first, many])
 
         timed.run(work)
         (place,) = (place for place, batch in enumerate(timed.batches) if 2 in batch)
