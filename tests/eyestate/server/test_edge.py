@@ -559,6 +559,9 @@ def test_the_scheme_of_a_key_is_case_insensitive_and_spaces_around_it_do_not_cou
             await exchange.task
             assert exchange.status == status
         assert b"www-authenticate" in exchange.headers
+        exchange = Exchange(edge, "/echo", b"x", headers=[(b"referer", b"Bearer right-key")])
+        await exchange.task
+        assert exchange.status == 401
 
     with_edge(work, ApiKeys(file))
 
