@@ -380,8 +380,7 @@ class TestSweep:
             edge._timeout = 60
             exchange = Exchange(edge, "/gated", b"x")
             exchange.takes.clear()
-            await until(lambda: watched(edge))
-            assert exchange.receiving
+            await until(lambda: watched(edge) and exchange.receiving)
             exchange.gate.set()
             await until(lambda: not exchange.receiving)
             exchange.takes.set()
