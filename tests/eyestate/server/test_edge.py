@@ -155,7 +155,7 @@ def test_a_late_answer_is_504_and_a_late_body_408() -> None:
         writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly a little")
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5 * TIMEOUT)
         assert head.startswith(b"HTTP/1.1 408")
-        assert b"connection: close" in head.lower()
+        assert b"\r\nconnection: close\r\n" in head.lower()
         assert b"request_timeout" in await reader.read()
         writer.close()
 
