@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import eyestate
 from tests.training.conftest import CROPS_PER_SUBJECT
-from training.__main__ import main
+from training.__main__ import COMMANDS, main
 from training.data.split import SPLIT_FOLDS
 from training.models.classifier import MIN_INPUT
 
@@ -20,14 +21,32 @@ def training(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="python -m training")
 
 
+def test_help_imports_no_command() -> None:
+    """PyTorch and the others take seconds to import."""
+    script = "import sys; from training.__main__ import main; main(['--help'], standalone_mode=False); "
+    command = [sys.executable, "-c", f"{script} print('torch' in sys.modules)"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert shown.endswith("False\n")
+
+
 def test_as_a_module() -> None:
     command = [sys.executable, "-m", "training", "--help"]
     assert "Usage: python -m training" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("verb", ["describe", "train", "export", "quality-limits", "generate"])
+def test_unknown_command() -> None:
+    result = training("nonesuch")
+    assert result.exit_code == 2
+    assert "No such command 'nonesuch'" in result.stderr
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
 def test_help(verb: str) -> None:
     result = training(verb, "--help")
+    command = main.get_command(click.Context(main), verb)
+    assert command is not None
+    assert command.get_short_help_str(limit=1000) == COMMANDS[verb][1]
     assert result.exit_code == 0
     assert f"Usage: python -m training {verb}" in result.stdout
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.training.conftest import jpeg
-from training.commands.report import draw, report
+from training.commands.report import report_command
 from training.data.datasets import Crop, LabelledCrop
 from training.data.labels import Answer, Label, agreed, write_answers, write_labels
 from training.data.split import hold_out
@@ -25,6 +25,7 @@ from training.files import write_json
 from training.labelling.pseudo_label import pseudo_labels, queue, write_queue
 from training.report import judging
 from training.report.content import Gallery, Missing, Report, Section, Table
+from training.report.draw import draw
 from training.report.labelling import stage_qualities
 from training.report.outputs import Runs
 from training.report.render import anchor, html, markdown, write_markdown, write_page
@@ -353,7 +354,7 @@ def test_the_command_draws_what_is_there(data: Data, tmp_path: Path) -> None:
     options = {"crops": crops, "human-labels": tmp_path / "no.csv", "runs": tmp_path / "runs",
                "output": tmp_path / "page", "reports": tmp_path / "reports"}  # fmt: skip
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    result = CliRunner().invoke(report, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(report_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert (tmp_path / "page/index.html").exists()
     assert {path.name for path in (tmp_path / "reports").iterdir()} == {"README.md", "results.json"}

@@ -1,13 +1,14 @@
-"""Options that commands of several modules share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from training.data.datasets import data_dir
-from training.models.classifier import PRETRAINED
+from training.models.classifier import PRETRAINED, Settings
 
 Folder = click.Path(path_type=Path, file_okay=False)
 File = click.Path(path_type=Path, dir_okay=False)
@@ -49,3 +50,43 @@ max_wrong_option = click.option(
 reports_option = click.option(
     "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results go to its folder NAME."
 )
+
+start_option = click.option(
+    "--start", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="The run to fine-tune."
+)
+answers_option = click.option(
+    "--answers", type=File, multiple=True, help="What people said (`python -m training label`); repeatable."
+)
+epochs_option = click.option("--epochs", type=click.IntRange(min=1), default=4, show_default=True)
+draws_option = click.option(
+    "--crops-per-epoch", type=click.IntRange(min=Settings().batch_size), default=16_384, show_default=True
+)
+rate_option = click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2e-4,
+    show_default=True,
+    help="Peak of the one-cycle schedule.",
+)
+decay_option = click.option(
+    "--average-decay",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=0.99,
+    show_default=True,
+    help="Of the moving average of the weights, per step.",
+)
+share_option = click.option(
+    "--own-share",
+    type=click.FloatRange(min=0, max=1),
+    default=0.5,
+    show_default=True,
+    help="Share of the draws that are crops of the unlabelled set; the others are MRL's.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+
+
+def settings_options(command: Any) -> Any:
+    """The options that make up ``Settings`` for a fine-tuning."""
+    for option in (seed_option, decay_option, rate_option, draws_option, epochs_option):
+        command = option(command)
+    return command

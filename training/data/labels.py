@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from eyestate.atomic import write_atomically
 from training.data.datasets import CLOSED, OPEN, Crop, DataError, LabelledCrop, load_crops
 from training.data.split import hold_out
@@ -169,6 +172,19 @@ def read_beliefs(path: Path) -> dict[str, float]:
     if any(item.p_open is None for item in labels):
         raise DataError(f"{path} must give p_open of every crop")
     return {item.file: item.p_open for item in labels if item.p_open is not None}
+
+
+def read_scores(path: Path, files: Sequence[str]) -> npt.NDArray[np.float64]:
+    """P(open) of each of the files (N,), float64.
+
+    Raises:
+        DataError: as ``read_beliefs``, or the CSV lacks a file.
+    """
+    scores = read_beliefs(path)
+    missing = [file for file in files if file not in scores]
+    if missing:
+        raise DataError(f"{path} lacks {missing[0]} and {len(missing) - 1} more; give `python -m training score`")
+    return np.array([scores[file] for file in files])
 
 
 def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

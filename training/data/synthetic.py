@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
-import click
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
@@ -129,28 +127,6 @@ def filmstrip(eye: Eye) -> Pixels:
     """The eye closing from left to right in ``FILMSTRIP_STEPS`` steps: uint8 (64, 64 · steps)."""
     openings = np.linspace(1, 0, FILMSTRIP_STEPS)
     return np.hstack([render(replace(eye, opening=float(opening))) for opening in openings])
-
-
-@click.command(epilog="Example: python -m training generate --output examples --count 4 --filmstrip")
-@click.option(
-    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the images."
-)
-@click.option("--count", default=8, show_default=True, type=click.IntRange(min=1), help="How many of each label.")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="The same seed draws the same images."
-)
-@click.option("--filmstrip", "film", is_flag=True, help="Also draw one eye closing step by step: filmstrip.jpg.")
-def generate(output: Path, count: int, seed: int, film: bool) -> None:
-    """Draw synthetic eye crops: open_0000.jpg, closed_0000.jpg and so on."""
-    output.mkdir(parents=True, exist_ok=True)
-    for index, (pixels, label) in enumerate(labelled(2 * count, seed)):
-        _save(pixels, output / f"{('closed', 'open')[label]}_{index // 2:04d}.jpg")
-    if film:
-        _save(filmstrip(random_eye(np.random.default_rng(seed), 1.0)), output / "filmstrip.jpg")
-
-
-def _save(pixels: Pixels, path: Path) -> None:
-    Image.fromarray(pixels).save(path, quality=95)
 
 
 def _paint(eye: Eye, mottling: Field) -> Field:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import click
 import facenet_pytorch
 import numpy as np
 import onnxruntime
@@ -19,7 +18,6 @@ import torch
 from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from torch import nn
 
-from eyestate.bundle import models_dir
 from eyestate.errors import DetectorError
 from eyestate.images import Pixels
 from eyestate.mtcnn import DESCRIPTION, FOLDER, Description, FaceDetector, Network
@@ -139,14 +137,6 @@ def export_detector(models: Path) -> FaceDetector:
         parity=max(parity(network, model) for network, model in networks.items()),
     )
     return _written(models, description, networks)
-
-
-@click.command("export-detector")
-@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
-def export_detector_command(models: Path) -> None:
-    """Write models/mtcnn, the face detector, from the weights that facenet-pytorch ships."""
-    detector = export_detector(models)
-    click.echo(f"wrote {models / FOLDER}; ONNX Runtime and PyTorch differ by {detector.description.parity:.1e}")
 
 
 def _written(models: Path, description: Description, networks: Mapping[Network, bytes]) -> FaceDetector:

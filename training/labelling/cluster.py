@@ -26,7 +26,7 @@ from tqdm import tqdm
 from eyestate.images import decode, to_input
 from training.data.datasets import CLOSED, FAR_SIDE, OPEN, Crop
 from training.evaluation.eer import Scores
-from training.labelling.features import Values
+from training.labelling.features import MEASURED, Values
 
 Algorithm = Literal["kmeans", "bisecting", "agglomerative", "dbscan"]
 Params = dict[str, Any]  # of an algorithm, with `scaling` and `components` of its input
@@ -333,3 +333,29 @@ def maps(space: Space) -> dict[str, Points]:
     perplexity = min(30, (len(compact) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=space.seed)
     return {"pca": space.prepared("none", 2), "tsne": np.asarray(tsne.fit_transform(compact))}
+
+
+def not_measured(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row, marked so, for each clustering that could not be made for want of features."""
+    return [
+        {
+            "name": f"{entry['name']}-{algorithm}-{kind}",
+            "feature": entry["name"],
+            "algorithm": algorithm,
+            "tuned": kind == "tuned",
+            "good": False,
+            "why_not": entry["status"],
+            "sides": None,
+        }
+        for entry in entries
+        if entry["status"] != MEASURED
+        for kind in ("default", "tuned")
+        for algorithm in ALGORITHMS
+    ]
+
+
+def best(rows: Sequence[Mapping[str, Any]], feature: str) -> str:
+    """The name of the clustering to show of a feature set: a good one before others, then by silhouette."""
+    of_feature = [item for item in rows if item["feature"] == feature]
+    chosen = max(of_feature, key=lambda item: (item["good"], item["admissible"], item["silhouette"] or -1))
+    return str(chosen["name"])

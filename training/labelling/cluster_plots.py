@@ -1,4 +1,4 @@
-"""Plots of clusterings: samples by cluster, maps, and how the search for parameters went."""
+"""Clusterings for people: a table, samples by cluster, maps, and how the search for parameters went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import optuna
@@ -14,12 +14,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
 from optuna.visualization import matplotlib as study_plots
+from rich.table import Table
 
 from eyestate.images import Pixels, decode, to_input
 from training.data.datasets import CLOSED, FAR_SIDE, OPEN, Crop
-from training.labelling.cluster import NOISE, Clusters, Points
+from training.labelling.cluster import NOISE, Clustering, Clusters, Points, best
+from training.labelling.features import MEASURED
 from training.plots import save
 
+MAPS: Final = {"pca": "PCA", "tsne": "t-SNE"}
 SAMPLES: Final = 40  # crops shown of each cluster
 PER_ROW: Final = 20
 GAP: Final = 2  # pixels between crops
@@ -114,3 +117,44 @@ def _montage(crops: Sequence[Pixels]) -> Pixels:
         y, x = divmod(number, PER_ROW)
         sheet[y * step : y * step + FAR_SIDE, x * step : x * step + FAR_SIDE] = crop
     return sheet
+
+
+def draw_best(
+    rows: Sequence[Mapping[str, Any]],
+    clusterings: Sequence[Clustering],
+    places: Mapping[str, Points],
+    pool: Sequence[Crop],
+    output: Path,
+) -> None:
+    """Figures 1 and 2: of each feature set's best clustering, samples by cluster and two maps."""
+    panels = []
+    for feature in dict.fromkeys(item.feature for item in clusterings):
+        shown = next(item for item in clusterings if item.name == best(rows, feature))
+        title = f"{feature}, {shown.algorithm} {'tuned' if shown.tuned else 'as it comes'}"
+        if shown.silhouette is not None:
+            title += f", silhouette {shown.silhouette:.3f}"
+        plot_samples(pool, shown.clusters, title, output / f"samples-{feature}.png")
+        panels += [
+            Panel(f"{title}: {name}", places[f"{feature}-{key}"], shown.clusters, cluster_legend(shown.clusters))
+            for key, name in MAPS.items()
+        ]
+    plot_maps(panels, output / "maps.png")
+
+
+def table(rows: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> Table:
+    """Table 1 and its tuned counterpart for the terminal."""
+    result = Table("features", "algorithm", "silhouette", "clusters", "noise", "follows", "good")
+    for item in rows:
+        result.add_row(
+            item["feature"],
+            f"{item['algorithm']}{', tuned' if item['tuned'] else ''}",
+            "–" if item["silhouette"] is None else f"{item['silhouette']:.4f}",
+            " + ".join(map(str, item["sizes"])) if len(item["sizes"]) <= 6 else str(item["n_clusters"]),
+            f"{item['noise']:.0%}",
+            item["follows"],
+            item["why_not"] or "yes",
+        )
+    for entry in entries:
+        if entry["status"] != MEASURED:
+            result.add_row(entry["name"], "all", *["–"] * 4, entry["status"])
+    return result

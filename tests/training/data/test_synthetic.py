@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from eyestate.images import Pixels, decode
-from training.data.synthetic import FILMSTRIP_STEPS, SIDE, Eye, filmstrip, generate, labelled, random_eye, render
+from training.commands.generate import generate_command
+from training.data.synthetic import FILMSTRIP_STEPS, SIDE, Eye, filmstrip, labelled, random_eye, render
 
 SEEDS = range(8)
 
@@ -135,7 +136,7 @@ def test_the_filmstrip_runs_from_open_to_closed() -> None:
 
 
 def files_of(output: Path, *arguments: str) -> dict[str, Pixels]:
-    result = CliRunner().invoke(generate, ["--output", str(output), *arguments])
+    result = CliRunner().invoke(generate_command, ["--output", str(output), *arguments])
     assert result.exit_code == 0, result.output
     return {path.name: decode(path.read_bytes()) for path in sorted(output.iterdir())}
 
@@ -163,6 +164,6 @@ def test_generate_adds_a_filmstrip_when_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--count", "0"], ["--seed", "-1"]])
 def test_generate_refuses_impossible_numbers(tmp_path: Path, arguments: list[str]) -> None:
-    result = CliRunner().invoke(generate, ["--output", str(tmp_path), *arguments])
+    result = CliRunner().invoke(generate_command, ["--output", str(tmp_path), *arguments])
     assert result.exit_code == 2
     assert not list(tmp_path.iterdir())

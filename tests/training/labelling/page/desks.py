@@ -16,11 +16,12 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from training.commands.label import LOCAL, label, listen, open_task, server
+from training.commands.label import label_command
 from training.data.datasets import Crop
 from training.data.labels import Label, write_labels
 from training.data.synthetic import random_eye, render
 from training.labelling.page.app import Task
+from training.labelling.page.serve import LOCAL, listen, open_task, server
 
 START_SECONDS = 120
 
@@ -106,4 +107,4 @@ def run_command(arguments: list[str], log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    label.main(arguments)
+    label_command.main(arguments)

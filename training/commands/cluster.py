@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import numpy as np
 import optuna
 from rich.console import Console
-from rich.table import Table
 
 from training.commands.options import File, Folder, backbone_option, crops_option
-from training.data.datasets import Crop, DataError, data_dir
-from training.data.labels import Answer, read_answers, read_beliefs, write_labels
+from training.data.datasets import DataError, data_dir
+from training.data.labels import Answer, read_answers, read_scores, write_labels
 from training.data.split import read_pool
-from training.evaluation.eer import Scores
 from training.files import read_arrays, read_json, write_arrays, write_json
 from training.labelling import consensus
 from training.labelling.cluster import (
     ALGORITHMS,
-    Clustering,
-    Points,
     Space,
     appearance,
     by_default,
     maps,
     mark_good,
+    not_measured,
     row,
     tune,
 )
-from training.labelling.cluster_plots import SIDES, Panel, cluster_legend, plot_maps, plot_samples, plot_study
+from training.labelling.cluster_plots import MAPS, SIDES, Panel, draw_best, plot_maps, plot_study, table
 from training.labelling.features import MEASURED, extract_all, extractors, load_features
 from training.runs import claim
 from training.studies import open_studies
-
-MAPS: Final = {"pca": "PCA", "tsne": "t-SNE"}
 
 features_option = click.option(
     "--features",
@@ -69,7 +63,7 @@ scores_option = click.option(
 )
 @click.option("--output", type=Folder, default=Path("runs/features"), show_default=True)
 def features_command(crops: Path, backbone: str, weights: Path, output: Path) -> None:
-    """Let dlib's face network, VGG-Face and FaceNet describe the unlabelled crops."""
+    """Extract features of the unlabelled crops with dlib's face network, VGG-Face and FaceNet."""
     for entry in extract_all(extractors(weights, backbone), read_pool(crops), output):
         if entry["status"] == MEASURED:
             click.echo(f"{entry['name']}: {entry['crops']:,} × {entry['dimensions']:,}, {entry['seconds']:,} s")
@@ -94,13 +88,13 @@ def features_command(crops: Path, backbone: str, weights: Path, output: Path) ->
 def cluster_command(
     *, crops: Path, features_folder: Path, scores_file: Path, trials: int, seed: int, within: float, output: Path
 ) -> None:
-    """Cluster each feature set by four algorithms, as they come and tuned, and say which clusterings are good."""
+    """Cluster each feature set by four algorithms, default and tuned, and mark the good clusterings."""
     found, entries = load_features(features_folder)
     pool = read_pool(crops)
     files = [crop.name for crop in pool]
     if any(item.files != files for item in found.values()):
         raise DataError(f"{features_folder} is of other crops; give `python -m training features` again")
-    scores = of_crops(files, scores_file)
+    scores = read_scores(scores_file, files)
     claim(output, {"features": {name: item.recipe for name, item in found.items()}, "seed": seed})
 
     spaces = [Space(name, item.values, seed) for name, item in found.items()]
@@ -131,88 +125,6 @@ def cluster_command(
     Console().print(table(rows, entries))
 
 
-def of_crops(files: Sequence[str], scores_file: Path) -> Scores:
-    """P(open) of each crop (N,).
-
-    Raises:
-        DataError: the file is missing, or lacks a crop.
-    """
-    scores = read_beliefs(scores_file)
-    missing = [file for file in files if file not in scores]
-    if missing:
-        raise DataError(
-            f"{scores_file} lacks {missing[0]} and {len(missing) - 1} more; give `python -m training score`"
-        )
-    return np.array([scores[file] for file in files])
-
-
-def not_measured(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row, marked so, for each clustering that could not be made for want of features."""
-    return [
-        {
-            "name": f"{entry['name']}-{algorithm}-{kind}",
-            "feature": entry["name"],
-            "algorithm": algorithm,
-            "tuned": kind == "tuned",
-            "good": False,
-            "why_not": entry["status"],
-            "sides": None,
-        }
-        for entry in entries
-        if entry["status"] != MEASURED
-        for kind in ("default", "tuned")
-        for algorithm in ALGORITHMS
-    ]
-
-
-def best(rows: Sequence[Mapping[str, Any]], feature: str) -> str:
-    """The name of the clustering to show of a feature set: a good one before others, then by silhouette."""
-    of_feature = [item for item in rows if item["feature"] == feature]
-    chosen = max(of_feature, key=lambda item: (item["good"], item["admissible"], item["silhouette"] or -1))
-    return str(chosen["name"])
-
-
-def draw_best(
-    rows: Sequence[Mapping[str, Any]],
-    clusterings: Sequence[Clustering],
-    places: Mapping[str, Points],
-    pool: Sequence[Crop],
-    output: Path,
-) -> None:
-    """Figures 1 and 2: of each feature set's best clustering, samples by cluster and two maps."""
-    panels = []
-    for feature in dict.fromkeys(item.feature for item in clusterings):
-        shown = next(item for item in clusterings if item.name == best(rows, feature))
-        title = f"{feature}, {shown.algorithm} {'tuned' if shown.tuned else 'as it comes'}"
-        if shown.silhouette is not None:
-            title += f", silhouette {shown.silhouette:.3f}"
-        plot_samples(pool, shown.clusters, title, output / f"samples-{feature}.png")
-        panels += [
-            Panel(f"{title}: {name}", places[f"{feature}-{key}"], shown.clusters, cluster_legend(shown.clusters))
-            for key, name in MAPS.items()
-        ]
-    plot_maps(panels, output / "maps.png")
-
-
-def table(rows: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> Table:
-    """Table 1 and its tuned counterpart for the terminal."""
-    result = Table("features", "algorithm", "silhouette", "clusters", "noise", "follows", "good")
-    for item in rows:
-        result.add_row(
-            item["feature"],
-            f"{item['algorithm']}{', tuned' if item['tuned'] else ''}",
-            "–" if item["silhouette"] is None else f"{item['silhouette']:.4f}",
-            " + ".join(map(str, item["sizes"])) if len(item["sizes"]) <= 6 else str(item["n_clusters"]),
-            f"{item['noise']:.0%}",
-            item["follows"],
-            item["why_not"] or "yes",
-        )
-    for entry in entries:
-        if entry["status"] != MEASURED:
-            result.add_row(entry["name"], "all", *["–"] * 4, entry["status"])
-    return result
-
-
 @click.command("consensus")
 @features_option
 @scores_option
@@ -226,7 +138,10 @@ def table(rows: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]
 )
 @click.option("--output", type=Folder, default=Path("runs/consensus"), show_default=True)
 def consensus_command(features_folder: Path, scores_file: Path, clusters: Path, answers: Path, output: Path) -> None:
-    """Label the crops on which all good clusterings agree; beside it, by majority, and as kaggle_model confirms."""
+    """Label the crops on which all good clusterings agree; also by majority, and if confirmed.
+
+    Confirmed are labels that kaggle_model, which was not trained on these crops, is sure of too.
+    """
     rows: list[dict[str, Any]] = read_json(clusters / "clusterings.json", "cluster")
     assignments = read_arrays(clusters / "assignments.npz", "cluster")
     places = read_arrays(clusters / "maps.npz", "cluster")
@@ -234,7 +149,7 @@ def consensus_command(features_folder: Path, scores_file: Path, clusters: Path, 
     files = assignments["files"].tolist()
     if any(item.files != files for item in found.values()):
         raise DataError(f"{clusters} is of other crops; give `python -m training cluster` again")
-    scores = of_crops(files, scores_file)
+    scores = read_scores(scores_file, files)
     asked: dict[str, Answer] | None = read_answers(answers) if answers.exists() else None
 
     good = consensus.good_votes(rows, assignments)

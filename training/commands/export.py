@@ -1,0 +1,144 @@
+"""The commands that write bundles: networks, the cascade, the face detector, and model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eyestate.atomic import write_atomically
+from eyestate.bundle import load_bundle, load_model, models_dir
+from eyestate.mtcnn import FOLDER
+from training.commands.options import (
+    Folder,
+    crops_option,
+    human_labels_option,
+    max_wrong_option,
+    mrl_option,
+    reports_option,
+)
+from training.data.labels import read_held_out
+from training.data.split import read_pool, split_mrl
+from training.export.bundle import export_run
+from training.export.card import card
+from training.export.cascade import make_cascade
+from training.export.detector import export_detector
+
+
+@click.command("export")
+@mrl_option
+@crops_option
+@human_labels_option
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    default=Path("runs/final_best"),
+    show_default=True,
+    help="The output folder of a training.",
+)
+@click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@reports_option
+@max_wrong_option
+def export_command(
+    *,
+    mrl: Path,
+    crops: Path,
+    human_labels: Path,
+    run: Path,
+    name: str,
+    version: str,
+    models: Path,
+    reports: Path,
+    max_wrong: float,
+) -> None:
+    """Evaluate a trained classifier on unseen crops and write its bundle; `card` writes its model card.
+
+    Where people's labels of the held-out crops are missing, MRL's test subjects alone judge. Where the unlabelled crops
+    are missing, the service will have nothing to measure drift from.
+    """
+    split = split_mrl(mrl)
+    held_out = read_held_out(crops, human_labels) if human_labels.exists() else []
+    reference_crops = read_pool(crops) if crops.exists() else []
+    bundle = export_run(
+        run,
+        split,
+        models,
+        name=name,
+        version=version,
+        results=reports / name,
+        max_wrong=max_wrong,
+        held_out=held_out,
+        reference_crops=reference_crops,
+    )
+    for metric in bundle.manifest.metrics:
+        click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
+    click.echo(f"wrote {bundle.path}")
+
+
+@click.command("cascade")
+@crops_option
+@mrl_option
+@human_labels_option
+@click.option("--small", default="final_best_lite", show_default=True, help="Bundle that scores every crop.")
+@click.option("--large", default="final_best", show_default=True, help="Bundle to which crops are deferred.")
+@click.option("--name", default="cascade", show_default=True)
+@click.option("--version", default="1.0.0", show_default=True)
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@reports_option
+@max_wrong_option
+@click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Where scores are kept.")
+def cascade_command(
+    *,
+    crops: Path,
+    mrl: Path,
+    human_labels: Path,
+    small: str,
+    large: str,
+    name: str,
+    version: str,
+    models: Path,
+    reports: Path,
+    max_wrong: float,
+    cache: Path,
+) -> None:
+    """Choose the deferral band, evaluate both networks together and write the cascade's bundle."""
+    path = make_cascade(
+        load_bundle(models / small),
+        load_bundle(models / large),
+        split_mrl(mrl),
+        models,
+        name=name,
+        version=version,
+        results=reports / name,
+        max_wrong=max_wrong,
+        held_out=read_held_out(crops, human_labels) if human_labels.exists() else [],
+        reference_crops=read_pool(crops),
+        cache=cache,
+    )
+    for metric in load_model(path).manifest.metrics:
+        click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
+    click.echo(f"wrote {path}")
+
+
+@click.command("export-detector")
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+def export_detector_command(models: Path) -> None:
+    """Write models/mtcnn, the face detector, from the weights that facenet-pytorch ships."""
+    detector = export_detector(models)
+    click.echo(f"wrote {models / FOLDER}; ONNX Runtime and PyTorch differ by {detector.description.parity:.1e}")
+
+
+@click.command("card")
+@click.option("--model", default="final_best", show_default=True, help="Name of a bundle.")
+@click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
+@click.option(
+    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Where the results of each model lie."
+)
+def card_command(model: str, models: Path, reports: Path) -> None:
+    """Render a bundle's model card from its manifest and its results in reports/."""
+    bundle = load_model(models / model)
+    path = bundle.path / "README.md"
+    write_atomically(path, card(bundle.manifest, reports / model))
+    click.echo(f"wrote {path}")
