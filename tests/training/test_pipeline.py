@@ -10,7 +10,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import networkx
 import pytest
@@ -28,13 +27,14 @@ from training.data.datasets import data_dir, load_crops, load_mrl
 from training.data.labels import Answer, read_answers, write_answers
 from training.data.split import SPLIT_FOLDS
 from training.data.synthetic import labelled
+from training.models.classifier import MIN_INPUT
 
 ROOT = Path(__file__).parents[2]
 REAL = data_dir()  # a test's project has data of its own
 SIDE = 96  # of the input; a multiple of 24, for TinyNetwork's pooling
-MINIATURE: dict[str, dict[str, Any]] = {
+KAGGLE_MODEL = {"epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8}
+MINIATURE = {
     "cluster": {"trials": 4, "seed": 0},
-    "kaggle_model": {"input_side": SIDE, "epochs": 1, "average_decay": 0.8},
     "baseline": {
         "best_1000": {"epochs": 1, "crops_per_epoch": 64},
         "final": {"epochs": 1, "crops_per_epoch": 64},
@@ -94,10 +94,10 @@ def real_data(data: Path) -> None:
     for crop in load_mrl(REAL / "mrl-eyes.zip").crops:
         key = (crop.subject, crop.label)
         by_subject[key] = by_subject.get(key, 0) + 1
-        if by_subject[key] <= 4:
+        if by_subject[key] <= 8:
             (data / "mrl" / Path(crop.name).name).write_bytes(crop.data)
     (data / "mrl").rename(data / "mrl-eyes.zip")
-    crops = load_crops(REAL / "eyes-dataset.zip").crops[:160]
+    crops = load_crops(REAL / "eyes-dataset.zip").crops[:320]
     with zipfile.ZipFile(data / "eyes-dataset.zip", "w") as archive:
         for unlabelled in crops:
             archive.writestr(unlabelled.name, unlabelled.data)
@@ -154,20 +154,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EYESTATE_MODELS", str(project / "models"))
     monkeypatch.setattr("training.commands.evaluate.DRAWN", 4)
     monkeypatch.setattr("training.commands.evaluate.SAMPLED", 24)
-    monkeypatch.setattr("training.models.classifier.has_bfloat16", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield project
     torch.set_num_threads(threads)
 
 
-def run_through(project: Path, backbone: Path, target: str | None = None, *, crops_per_epoch: int = 2560) -> None:
+def run_through(project: Path, backbone: Path, target: str | None = None, *, input_side: int = SIDE) -> None:
     params = {
         "data": "../data",
         "backbone": str(backbone),
         "label": "--answers ../data/human-labels.csv",
         **MINIATURE,
-        "kaggle_model": MINIATURE["kaggle_model"] | {"crops_per_epoch": crops_per_epoch},
+        "kaggle_model": {**KAGGLE_MODEL, "input_side": input_side},
     }
     (project / "params.yaml").write_text(json.dumps(params))
     for stage, arguments in commands(project, target):
@@ -196,6 +195,7 @@ def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.Monkey
     """Every stage on drawn eyes, with a network that trains in seconds in place of the one that ships."""
     for module in ("training.models.classifier", "training.labelling.features"):
         monkeypatch.setattr(f"{module}.InceptionResnetV1", TinyNetwork)
+    monkeypatch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
     torch.manual_seed(0)
     weights = TinyNetwork().state_dict()
     torch.save({name: value for name, value in weights.items() if "logits" not in name}, tmp_path / "weights.pt")
@@ -221,7 +221,7 @@ def test_up_to_the_export_on_real_crops(project: Path) -> None:
     """The stages from the data sets to final_best, with the network and the weights that it really starts from."""
     (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
     real_data(project.parent / "data")
-    run_through(project, weights, "export")
+    run_through(project, weights, "export", input_side=MIN_INPUT)
     check_final_best(project)
 
 
