@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
 from eyestate.images import Pixels
+from tests.training.tiny import SIDE, TinyNetwork, write_backbone
 from training.data.datasets import load_mrl
 from training.data.split import SPLIT_FOLDS, Split, split_by_subject
 from training.data.synthetic import labelled
@@ -83,9 +86,32 @@ def small(backbone: Path) -> Settings:
     )
 
 
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """Settings for a training run of a second, with ``TinyNetwork`` in place of InceptionResnetV1."""
+    monkeypatch.setattr("training.models.classifier.InceptionResnetV1", TinyNetwork)
+    write_backbone(tmp_path / "backbone.pt")
+    return Settings(backbone=str(tmp_path / "backbone.pt"), input_side=SIDE, epochs=1, crops_per_epoch=16, batch_size=8)
+
+
+@pytest.fixture
+def tiny_run(split: Split, tiny: Settings, tmp_path: Path) -> Path:
+    """The folder of a finished training run of ``TinyNetwork``."""
+    train(split, tiny, tmp_path / "tiny_run")
+    return tmp_path / "tiny_run"
+
+
 @pytest.fixture(scope="session")
 def run(split: Split, small: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training run."""
-    output = tmp_path_factory.mktemp("run") / "kaggle_model"
-    train(split, small, output)
+    """The folder of a finished training run of the network that ships; trained once for all of pytest's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    output = folder / "run" / "kaggle_model"
+    output.parent.mkdir(exist_ok=True)
+    with (output.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (output.parent / "done").exists():
+            train(split, small, output)
+            (output.parent / "done").touch()
     return output

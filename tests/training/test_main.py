@@ -14,7 +14,7 @@ import eyestate
 from tests.training.conftest import CROPS_PER_SUBJECT
 from training.__main__ import COMMANDS, main
 from training.data.split import SPLIT_FOLDS
-from training.models.classifier import MIN_INPUT
+from training.models.classifier import Settings
 
 
 def training(*arguments: str | Path) -> Result:
@@ -71,13 +71,13 @@ def test_describe(mrl: Path, tmp_path: Path) -> None:
     assert (tmp_path / "refused.txt").read_text().startswith("broken.jpg\t")
 
 
-def test_from_crops_to_a_bundle_that_scores(mrl: Path, backbone: Path, tmp_path: Path) -> None:
+def test_from_crops_to_a_bundle_that_scores(mrl: Path, tiny: Settings, tmp_path: Path) -> None:
     run, models = (tmp_path / name for name in ("run", "models"))
     settings: list[str | Path] = [
         "--backbone",
-        backbone,
+        tiny.backbone,
         "--input-side",
-        str(MIN_INPUT),
+        str(tiny.input_side),
         "--epochs",
         "1",
         "--crops-per-epoch",

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import networkx
 import pytest
-import torch
 from click.testing import CliRunner
 from dvc.repo import Repo
 from PIL import Image
-from torch import nn
 
 import eyestate
 from eyestate.bundle import load_bundle
 from tests.training.conftest import jpeg, write_mrl
+from tests.training.tiny import SIDE, TinyNetwork, write_backbone
 from training.__main__ import main
 from training.data.datasets import data_dir, load_crops, load_mrl
 from training.data.labels import Answer, read_answers, write_answers
@@ -31,7 +30,6 @@ from training.models.classifier import MIN_INPUT
 
 ROOT = Path(__file__).parents[2]
 REAL = data_dir()  # a test's project has data of its own
-SIDE = 96  # of the input; a multiple of 24, for TinyNetwork's pooling
 KAGGLE_MODEL = {"epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8}
 MINIATURE = {
     "cluster": {"trials": 4, "seed": 0},
@@ -104,25 +102,6 @@ def real_data(data: Path) -> None:
     shutil.copy(REAL / "human-labels.csv", data)
 
 
-class TinyNetwork(nn.Module):
-    """Stands in for facenet-pytorch's InceptionResnetV1: the same interface, and a thousandth of the work."""
-
-    def __init__(self, classify: bool = True, num_classes: int = 2, dropout_prob: float = 0.0) -> None:
-        super().__init__()
-        self.classify = classify
-        layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(24)]
-        for channels, filters, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2)):
-            layers += [nn.Conv2d(channels, filters, 3, stride, 1), nn.BatchNorm2d(filters), nn.ReLU()]
-        self.embed = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 6 * 6, 512), nn.BatchNorm1d(512))
-        self.dropout = nn.Dropout(dropout_prob)
-        self.logits = nn.Linear(512, num_classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        embedded: torch.Tensor = self.embed(images)
-        logits: torch.Tensor = self.logits(self.dropout(embedded))
-        return logits if self.classify else nn.functional.normalize(embedded)
-
-
 def commands(project: Path, target: str | None = None) -> Iterator[tuple[str, list[str]]]:
     """Stage and arguments of each command of the project's dvc.yaml, in an order in which they can run.
 
@@ -142,7 +121,7 @@ def commands(project: Path, target: str | None = None) -> Iterator[tuple[str, li
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project with the repository's dvc.yaml, as the current folder; behavioural tests take few crops."""
     project = tmp_path / "project"
     project.mkdir()
@@ -154,10 +133,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EYESTATE_MODELS", str(project / "models"))
     monkeypatch.setattr("training.commands.evaluate.DRAWN", 4)
     monkeypatch.setattr("training.commands.evaluate.SAMPLED", 24)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield project
-    torch.set_num_threads(threads)
+    return project
 
 
 def run_through(project: Path, backbone: Path, target: str | None = None, *, input_side: int = SIDE) -> None:
@@ -196,9 +172,7 @@ def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.Monkey
     for module in ("training.models.classifier", "training.labelling.features"):
         monkeypatch.setattr(f"{module}.InceptionResnetV1", TinyNetwork)
     monkeypatch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
-    torch.manual_seed(0)
-    weights = TinyNetwork().state_dict()
-    torch.save({name: value for name, value in weights.items() if "logits" not in name}, tmp_path / "weights.pt")
+    write_backbone(tmp_path / "weights.pt")
     generated_data(project.parent / "data")
     run_through(project, tmp_path / "weights.pt")
 

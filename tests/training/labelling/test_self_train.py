@@ -21,25 +21,26 @@ def pool(split: Split) -> list[Crop]:
 
 
 def test_every_crop_is_believed_by_networks_that_never_saw_it(
-    run: Path, split: Split, small: Settings, pool: list[Crop], tmp_path: Path
+    tiny_run: Path, split: Split, tiny: Settings, pool: list[Crop], tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(small, epochs=1, crops_per_epoch=16, patience=0)
+    settings = dataclasses.replace(tiny, patience=0)
     beliefs = {crop.name: float(i % 2) for i, crop in enumerate(pool)}
+    output = tmp_path / "self_train"
     answers = {pool[0].name: Answer(pool[0].name, 1, 1, 1)}
 
     def once(rounds: int) -> list[float | None]:
         verdicts = self_train(
-            split, pool, tmp_path, beliefs=beliefs, answers=answers, settings=settings, start=run, rounds=rounds
+            split, pool, output, beliefs=beliefs, answers=answers, settings=settings, start=tiny_run, rounds=rounds
         )
         assert [item.file for item in verdicts] == [crop.name for crop in pool]
-        assert read_labels(tmp_path / "beliefs.csv") == [
+        assert read_labels(output / "beliefs.csv") == [
             dataclasses.replace(item, p_open=round(item.p_open or 0, 6)) for item in verdicts
         ]
         return [item.p_open for item in verdicts]
 
     first = once(1)
     assert all(p is not None and 0 <= p <= 1 for p in first)
-    folds = [tmp_path / "round_1" / f"fold_{fold}" for fold in range(FOLDS)]
+    folds = [output / "round_1" / f"fold_{fold}" for fold in range(FOLDS)]
     assert sum(len(np.load(fold / "scores.npy")) for fold in folds) == len(pool)
     trained_on = [
         next(source["crops"] for source in read_recipe(fold)["sources"] if not source["subjects"]) for fold in folds
