@@ -55,7 +55,7 @@ class InputContract(_Part):
 
 
 class OutputContract(_Part):
-    """What the network answers: P(open) of each crop."""
+    """The output of the network: P(open) of each crop."""
 
     name: str
     shape: tuple[Literal["batch"]] = ("batch",)
@@ -64,7 +64,7 @@ class OutputContract(_Part):
 
 
 class Thresholds(_Part):
-    """Scores up to ``closed`` mean closed, from ``open`` on open, uncertain in between."""
+    """Scores up to ``closed`` mean closed, from ``open`` open, and in between uncertain."""
 
     closed: Score
     open: Score
@@ -94,7 +94,7 @@ class Member(_Part):
 
 
 class Training(_Part):
-    """How the weights came about."""
+    """How the weights were trained."""
 
     architecture: str
     backbone: str
@@ -116,8 +116,9 @@ class Metric(_Part):
 
 
 class Distribution(_Part):
-    """How a figure is distributed: the share of the crops up to the first edge, from there to the second, and so on,
-    and beyond the last. A value equal to an edge lies below it.
+    """A binned distribution: the shares of the crops up to the first edge, between edges, and beyond the last.
+
+    A value equal to an edge lies below it.
     """
 
     edges: Annotated[list[float], Field(min_length=1)]
@@ -126,14 +127,14 @@ class Distribution(_Part):
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if sorted(set(self.edges)) != self.edges:
-            raise ValueError("the edges must rise")
+            raise ValueError("the edges must increase")
         if len(self.shares) != len(self.edges) + 1 or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError("there must be one share more than edges, and they must add up to 1")
+            raise ValueError("there must be one share more than edges, and the shares must add up to 1")
         return self
 
 
 class Reference(_Part):
-    """How crops of the kind that the model is for look, and what it says of them: what drift is measured from."""
+    """Distributions of the crops that the model is made for, and of its scores: the reference for drift."""
 
     data: str
     crops: int
@@ -142,9 +143,9 @@ class Reference(_Part):
 
 
 class Calibration(_Part):
-    """Whether the logits were made to fit, so that a score may be read as a probability.
+    """Whether the logits were calibrated, so that a score can be read as a probability.
 
-    They are divided by ``temperature`` within ``model.onnx`` (Guo et al. 2017); 1 leaves them as they were trained.
+    They are divided by ``temperature`` within ``model.onnx`` (Guo et al. 2017); 1 means not calibrated.
     """
 
     temperature: Annotated[float, Field(gt=0)]
@@ -152,7 +153,7 @@ class Calibration(_Part):
 
 
 class Card(_Part):
-    """What a caller must know of any model."""
+    """What a caller must know about any model."""
 
     schema_version: Literal[1, 2] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -247,7 +248,7 @@ _MANIFEST: Final[TypeAdapter[Manifest | CascadeManifest]] = TypeAdapter(
 
 
 def cascade_sha256(small: Member, large: Member, band: DeferralBand) -> str:
-    """The SHA-256 that stands for a cascade: equal where the scores are."""
+    """The SHA-256 of a cascade: equal if and only if networks and deferral band are."""
     return hashlib.sha256(f"{small.sha256} {large.sha256} {band.low!r} {band.high!r}".encode()).hexdigest()
 
 
@@ -258,15 +259,15 @@ def models_dir() -> Path:
 
 
 def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
-    """Find a bundle and verify that its parts belong together.
+    """Find a bundle and verify its parts.
 
     Args:
         model: the name of a bundle in ``models_dir()`` or the path of a bundle's folder; ``$EYESTATE_MODEL``, else
             the shipped default, where it is None.
 
     Raises:
-        BundleError: there is no such bundle, its manifest is not one this version reads, or a network is not the file
-            that its manifest, or that of the cascade, was written for.
+        BundleError: there is no such bundle, this version cannot read its manifest, or the SHA-256 of a network does
+            not match.
     """
     path = _find(model or os.environ.get("EYESTATE_MODEL") or DEFAULT_MODEL)
     manifest = _read_manifest(path)
@@ -281,7 +282,7 @@ def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
 
 
 def load_bundle(model: str | Path | None = None) -> Bundle:
-    """``load_model`` where a single network is needed.
+    """``load_model`` for callers that need a single network.
 
     Raises:
         BundleError: as ``load_model``, or it is a cascade.

@@ -49,7 +49,7 @@ layout_option = click.option(
 
 
 class Commands(click.Group):
-    """A group whose commands answer an error of the project with its message and exit code 1, not a traceback."""
+    """A group whose commands report the project's errors by message and exit code 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -115,9 +115,9 @@ Examples:
 def faces(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
     """Find the faces in photos and score their eyes: image files, and folders, which are searched recursively.
 
-    Prints a row for each eye: the number of its face in the photo, the largest being 1, whether it is the person's own
-    left or right eye, the square that was scored in pixels, its score and state. Photos without a face, and files that
-    cannot be read, are named on stderr; the latter make the exit code 1.
+    Prints a row for each eye: the number of the face (1 is the largest), whether it is the person's own left or right
+    eye, the scored square in pixels, score and state. Photos without a face and unreadable files are named on stderr;
+    the latter make the exit code 1.
     """
     from eyestate.faces import find  # noqa: PLC0415  # ONNX Runtime, as in `eyestate.load`
     from eyestate.images import read  # noqa: PLC0415
@@ -127,7 +127,7 @@ def faces(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
     files = _files(paths)
     refused = 0
     with _progress() as progress, _writer(layout, EyeRow) as write:
-        for path in progress.track(files, description="looking"):
+        for path in progress.track(files, description="detecting"):
             try:
                 found = find(detector, read(path))
             except ImageError as error:
@@ -233,7 +233,7 @@ def batch(
     shard: tuple[int, int],
     engine: Literal["local", "ray"],
 ) -> None:
-    """Have a service score millions of crops, into Parquet.
+    """Score millions of crops through a service, into Parquet.
 
     INPUT is a folder of images (searched recursively in sorted order, hidden files left out), a list (.txt) with the
     path of an image in each line, zip or tar archives such as WebDataset shards, or Parquet files with a column of
@@ -243,8 +243,8 @@ def batch(
     message where an image could not be scored. _manifest.json says which parts are whole, and which input and model
     they are of.
 
-    A job that was stopped, in whatever way, goes on where it was when the same command is run again. The input must be
-    the same by the names, sizes and modification times of its files, and so must the model.
+    An interrupted job resumes when the same command is run again. The input must not have changed (names, sizes and
+    modification times of its files), nor the model.
     """
     from eyestate.batch.containers import Columns  # noqa: PLC0415  # the packages of the extra `client`
     from eyestate.batch.engine import Service  # noqa: PLC0415
@@ -280,7 +280,7 @@ def batch(
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """The image files that are meant.
+    """The image files named by the arguments.
 
     Raises:
         ClickException: there are none.
@@ -297,7 +297,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _tell(progress: Progress, path: Path, what: str) -> None:
-    """Say on stderr what is the matter with a file."""
+    """Report a problem with a file on stderr."""
     progress.console.print(f"{path}: {what}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -308,7 +308,7 @@ def _outcomes(scorer: Scorer, files: Sequence[Path]) -> Iterator[tuple[Path, flo
 
 
 def _progress() -> Progress:
-    """A progress bar on stderr that is gone when the work is done."""
+    """A progress bar on stderr, removed at the end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -343,7 +343,7 @@ class EyeRow(NamedTuple):
 
 @contextmanager
 def _writer(layout: Layout, kind: type[Row | EyeRow]) -> Iterator[Callable[[Row | EyeRow], object]]:
-    """A function that prints one row on stdout in the layout asked for."""
+    """A function that prints one row on stdout in the given layout."""
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are any bytes
     if layout == "csv":
         rows = csv.writer(sys.stdout, lineterminator="\n")
@@ -360,5 +360,5 @@ def _writer(layout: Layout, kind: type[Row | EyeRow]) -> Iterator[Callable[[Row 
 
 
 def _plain(score: float) -> str:
-    """The shortest decimal number without an exponent that is this float32."""
+    """The shortest decimal representation of a float32 without an exponent."""
     return np.format_float_positional(np.float32(score), trim="0")

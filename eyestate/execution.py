@@ -1,4 +1,4 @@
-"""Where a network is computed: one ONNX Runtime session on the device asked for, or on the best one there is."""
+"""Execution of a network: an ONNX Runtime session on the requested device, or on the best one available."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PROVIDERS: Final[dict[str, str]] = {
     "openvino": "OpenVINOExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
-_TENSORRT_BATCHES: Final = (1, 64, 256)  # smallest, usual and largest batch an engine is built for
+_TENSORRT_BATCHES: Final = (1, 64, 256)  # smallest, typical and largest batch that an engine is built for
 
 
 def open_session(
     onnx: Path, device: Device = "auto", threads: int | None = None
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """A session on the device, or on the next best one where that cannot be had, with a warning that says why.
+    """A session on the device, or if that is unavailable on the next best one, with a warning that gives the reason.
 
     ``auto`` is CUDA where there is an NVIDIA GPU, OpenVINO in bfloat16 where the processor has instructions for it
     (twice to five times the speed of float32), and ONNX Runtime's own float32 kernels otherwise. TensorRT is never
-    chosen by itself, for it compiles for minutes at its first start.
+    chosen automatically, since it compiles for minutes at its first start.
 
     Args:
         onnx: the network.
@@ -55,11 +55,11 @@ def open_session(
             why = "its libraries or its driver did not load; ONNX Runtime's message above says which"
         if device != "auto":
             log.warning("EYESTATE_DEVICE=%s cannot be used: %s; falling back", candidate, why)
-    raise AssertionError("the CPU is always there")
+    raise AssertionError("the CPU is always available")
 
 
 def cores() -> int:
-    """The CPU cores this process may use: its affinity, and its control group's quota rounded up."""
+    """The number of CPU cores this process may use: its affinity, limited by its control group's quota (rounded up)."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -85,7 +85,7 @@ def _candidates(device: Device) -> list[str]:
 
 
 def _load_cuda() -> None:
-    """Load CUDA's and cuDNN's libraries where they were installed as packages, in which ONNX Runtime does not look.
+    """Load the libraries of CUDA and cuDNN from Python packages, where ONNX Runtime does not look for them.
 
     It prints what it cannot load; the log gets that.
     """
@@ -101,7 +101,7 @@ def _session(onnx: Path, device: str, threads: int) -> onnxruntime.InferenceSess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that wait for work by spinning would take the cores from the requests.
+    # Spinning threads would take the cores away from other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chosen = [_PROVIDERS[device]] if device in ("cpu", "openvino") else [_PROVIDERS[device], _PROVIDERS["cpu"]]
     return onnxruntime.InferenceSession(
@@ -112,12 +112,12 @@ def _session(onnx: Path, device: str, threads: int) -> onnxruntime.InferenceSess
 def _provider_options(onnx: Path, provider: str, threads: int) -> dict[str, Any]:
     match provider:
         case "OpenVINOExecutionProvider":
-            # Its option `precision` refuses BF16 on CPUs, this one does not.
+            # Its option `precision` rejects BF16 on CPUs, this one does not.
             hints = {
                 "INFERENCE_PRECISION_HINT": "bf16" if has_bfloat16() else "f32",
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
-                "ENABLE_CPU_PINNING": False,  # or the threads of all workers would share the first cores
+                "ENABLE_CPU_PINNING": False,  # pinning would put the threads of all workers on the first cores
             }
             return {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
         case "CUDAExecutionProvider":
@@ -138,7 +138,7 @@ def _provider_options(onnx: Path, provider: str, threads: int) -> dict[str, Any]
 
 
 def _name(device: str) -> str:
-    """The device as ``/readyz``, metrics and logs tell it, with the precision it computes in."""
+    """The name of the device in ``/readyz``, metrics and logs, with its precision."""
     precision = {"tensorrt": "fp16", "cuda": "tf32", "openvino": "bf16" if has_bfloat16() else "fp32", "cpu": "fp32"}
     return f"{device}-{precision[device]}"
 

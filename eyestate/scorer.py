@@ -1,4 +1,4 @@
-"""Pixels to scores: an ONNX Runtime session around a bundle, or two that answer together."""
+"""Pixels to scores: one ONNX Runtime session for a network, two for a cascade."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from eyestate.execution import open_session
 from eyestate.images import Pixels, check_size, decode, luma, read, shrunk, to_inputs
 from eyestate.settings import Device, device_from_environment
 
-BATCH: Final = 32  # crops per inference: beyond it a CPU gains little and only memory grows
+BATCH: Final = 32  # crops per inference: with more, a CPU gains little, but memory grows
 
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
 
 class Scorer(ABC):
-    """Scores eye crops with one model. Safe to call from several threads at a time.
+    """Scores eye crops with one model. Safe to call from several threads.
 
     Attributes:
         manifest: of the model.
@@ -38,7 +38,7 @@ class Scorer(ABC):
     @property
     @abstractmethod
     def side(self) -> int:
-        """Width and height in pixels of what ``run`` takes."""
+        """Width and height in pixels of the input of ``run``."""
 
     @abstractmethod
     def run(self, batch: Pixels) -> Scores:
@@ -62,7 +62,7 @@ class Scorer(ABC):
         return self._score([shrunk(_pixels(crop), self.side) for crop in crops])
 
     def score_each(self, crops: Sequence[bytes | str | Path]) -> list[float | ImageError]:
-        """As ``score``, but a crop that cannot be read gets its error in place of a score."""
+        """As ``score``, but crops that cannot be read get their error instead of a score."""
         read = [self._crop_or_error(crop) for crop in crops]
         scores = iter(self._score([crop for crop in read if not isinstance(crop, ImageError)]).tolist())
         return [crop if isinstance(crop, ImageError) else next(scores) for crop in read]
@@ -88,7 +88,7 @@ class Scorer(ABC):
         return [_STATES[place] for place in places.tolist()]
 
     def state(self, score: float) -> State:
-        """The state a score stands for under the manifest's thresholds."""
+        """The state of a score under the manifest's thresholds."""
         if score >= self.manifest.thresholds.open:
             return "open"
         if score <= self.manifest.thresholds.closed:
@@ -129,7 +129,7 @@ class Network(Scorer):
         device = device or device_from_environment()
         try:
             self._session, self.device = open_session(bundle.onnx, device, threads)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
         self._check_contract()
 

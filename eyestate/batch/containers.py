@@ -29,26 +29,26 @@ _READ_BYTES: Final = 2**20
 
 
 class Columns(NamedTuple):
-    """The columns of Parquet that hold the images and, where there is one, the keys."""
+    """The Parquet columns with the images and, if there is one, the keys."""
 
     image: str = "image"
     key: str | None = None
 
 
 class Image(NamedTuple):
-    """An encoded image, or what kept it from being read, under the name that its file gives it."""
+    """An encoded image, or the error that prevented reading it, with its key in the file."""
 
     key: str
     data: bytes | ImageError
 
 
 def within_limits(data: bytes) -> bytes | ImageError:
-    """The data, or the error of an image with more bytes than the service takes."""
+    """The data, or an error if it has more bytes than the service accepts."""
     return data if len(data) <= MAX_BYTES else ImageTooLargeError(f"the image has more than {MAX_BYTES:,} bytes")
 
 
 def is_image(name: str) -> bool:
-    """Whether the name ends as that of an image."""
+    """Whether the name has the suffix of an image."""
     return name.lower().endswith(tuple(SUFFIXES))
 
 
@@ -56,7 +56,7 @@ def count(path: Path, columns: Columns) -> int:
     """The number of images in a file, without reading them where its format allows.
 
     Raises:
-        InputError: the file may not be read, or lacks a column.
+        InputError: the file cannot be read, or a column is missing.
     """
     try:
         with path.open("rb") as file:
@@ -70,10 +70,10 @@ def count(path: Path, columns: Columns) -> int:
 
 
 def images(path: Path, start: int, columns: Columns) -> Generator[Image, None, None]:
-    """The images of a file in its own order, from the one at place ``start`` on.
+    """The images of a file in its own order, from position ``start``.
 
     Raises:
-        InputError: the file may not be read, or lacks a column.
+        InputError: the file cannot be read, or a column is missing.
     """
     try:
         file = path.open("rb")
@@ -95,7 +95,7 @@ def _damaged(what: str, error: Exception) -> UnreadableFileError:
 def _zip(file: IO[bytes], name: str, start: int, *, read: bool) -> Iterator[Image]:
     try:
         archive = zipfile.ZipFile(file)
-    except Exception as error:  # zipfile, tarfile and pyarrow meet damage with whatever they trip over
+    except Exception as error:  # zipfile, tarfile and pyarrow raise all kinds of errors for damaged files
         if start == 0:
             yield Image(name, _damaged("the archive", error))
         return
@@ -144,7 +144,7 @@ def _count_parquet(file: IO[bytes], path: Path, columns: Columns) -> int:
 
 
 def _opened_parquet(file: IO[bytes], path: Path, columns: Columns) -> Any:
-    """The file as ``ParquetFile``, or the error that stands for all its rows."""
+    """The file as ``ParquetFile``, or the error for all its rows."""
     try:
         table = pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES)
         groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]

@@ -1,4 +1,4 @@
-"""Parts of the input to parts of the output, scored by the service."""
+"""Scores parts of the input through the service and writes them as parts of the output."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ with extra("client"):
     import pyarrow as pa
     import pyarrow.compute as pc
 
-REQUEST_BYTES: Final = 32 * 2**20  # a request is sent before it has more; the service takes up to twice as much
+REQUEST_BYTES: Final = 32 * 2**20  # largest body of a request; the service accepts twice as much
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service that scores, and how it is asked; see ``AsyncClient``."""
+    """The service that scores, and the settings of its client; see ``AsyncClient``."""
 
     endpoint: str
     api_key: str | None = field(repr=False)
@@ -38,7 +38,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where parts go: the folder, the shard that writes to it, and the model that it began with."""
+    """Where parts are written: the folder, the shard, and the model that its first parts were scored by."""
 
     folder: Path
     shard: int
@@ -56,7 +56,7 @@ class _Unit(NamedTuple):
 
 class _Scored(NamedTuple):
     table: pa.Table
-    model: LoadedModel | None  # None where no row could be sent
+    model: LoadedModel | None  # None if no row could be sent
 
 
 def score_parts(
@@ -67,14 +67,14 @@ def score_parts(
     scored: Callable[[int], object],
     written: Callable[[PartEntry, LoadedModel | None], object],
 ) -> None:
-    """Score parts and write them, with several requests under way while the next rows are read.
+    """Score parts and write them, with several requests in flight while the next rows are read.
 
     Args:
-        scored: called with a number of rows when as many more are scored.
+        scored: called with the number of rows that have been scored since the last call.
         written: called with each part once it is on the disk, and with the model that has scored so far.
 
     Raises:
-        ServiceError: the service refuses, or is away for longer than its patience.
+        ServiceError: the service rejects the request, or is unavailable for longer than the patience.
         JobError: the input or the model changed, or the output cannot be written.
     """
     units = _units(parts, service.rows_per_request)
@@ -134,7 +134,7 @@ def _units(parts: Iterable[Part], rows_per_request: int) -> Generator[_Unit, Non
 
 
 async def _score(client: AsyncClient, unit: _Unit) -> _Scored:
-    """The output rows of a unit: the service's answers, with the rows that could not be read in their places."""
+    """The output rows of a unit: the service's results, and errors for the rows that could not be read."""
     sent = [row.image for row in unit.rows if isinstance(row.image, bytes)]
     answers = await client.score_table(sent) if sent else ANSWER.empty_table()
     answered = count()
@@ -159,7 +159,7 @@ async def _score(client: AsyncClient, unit: _Unit) -> _Scored:
 
 
 def _text(name: str) -> str:
-    """The name with bytes that are no UTF-8, which a file name may have and Parquet may not, as ``\\udcff``."""
+    """The name with non-UTF-8 bytes, which file names may have but Parquet may not, escaped as ``\\udcff``."""
     return name.encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What a batch job reads, cut into parts that can be read alone."""
+"""The input of a batch job, divided into parts that can be read independently."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from eyestate.errors import ImageError, InputChangedError, InputError, Unreadabl
 from eyestate.images import read
 
 Kind = Literal["images", "list", "archives", "parquet"]
-_NAMES: Final = 1_000  # handed on at a time
+_NAMES: Final = 1_000  # per slice
 
 
 class Row(NamedTuple):
-    """One image of the input, or what kept it from being read."""
+    """One image of the input, or the error that prevented reading it."""
 
     source: str | None  # the archive or Parquet file it is from
     key: str
@@ -44,7 +44,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows of one archive or Parquet file, from the place ``start`` to before ``stop``."""
+    """Rows of one archive or Parquet file, from position ``start`` up to ``stop`` (excluded)."""
 
     path: Path
     source: str
@@ -65,10 +65,10 @@ Slice = Files | Span
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The rows that one output file will hold."""
+    """The rows of one output file."""
 
     number: int
-    first: int  # place of its first row in the input
+    first: int  # position of its first row in the input
     slices: tuple[Slice, ...]
 
     @property
@@ -78,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A whole input: how much it is, what tells it from another, and the rows in order."""
+    """A whole input: its size, its fingerprint, and the rows in order."""
 
     kind: Kind
     rows: int
@@ -86,7 +86,7 @@ class Input:
     slices: Callable[[], Iterator[Slice]]
 
     def parts(self, rows_per_part: int) -> Iterator[Part]:
-        """The input cut into parts of ``rows_per_part`` rows, the last one shorter.
+        """The input divided into parts of ``rows_per_part`` rows; the last one may be shorter.
 
         Raises:
             InputChangedError: the input no longer has the rows it had when it was opened.
@@ -105,11 +105,11 @@ class Input:
         if pieces:
             yield Part(number, first, tuple(pieces))
         if first + rows_per_part - missing != self.rows:
-            raise InputChangedError("the input changed while it was read; run the job again on an input that rests")
+            raise InputChangedError("the input changed while it was being read; run the job again once it is stable")
 
 
 def open_input(names: Iterable[str], columns: Columns) -> Input:
-    """Find out what there is to score.
+    """Open the input of a job.
 
     The fingerprint is a SHA-256 over the names, sizes and modification times of all files, in order.
 
@@ -119,7 +119,7 @@ def open_input(names: Iterable[str], columns: Columns) -> Input:
         columns: where Parquet has images and keys.
 
     Raises:
-        InputError: there is nothing to score, or it is of several kinds.
+        InputError: there is nothing to score, or there are several kinds of input.
     """
     paths = sorted({path for name in names for path in _expanded(name)})
     if len(paths) == 1 and paths[0].is_dir():
@@ -183,7 +183,7 @@ def _folder(folder: Path, columns: Columns) -> Input:
 def _walk(folder: Path | os.DirEntry[str], prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Everything in a folder that can be scored, sorted in each folder by name, hidden files left out.
 
-    Links to folders are not followed: they may lead in circles.
+    Links to folders are not followed, since they may form loops.
     """
     try:
         with os.scandir(folder) as entries:
@@ -245,14 +245,14 @@ def _containers(root: Path, names: list[str], columns: Columns) -> Input:
 
 
 class Reader:
-    """Reads parts one after another. A file that one part ends in is not opened anew for the next: close it."""
+    """Reads parts in sequence. A file that continues in the next part stays open, so the reader must be closed."""
 
     def __init__(self) -> None:
         self._images: Generator[Image, None, None] | None = None
         self._next: tuple[Path, int] | None = None  # the file that is open, and the place it is read up to
 
     def rows(self, part: Part) -> Iterator[Row]:
-        """The rows of a part, each read when it is taken.
+        """The rows of a part, each read when it is consumed.
 
         Raises:
             InputChangedError: a file has fewer images than when the input was opened.
@@ -283,7 +283,7 @@ class Reader:
 
 def _file(path: Path) -> bytes | ImageError:
     try:
-        if not path.is_file():  # nor a pipe, which would keep us waiting
+        if not path.is_file():  # not a pipe either, which would block
             return UnreadableFileError(f"there is no file {path}")
         return within_limits(read(path))
     except ImageError as error:

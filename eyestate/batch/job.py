@@ -18,7 +18,7 @@ from eyestate.schema import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to score, by whom, and where the scores go. Part ``n`` belongs to the shard ``n`` modulo ``shards``."""
+    """What to score, through which service, and where to write. Part ``n`` belongs to shard ``n`` modulo ``shards``."""
 
     inputs: tuple[str, ...]
     output: Path
@@ -31,11 +31,11 @@ class Job:
 
 
 def run(job: Job, progress: Progress) -> Manifest:
-    """Score what an earlier run has not, and return the manifest of the finished job.
+    """Score what earlier runs have not, and return the manifest of the finished job.
 
     Raises:
-        ServiceError: the service refuses, or is away for longer than its patience.
-        JobError: the input, the output or the model is not what the job needs; every subclass says what to do.
+        ServiceError: the service rejects the request, or is unavailable for longer than the patience.
+        JobError: the input, the output or the model does not fit the job; the message says what to do.
         MissingExtraError: the engine is not installed.
     """
     _check_apart(job)
@@ -70,13 +70,13 @@ def run(job: Job, progress: Progress) -> Manifest:
         else:
             engine.score_parts(pending, job.service, destination, scored=progress.advance, written=output.add)
         if output.manifest.totals.rows != rows:
-            raise InputChangedError("the input changed while it was read; run the job again on an input that rests")
+            raise InputChangedError("the input changed while it was being read; run the job again once it is stable")
         output.finish()
         return output.manifest
 
 
 def _check_apart(job: Job) -> None:
-    """An output inside a folder that is read would be part of the input of the next run."""
+    """Refuse an output inside an input folder: it would become input of the next run."""
     for name in job.inputs:
         if Path(name).is_dir() and job.output.resolve().is_relative_to(Path(name).resolve()):
             raise InputError(f"the output {job.output} lies in the input {name}: choose an --output elsewhere")

@@ -1,4 +1,4 @@
-"""What a batch job writes: Parquet parts, and a manifest that says which of them are whole.
+"""The output of a batch job: Parquet parts, and a manifest of those that are complete.
 
 A part is written under another name, brought to the disk and renamed, and only then entered in the manifest, which is
 replaced in the same way. So whatever moment a job is killed at, the manifest names whole parts, and a part it does not
@@ -46,7 +46,7 @@ class _Entry(BaseModel):
 
 
 class PartEntry(_Entry):
-    """One whole part: how many of its rows came out as what, and the SHA-256 of its file."""
+    """A complete part: its rows by outcome, and the SHA-256 of its file."""
 
     number: Count
     name: str
@@ -73,7 +73,7 @@ class Totals(_Entry):
 
 
 class Plan(_Entry):
-    """What all manifests in one folder have in common: the input, and how it is cut."""
+    """What all manifests in a folder have in common: the input, and how it is divided."""
 
     kind: Literal["images", "list", "archives", "parquet"]
     rows: Count
@@ -83,7 +83,7 @@ class Plan(_Entry):
 
 
 class Manifest(_Entry):
-    """``_manifest.json``, or ``_manifest-<shard>.json`` where a job is shared by several shards."""
+    """``_manifest.json``, or ``_manifest-<shard>.json`` if the job has several shards."""
 
     schema_version: Literal[1] = 1
     plan: Plan
@@ -95,7 +95,7 @@ class Manifest(_Entry):
 
 
 def write_part(folder: Path, number: int, shard: int, table: pa.Table) -> PartEntry:
-    """Write a part whole or not at all.
+    """Write a part atomically.
 
     Args:
         table: its rows, of ``SCHEMA``.
@@ -120,7 +120,7 @@ def write_part(folder: Path, number: int, shard: int, table: pa.Table) -> PartEn
 
 
 def same_model(first: LoadedModel | None, model: LoadedModel | None) -> LoadedModel | None:
-    """The model of a job that began with ``first`` and now got scores of ``model``; None where it had none yet.
+    """The model of a job whose first scores are by ``first`` and newest by ``model``; None if there are none yet.
 
     Raises:
         ModelChangedError: they are not the same.
@@ -140,15 +140,15 @@ class Output:
         self._folder = folder
         self._path = path
         self.manifest = manifest
-        self.lost = 0  # parts that the manifest named and that were no longer whole
+        self.lost = 0  # parts in the manifest whose files were missing or damaged
 
     @property
     def done(self) -> frozenset[int]:
-        """The numbers of the parts that are whole."""
+        """The numbers of the complete parts."""
         return frozenset(part.number for part in self.manifest.parts)
 
     def begin(self, model: LoadedModel | None) -> None:
-        """Forget parts that are no longer whole, and note the model that other shards have begun with."""
+        """Drop parts whose files are missing or damaged, and note the model that other shards use."""
         parts = tuple(part for part in self.manifest.parts if _is_whole(self._folder / part.name, part.sha256))
         self.lost = len(self.manifest.parts) - len(parts)
         complete = self.manifest.complete and not self.lost
@@ -156,7 +156,7 @@ class Output:
         self._replace(parts=parts, totals=Totals.of(parts), model=first, complete=complete)
 
     def add(self, part: PartEntry, model: LoadedModel | None) -> None:
-        """Enter a part that was written.
+        """Record a part that was written.
 
         Raises:
             ModelChangedError: it was scored by another model than those before.
@@ -165,7 +165,7 @@ class Output:
         self._replace(parts=tuple(parts), totals=Totals.of(parts), model=same_model(self.manifest.model, model))
 
     def finish(self) -> None:
-        """Note that no part is missing."""
+        """Record that no part is missing."""
         self._replace(complete=True)
 
     def _replace(self, **changes: Any) -> None:
@@ -176,13 +176,13 @@ class Output:
 
 @contextmanager
 def open_output(folder: Path, plan: Plan, shard: int) -> Iterator[Output]:
-    """The output folder, made where there is none, for this run alone.
+    """Open the output folder, created if missing, for exclusive use by this run.
 
-    Parts that the manifest names and that are missing or damaged are taken out of it.
+    Parts in the manifest that are missing or damaged are dropped from it.
 
     Raises:
-        OutputError: another run uses it, it holds something else, or it cannot be written to.
-        InputChangedError: it was begun with another input.
+        OutputError: another run is using it, it contains something else, or it cannot be written to.
+        InputChangedError: it belongs to another input.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

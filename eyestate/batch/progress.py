@@ -1,4 +1,4 @@
-"""How far a batch job is, on stderr: a bar for people, a line now and then for logs."""
+"""Progress of a batch job on stderr: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LINE_SECONDS: Final = 10.0
 
 
 class Progress(AbstractContextManager["Progress"], Protocol):
-    """Counts the rows that are done."""
+    """Counts finished rows."""
 
     def begin(self, total: int, done: int) -> None:
-        """There are ``total`` rows, ``done`` of which an earlier run has scored."""
+        """Start with ``total`` rows, of which earlier runs have finished ``done``."""
 
     def advance(self, rows: int) -> None:
-        """Another ``rows`` rows are done."""
+        """Count ``rows`` more rows as finished."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Print a message."""
 
 
 def progress() -> Progress:
-    """A bar where stderr is a terminal that can redraw a line, lines elsewhere."""
+    """A bar if stderr is a terminal that can redraw a line, otherwise lines."""
     console = Console(stderr=True)
     return Bar(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
@@ -41,7 +41,7 @@ class _Rate(ProgressColumn):
 
 
 class Bar:
-    """A bar with rate and time left, gone when the work is done."""
+    """A bar with rate and remaining time, removed at the end."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""What ``engine.py`` does, on the machines of a Ray cluster."""
+"""``engine.py`` on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def score_parts(
 ) -> None:
     """As ``engine.score_parts``, with each part a task of its own.
 
-    Runs on the cluster that Ray finds (``RAY_ADDRESS``, or one started on this machine), else on this machine's cores.
+    Runs on the cluster that Ray finds (``RAY_ADDRESS``, or one started on this machine), otherwise on local cores.
     The machines must see input and output under the same paths and have eyestate installed.
     """
     rows = [{"part": pickle.dumps(part)} for part in parts]
@@ -53,7 +53,7 @@ def score_parts(
 
 
 def _score_part(row: dict[str, Any], service: Service, destination: Destination) -> dict[str, str]:
-    """One task. Its error is part of its answer, for Ray would wrap it into pages of its own."""
+    """One task. It returns its error, since Ray would wrap an exception into pages of traceback."""
     answer = {"entry": "", "model": "", "error": ""}
 
     def written(entry: PartEntry, model: LoadedModel | None) -> None:

@@ -1,4 +1,4 @@
-"""API keys: who may ask for scores, where the service does not answer everybody."""
+"""API keys: the authentication of requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _RELOAD_SECONDS: Final = 5.0
 
 
 class ApiKeys:
-    """The keys of a file, one a line; blank lines and lines that begin with ``#`` are passed over.
+    """The keys in a file, one a line; blank lines and lines that begin with ``#`` are ignored.
 
-    The file is read again when it changes, so keys are rotated without a restart: write the new key beside the old
-    one, move the clients over, take the old one out.
+    The file is reread when it changes, so keys are rotated without a restart: add the new key, move the clients, remove
+    the old key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,15 +36,15 @@ class ApiKeys:
             raise SettingError(f"EYESTATE_API_KEYS_FILE: {path} holds no key; write one key a line")
 
     def accept(self, key: str | None) -> bool:
-        """Whether a key is one of the file. Takes as long for a wrong key as for a right one."""
+        """Whether a key is in the file, in constant time."""
         if time.monotonic() - self._checked > _RELOAD_SECONDS:
             self._load()
         digest = _digest(key or "")
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, whatever matches
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, even after a match
         return any(matches)
 
     def _load(self) -> None:
-        """Read the file if it changed; one that cannot be read leaves the keys as they were."""
+        """Read the file if it changed; if that fails, keep the present keys."""
         self._checked = time.monotonic()
         try:
             changed = self._path.stat().st_mtime_ns

@@ -18,19 +18,19 @@ from eyestate.images import Pixels
 from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 
-_BATCH_SECONDS: Final = 0.03  # an inference should take no longer than this, for the sake of those who come after
-_BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the quickest is found at the start
+_BATCH_SECONDS: Final = 0.03  # longest inference, for the latency of the requests behind it
+_BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the fastest is determined at start
 _TRIALS: Final = 3
-_INLINE_SECONDS: Final = 0.001  # an inference shorter than this costs less on the event loop than the way to a thread
-_IN_FLIGHT: Final = 2  # batches handed to the thread: while one is computed, a full one may wait behind it
+_INLINE_SECONDS: Final = 0.001  # shorter inferences run on the event loop: a thread would cost more
+_IN_FLIGHT: Final = 2  # batches submitted to the thread: one being computed, and a full one behind it
 
-Crops = Pixels | list[Pixels]  # of one size, uint8 (N, height, width), or each of its own, (height, width)
+Crops = Pixels | list[Pixels]  # uint8 (N, height, width) if of one size, otherwise (height, width) each
 Score = Callable[[Sequence[Pixels]], Scores]
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """Crops that came together, and how far they are: ``taken`` into batches, ``scored``."""
+    """The crops of one request, and how many of them are ``taken`` into batches and ``scored``."""
 
     crops: Crops
     scores: Scores
@@ -49,17 +49,17 @@ class _Batch:
     """Slices of requests that are scored together."""
 
     parts: list[tuple[_Request, slice]] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)  # seconds each request waited for its first crop's batch
+    waits: list[float] = field(default_factory=list)  # seconds that each request waited for its first batch
     size: int = 0
     seconds: float = 0.0
 
     def run(self, score: Score) -> list[Scores | Exception]:
-        """Score all parts in one inference, or, should it fail, each in its own, so that the fault stays with it."""
+        """Score all parts in one inference; if it fails, each part in its own, to isolate the failure."""
         slices = [request.crops[part] for request, part in self.parts]
         started = time.perf_counter()
         try:
             scores = score([part for crops in slices for part in _parts(crops)])
-        except Exception as error:  # whatever broke, those whose crops these are must learn of it
+        except Exception as error:  # passed on to the requests concerned
             return [error] if len(slices) == 1 else [_attempt(score, crops) for crops in slices]
         self.seconds = time.perf_counter() - started
         results: list[Scores | Exception] = []
@@ -72,26 +72,26 @@ class _Batch:
 class Batcher:
     """Scores the crops of concurrent requests in batches.
 
-    A lone request never waits for company: what is there is scored, and what comes meanwhile forms the next batch, so
-    batches grow with the load by themselves. Every waiting request gets its share of each batch, so a request with
-    thousands of crops does not hold up those with one. Belongs to one event loop; nothing here is safe in threads.
+    There is no delay to fill a batch: what is waiting is scored, and what arrives meanwhile forms the next batch, so
+    batches grow with the load. Every waiting request gets an equal share of each batch, so a request with thousands of
+    crops does not hold up one with a single crop. Belongs to one event loop; not thread-safe.
     """
 
     def __init__(self, score: Score, *, side: int, capacity: int, max_wait: float) -> None:
-        """Measure the speed of ``score``, and choose the batch size by it.
+        """Measure the speed of ``score``, and choose the batch size accordingly.
 
         Args:
             score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
                 thread unless it is too fast for that to pay.
             side: width and height of a model input in pixels, to measure with.
-            capacity: crops that may wait; more are refused.
-            max_wait: seconds that a request may expect to take; one that would take longer is refused.
+            capacity: crops that may wait; more are rejected.
+            max_wait: longest expected time of a request in seconds; beyond that it is rejected.
         """
         self._score = score
         self._capacity = capacity
         self._max_wait = max_wait
-        self._arrived = 0  # requests, in this turn of the event loop
-        self._arrived_before = 0  # in the last turn that had any
+        self._arrived = 0  # requests in this iteration of the event loop
+        self._arrived_before = 0  # in the last iteration that had any
         self._requests: deque[_Request] = deque()
         self._waiting = 0
         self._in_flight = 0
@@ -100,11 +100,11 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Crops that wait for an inference."""
+        """Crops waiting for an inference."""
         return self._waiting
 
     async def submit(self, crops: Crops) -> Scores:
-        """P(open) of each crop, once they have been scored. A caller that is cancelled frees its place.
+        """P(open) of each crop. Cancelling the caller frees its place in the queue.
 
         Args:
             crops: N grey crops, uint8.
@@ -134,15 +134,15 @@ class Batcher:
             raise
 
     def close(self) -> None:
-        """Give the thread back; nothing may be submitted any more."""
+        """Release the thread; nothing may be submitted afterwards."""
         self._thread.shutdown(wait=False)
 
     def _is_alone(self, crops: int) -> bool:
-        """Whether a first request of a turn need not wait for the turn's end, as no company is expected."""
+        """Whether the first request of an iteration can be scored immediately, since no others are expected."""
         return self._arrived_before <= 1 and not self._requests and not self._in_flight and self._is_inline(crops)
 
     def _end_turn(self) -> None:
-        """Score what arrived in one turn of the event loop."""
+        """Score what arrived in one iteration of the event loop."""
         self._arrived_before, self._arrived = self._arrived, 0
         self._pump()
 
@@ -157,10 +157,10 @@ class Batcher:
 
     def _admit(self, crops: int) -> None:
         if not self._waiting:
-            return  # a request alone is taken, however large
+            return  # a lone request is accepted, however large
         surplus = self._waiting + crops - self._capacity
         if self._waiting * self._seconds_per_crop > self._max_wait:
-            # Shares are equal: while this request gets its crops scored, no other gets more than as many.
+            # Shares are equal: until this request is done, no other gets more crops scored than it has.
             others = len(self._requests) if crops == 1 else sum(min(each.waiting, crops) for each in self._requests)
             surplus = max(surplus, others + crops - int(self._max_wait / self._seconds_per_crop))
         if surplus > 0:
@@ -173,10 +173,10 @@ class Batcher:
             request.taken = len(request.crops)
 
     def _pump(self) -> None:
-        """Score what waits: at once where that is quick, else in the thread, with a full batch ready behind it."""
+        """Score what is waiting: immediately if that is fast, otherwise in the thread, with a full batch behind it."""
         while self._requests and self._in_flight < _IN_FLIGHT:
             if self._in_flight and self._waiting < self.batch_size:
-                return  # the batch may grow until the inference under way is done
+                return  # the batch may grow until the present inference is done
             batch = self._next_batch()
             if not self._in_flight and self._is_inline(batch.size):
                 self._land(batch, batch.run(self._score))
@@ -238,7 +238,7 @@ def _attempt(score: Score, crops: Crops) -> Scores | Exception:
 
 
 def _quickest(score: Score, side: int) -> tuple[int, float]:
-    """The batch size with the most crops a second among those that do not take too long, and its seconds per crop."""
+    """The batch size with the highest throughput among those that are not too slow, and its seconds per crop."""
     speeds: list[tuple[float, int]] = []
     for size in _BATCH_SIZES:
         if speeds and speeds[-1][0] * size > _BATCH_SECONDS:

@@ -1,4 +1,4 @@
-"""Connections: how much of a request a client may leave open, and for how long.
+"""Connections: limits on the size of request heads and on the time that clients may take.
 
 uvicorn reads heads of any length and waits for the rest of one for ever. What is wrong with a connection is answered
 here, before there is a request that the edge could answer, and in the same form.
@@ -24,7 +24,7 @@ from eyestate.server.responses import error_response
 log = logging.getLogger("eyestate.requests")
 
 MAX_HEAD_BYTES: Final = 64 * 2**10
-_LINGER_SECONDS: Final = 2.0  # in which a refused client may read why, while what it still sends is thrown away
+_LINGER_SECONDS: Final = 2.0  # for a rejected client to read the response, while what it sends is discarded
 
 
 def install(timeout: float) -> None:
@@ -58,50 +58,50 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = timeout  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
-        self._pending = 0  # bytes since the parser last had a whole head, a piece of a body or the end of a request
+        self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
         self._head_began: float | None = None  # None outside heads
         self._refused = False
         self._unread: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """The client has connected; its first head may take as long as a connection may be idle."""
+        """Start the idle timer, which also limits the first head."""
         super().connection_made(transport)
         self._time(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
+        """Stop all timers."""
         self._unset_keepalive_if_required()
         self._stop_waiting_for_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take the next bytes, whatever they are part of."""
+        """Parse the next bytes."""
         if self._refused:
             return
         self._pending += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            fault = error.__context__ or error  # what a callback below raised
+            fault = error.__context__ or error  # raised by a callback below
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
         except httptools.HttpParserUpgrade:
-            pass  # nothing else is spoken here; the request is answered as if it had not asked
+            pass  # upgrades are not supported, and the request is answered without one
         else:
-            if self._pending > MAX_HEAD_BYTES:  # also of trailers, and of what may stand beside a chunk's length
+            if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
                 self._refuse(_too_large())
 
     def on_message_begin(self) -> None:
-        """The first byte of a head is there."""
+        """The first byte of a head has arrived."""
         super().on_message_begin()
         self._head_began = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """A head is there.
+        """A head is complete.
 
         Raises:
             HeadTooLargeError: it is over the limit.
         """
-        if self._pending > MAX_HEAD_BYTES:  # which may be the body's bytes in the same piece
+        if self._pending > MAX_HEAD_BYTES:  # may include bytes of the body in the same piece
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 raise _too_large()
@@ -111,33 +111,33 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body is there."""
+        """A piece of a body has arrived."""
         self._pending = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is there as a whole."""
+        """A request is complete."""
         self._pending = 0
         super().on_message_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close: no whole head came in time."""
+        """Close the connection: no complete head arrived in time."""
         if self._head_began is None:
             self.transport.close()
             return
         left = self._head_began + self.timeout_keep_alive - self.loop.time()
         if left > 0:
-            self._time(left)  # it began when the connection had been idle for a while
+            self._time(left)  # the head started after an idle time
         else:
             self._refuse(RequestTimeoutError(f"the head was not complete within {self.timeout_keep_alive:g} s"))
 
     def pause_writing(self) -> None:
-        """The client does not take its answer; the edge may have given it up, but closing waits for it to be sent."""
+        """The client does not read its response: abort after the timeout, since closing would wait for it."""
         super().pause_writing()
         self._unread = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client goes on reading."""
+        """The client reads again."""
         self._stop_waiting_for_reader()
         super().resume_writing()
 
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
             self._unread = None
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer what cannot be read any further, after what came before it, and close."""
+        """Report an error in the byte stream, after the responses to earlier requests, and close."""
         self._refused = True
         request_id = b"%016x" % getrandbits(64)
         metrics.rejected(error.code)
@@ -167,7 +167,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
-                cycle.keep_alive = False  # the fault is in the request behind it
+                cycle.keep_alive = False  # the error is in the request behind it
                 return
             if cycle.response_started or self.pipeline:
                 self.transport.close()
@@ -181,7 +181,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
-            self.transport.write_eof()  # to close at once would reset the connection, and the answer could be lost
+            self.transport.write_eof()  # closing immediately would reset the connection, and the response could be lost
             self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
         else:
             self.transport.close()

@@ -16,8 +16,8 @@ from eyestate.mtcnn import FACES_ALONG, MAX_FACES, MIN_FACE
 from eyestate.schema import BatchResponse, ErrorResponse, FacesResponse, Readiness, ScoreResponse
 from eyestate.server import packed
 from eyestate.server.openinference.schema import (
-    InferenceAnswer,
     InferenceRequest,
+    InferenceResponse,
     ModelMetadata,
     ModelReady,
     ProtocolError,
@@ -35,7 +35,7 @@ _ANSWERS: Final = (
     FacesResponse,
     ErrorResponse,
     Readiness,
-    InferenceAnswer,
+    InferenceResponse,
     ModelMetadata,
     ModelReady,
     ProtocolError,
@@ -62,7 +62,7 @@ _INFER_ERRORS: Final = (*_REQUEST_ERRORS, errors.NotFoundError, errors.Inference
 _QUALITY: Final = {
     "name": "quality",
     "in": "query",
-    "description": "Whether the answer also tells how well each eye can be seen.",
+    "description": "Whether the response includes how well each eye can be seen.",
     "schema": {"type": "boolean", "default": False},
 }
 _NPY: Final = "a .npy file: uint8 (N, height, width) grey or (N, height, width, 3) RGB, in C order"
@@ -73,13 +73,13 @@ _ARROW: Final = (
 _JSON_LENGTH: Final = {
     "name": JSON_LENGTH,
     "in": "header",
-    "description": "Bytes of the JSON, where binary data of tensors follow it",
+    "description": "Bytes of JSON, if binary tensor data follow it",
     "schema": {"type": "integer", "minimum": 0},
 }
 _BINARY_TENSORS: Final = {
     "schema": {
         **_BINARY,
-        "description": f"JSON as long as {JSON_LENGTH} says, and behind it binary data of its tensors",
+        "description": f"JSON of the length in {JSON_LENGTH}, followed by binary tensor data",
     }
 }
 
@@ -154,7 +154,7 @@ def document() -> bytes:
                     **_probe("The model is loaded and has scored a first crop"),
                     "responses": {
                         "200": {"description": "Ready", "content": _content("Readiness")},
-                        "503": {"description": "About to stop", "content": _content("Readiness")},
+                        "503": {"description": "Shutting down", "content": _content("Readiness")},
                     },
                 }
             },
@@ -182,7 +182,7 @@ def _inference_protocol() -> dict[str, Any]:
             path: {"get": _inference(operation, "What the model takes and gives", "ModelMetadata")},
             f"{path}/ready": {"get": _inference(f"{operation}Ready", "Whether the model takes requests", "ModelReady")},
             f"{path}/infer": {
-                "post": _inference(f"{operation}Infer", "Score crops", "InferenceAnswer", _INFER_ERRORS)
+                "post": _inference(f"{operation}Infer", "Score crops", "InferenceResponse", _INFER_ERRORS)
                 | {
                     "description": f"Up to {MAX_CROPS:,} crops and {MAX_BODY_BYTES:,} bytes, of which "
                     f"{MAX_JSON_BYTES:,} may be JSON. A crop that cannot be scored fails the request.",
@@ -196,8 +196,8 @@ def _inference_protocol() -> dict[str, Any]:
         for action, method, header in (("", "get", []), ("/ready", "get", []), ("/infer", "post", [_JSON_LENGTH])):
             paths[path + action][method]["parameters"] = [*parameters, *header]
         paths[f"{path}/infer"]["post"]["responses"]["200"]["content"][OCTET_STREAM] = _BINARY_TENSORS
-        paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
-    paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "About to stop"}
+        paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "Shutting down"}
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "Shutting down"}
     return paths
 
 

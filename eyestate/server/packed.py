@@ -1,4 +1,4 @@
-"""Packed bodies: many crops in one tensor or one Arrow stream, so that a bulk request costs little per crop."""
+"""Packed bodies: many crops in one tensor or Arrow stream, which makes bulk requests cheap."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def from_npy(body: bytes) -> Pixels:
         read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read_head(file)
         shape = tuple(map(int, shape))  # True is one, too, but not to NumPy
-    except Exception as error:  # the head is a Python expression; broken ones break NumPy wherever it happens to be
+    except Exception as error:  # the head is a Python expression, and NumPy raises all kinds of errors for broken ones
         raise RequestError(f"the body is no .npy file of version 1 or 2: {_short(error)}") from None
     if dtype != np.uint8 or fortran:
         raise RequestError(f"the array is {_short(dtype)}{', column-major' if fortran else ''}; send uint8 in C order")
@@ -87,7 +87,7 @@ def to_npy(scores: Scores) -> bytes:
 def to_arrow(
     scores: Scores, states: Sequence[str | None], errors: Sequence[tuple[str, str] | None], metadata: dict[str, str]
 ) -> bytes:
-    """Answers as an Arrow IPC stream: ``score``, ``state``, ``error`` and ``message``, each null where it has no place.
+    """Results as an Arrow IPC stream: ``score``, ``state``, ``error`` and ``message``, each nullable.
 
     Args:
         scores: float32 (N,), NaN where a crop failed.
@@ -150,7 +150,7 @@ def _tensors(columns: Sequence[pa.FixedShapeTensorArray]) -> Pixels:
 
 
 def _check_messages(body: bytes) -> None:
-    """Refuse a stream that takes much more to read than it is long."""
+    """Reject a stream that would take far more memory than its length."""
     reader = pa.ipc.MessageReader.open_stream(body)
     for _ in range(MAX_CROPS + 2):  # a schema, batches of a crop or more, the end
         try:
@@ -163,7 +163,7 @@ def _check_messages(body: bytes) -> None:
 
 
 def _may_grow(message: pa.Message) -> bool:
-    """Whether a message could grow when read: a compressed record batch, which pyarrow tells only by reading it.
+    """Whether a message may expand when read: a compressed record batch, which pyarrow reveals only by reading it.
 
     Reads the flatbuffer of Arrow's ``Message.fbs``: the field ``header`` (2) of a message is its record batch, whose
     field ``compression`` (3) is there when it is.
@@ -183,5 +183,5 @@ def _may_grow(message: pa.Message) -> bool:
 
 
 def _short(fault: object) -> str:
-    """What to tell of a fault that the caller may have made as long as it likes."""
+    """The beginning of a message whose length the caller controls."""
     return str(fault).partition("\n")[0][:200]

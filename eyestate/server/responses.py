@@ -136,7 +136,7 @@ def _quality(assessment: Assessment) -> Quality:
 
 
 def _eye(box: Box | None, verdicts: Iterator[tuple[float, State, Assessment | None]]) -> Eye | None:
-    """The next verdict, where the eye is in the photo."""
+    """The next result, if the eye is in the photo."""
     if box is None:
         return None
     score, state, quality = next(verdicts)

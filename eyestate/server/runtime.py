@@ -1,4 +1,4 @@
-"""What every scoring route does: images or photos to crops, crops to scores."""
+"""The work of all scoring routes: images or photos to crops, crops to scores."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from eyestate.server.face_pool import FacePool
 from eyestate.server.metrics import Monitor
 from eyestate.server.responses import ResponseWriter
 
-_MAX_PIXELS: Final = 2**26  # of all images of a request, for they take memory and time together
-_INLINE_BYTES: Final = 8 * 2**10  # images of up to this size together decode faster than a thread starts
+_MAX_PIXELS: Final = 2**26  # of all images of a request together
+_INLINE_BYTES: Final = 8 * 2**10  # smaller images decode faster than a thread starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The model of this process and the way to it."""
+    """The model of this process, and what requests need to use it."""
 
     scorer: Scorer
     batcher: Batcher
@@ -58,7 +58,7 @@ class Runtime:
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
     ) -> Decoded:
-        """Decode the images of a request, in a thread where they are large.
+        """Decode the images of a request, in a thread if they are large.
 
         Args:
             scope: of the request.
@@ -116,7 +116,7 @@ def _find(detector: FaceDetector, photo: bytes, side: int, with_quality: bool) -
 def _decode(
     images: Pixels | Sequence[bytes | None], side: int, with_quality: bool
 ) -> tuple[Pixels | list[Pixels], Decoded]:
-    """The crops as they were sent, and as they wait to be scored."""
+    """The crops as they were sent, and as they are queued for scoring."""
     failures: dict[int, ImageError] = {}
     originals: Pixels | list[Pixels]
     if isinstance(images, np.ndarray):
@@ -143,7 +143,7 @@ def _grey(crops: Pixels) -> Pixels:
 
 
 def _waiting(crops: Pixels | list[Pixels], side: int) -> Crops:
-    """The crops as they wait to be scored: small, and together where they are of one size."""
+    """The crops as they are queued for scoring: no larger than needed, and in one array if they are of one size."""
     if isinstance(crops, np.ndarray):
         return crops if crops.shape[1] * crops.shape[2] <= side * side else to_inputs(crops, side)
     crops = [shrunk(crop, side) for crop in crops]

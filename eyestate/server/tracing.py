@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, where OpenTelemetry's own environment variables name an OTLP endpoint."""
+"""OpenTelemetry traces, enabled by OpenTelemetry's own variables for an OTLP endpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("eyestate", __version__)
 
     def begin(self, scope: MutableMapping[str, Any], route: str, request_id: str) -> Span:
-        """Begin the span of a request, below the caller's where it sent a ``traceparent``; ``phase`` finds it."""
+        """Begin the span of a request, as a child of the caller's ``traceparent`` if there is one."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         span = self._tracer.start_span(
             f"{scope['method']} {route}",
@@ -52,17 +52,17 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 def configured() -> Tracing | None:
-    """The tracing that the environment asks for; None where it names no endpoint."""
+    """Tracing as configured by the environment; None without an endpoint."""
     return Tracing() if any(os.environ.get(variable) for variable in _ENDPOINTS) else None
 
 
 def phase(scope: Mapping[str, Any], name: str) -> AbstractContextManager[object]:
-    """A part of a request's work, as a span below the request's; nothing where requests are not traced."""
+    """A phase of a request, as a child of its span; does nothing if requests are not traced."""
     if _SCOPE_KEY not in scope:
         return _UNTRACED
     tracer: Tracer

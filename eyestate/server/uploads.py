@@ -23,9 +23,9 @@ BODY_BUDGET: Final = "eyestate.body_budget"  # in a request's scope: the ``BodyB
 MAX_BODY_BYTES: Final = 64 * 2**20
 MAX_IMAGES: Final = 1_000
 MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
-_MAX_PART_HEADER_BYTES: Final = 2_048  # of each header of a part: a file's name may be long
+_MAX_PART_HEADER_BYTES: Final = 2_048  # per header of a part: file names may be long
 _HELD: Final = "eyestate.held_bytes"
-_ENVELOPE_BYTES: Final = 64 * 2**10  # what multipart may add to one image
+_ENVELOPE_BYTES: Final = 64 * 2**10  # overhead of multipart for one image
 
 
 class BodyBudget:
@@ -116,7 +116,7 @@ def _media_type(request: Request) -> str:
 
 
 class _Received:
-    """A body as it comes in, refused as soon as it is known to be empty or over the limit."""
+    """A body as it arrives, rejected as soon as it is known to be empty or over the limit."""
 
     def __init__(self, request: Request, max_bytes: int) -> None:
         self._request = request
@@ -145,7 +145,7 @@ class _Received:
 
 
 async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
-    """The contents of the multipart parts of one name; parts of other names are passed over."""
+    """The contents of the multipart parts of one name; parts of other names are ignored."""
     _, options = parse_options_header(request.headers["content-type"])
     if b"boundary" not in options:
         raise RequestError(f"the content type {MULTIPART} names no boundary")
@@ -166,7 +166,7 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
 
 
 class _Collector:
-    """Keeps the parts of one name as the parser meets them."""
+    """Collects the parts of one name from the parser's callbacks."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name

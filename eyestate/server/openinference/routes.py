@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, over REST: what clients of Triton and KServe speak, under ``/v2``.
+"""The Open Inference Protocol, version 2, over REST under ``/v2``, for clients of Triton and KServe.
 
 The model takes ``crops``, UINT8 (N, height, width) grey or (N, height, width, 3) RGB, and ``images``, BYTES (N), each
 element an encoded image file. A request has one of the two or both; then the answer's elements are in the order of
@@ -37,7 +37,7 @@ from eyestate.server.openinference.tensors import JSON_LENGTH, read, write
 from eyestate.server.routing import Api, Endpoint, Route
 from eyestate.server.runtime import Runtime
 
-_INLINE_BYTES: Final = 16 * 2**10  # requests up to this size are read faster than a thread starts
+_INLINE_BYTES: Final = 16 * 2**10  # smaller requests are parsed faster than a thread starts
 
 
 def error_response(error: EyestateError) -> Response:
@@ -134,7 +134,7 @@ API: Final = Api(
 
 
 def _manifest(request: Request) -> Card:
-    """The manifest of the model that the path names.
+    """The manifest of the model in the path.
 
     Raises:
         NotFoundError: the model served has another name or version.

@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, as pydantic models."""
+"""Requests and responses of the Open Inference Protocol, as pydantic models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eyestate.bundle import State
 
 
 class _Part(BaseModel):
-    """Strict in what is known; fields and parameters of which nothing is known are passed over."""
+    """Strict about known fields; unknown fields and parameters are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
 
@@ -100,7 +100,7 @@ class StateOutput(_Part):
     data: list[State] | None = None
 
 
-class InferenceAnswer(_Part):
+class InferenceResponse(_Part):
     """Body of an answer, or the JSON at its start."""
 
     id: Annotated[str | None, Field(description="the request's, if it had one")] = None

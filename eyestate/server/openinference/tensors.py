@@ -21,8 +21,8 @@ from eyestate.server.openinference.schema import (
     BinaryPart,
     CropsInput,
     ImagesInput,
-    InferenceAnswer,
     InferenceRequest,
+    InferenceResponse,
     RequestedOutput,
     ScoreOutput,
     StateOutput,
@@ -201,7 +201,7 @@ def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[
         output, part = _score(scores, binary) if wanted.name == "score" else _state(states, binary)
         outputs.append(output)
         parts.append(part)
-    answer = InferenceAnswer(id=asked.id, model_name=manifest.name, model_version=manifest.version, outputs=outputs)
+    answer = InferenceResponse(id=asked.id, model_name=manifest.name, model_version=manifest.version, outputs=outputs)
     return answer.model_dump_json(exclude_none=True).encode(), b"".join(parts)
 
 
