@@ -234,5 +234,5 @@ class TestFingerprint:
     def test_change_between_the_two_walks(self, tmp_path: Path) -> None:
         source = opened(write_folder(tmp_path, CROPS))
         (tmp_path / "new.png").write_bytes(png(0))
-        with pytest.raises(InputChangedError, match="changed while it was read"):
+        with pytest.raises(InputChangedError, match="changed while it was being read"):
             rows(source)
