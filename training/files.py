@@ -1,4 +1,4 @@
-"""What the stages on unlabelled crops hand to one another, written whole or not at all."""
+"""Files that stages pass to one another: JSON and named arrays, written whole or not at all."""
 
 from __future__ import annotations
 

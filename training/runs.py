@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder besides checkpoints: what it was made of, and how it went."""
+"""The records of a training run, besides its checkpoints: its inputs, its history, its time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CURVES: Final = ("train_loss", "val_loss", "train_eer", "val_eer")
 
 
 def claim(run: Path, recipe: Mapping[str, Any]) -> None:
-    """Write down what a new run is made of; a run found in the folder continues if it is made of the same.
+    """Record the inputs of a new run; a run found in the folder continues if its inputs are the same.
 
-    A run of another recipe is moved aside to ``<run>.previous``, over one that lies there.
+    A run with other inputs is moved to ``<run>.previous``, replacing what is there.
 
     Args:
         run: the run's folder; made where it is missing.

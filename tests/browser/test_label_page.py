@@ -146,7 +146,7 @@ def test_undo(context: BrowserContext, url: str, task: Task, key: str) -> None:
     expect(page.locator("#file")).to_have_text(NAMES[2])
     page.keyboard.press(key)
     expect(page.locator("#file")).to_have_text(NAMES[1])
-    expect(page.locator("#said")).to_contain_text("Took back “Closed”")
+    expect(page.locator("#said")).to_contain_text("Undid “Closed”")
     saved(task, {NAMES[0]: OPEN})
     page.keyboard.press(key)
     saved(task, {})
@@ -284,11 +284,11 @@ def test_import(context: BrowserContext, url: str, task: Task) -> None:
     choose = page.locator("#import")
     bad = f"file,label\n{NAMES[0]},open\nnowhere.png,open\n"
     choose.set_input_files({"name": "bad.csv", "mimeType": "text/csv", "buffer": bad.encode()})
-    expect(page.locator("#import-error")).to_contain_text("bad.csv was not taken, and nothing has changed: nowhere.png")
+    expect(page.locator("#import-error")).to_contain_text("bad.csv was not imported; nothing has changed: nowhere.png")
     assert said(task) == {}
     good = f"file,annotator,label,answered_at\n{NAMES[0]},anna,closed,2030-01-01T00:00Z\n"
     choose.set_input_files({"name": "good.csv", "mimeType": "text/csv", "buffer": good.encode()})
-    expect(page.locator("#import-result")).to_contain_text("1 answers taken")
+    expect(page.locator("#import-result")).to_contain_text("1 answers imported")
     expect(page.locator("#import-error")).to_be_empty()
     with page.expect_download() as download:
         page.get_by_role("link", name="votes.csv").click()

@@ -31,7 +31,7 @@ DRAWN, SAMPLED = 100, 500  # crops of each kind that a behavioural test takes at
 def compare_command(crops: Path, mrl: Path, human_labels: Path, runs: Path, output: Path) -> None:
     """Compare all networks on crops that none was trained on: held-out ones, and MRL's test subjects.
 
-    This is the last comparison: nothing may be chosen by what it says.
+    This is the final comparison: nothing may be chosen by its results.
     """
     subjects = split_mrl(mrl).test[::SCORED]
     held_out = read_held_out(crops, human_labels)

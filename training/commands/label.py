@@ -37,14 +37,14 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("runs/pseudo_label/queue.csv"),
     show_default=True,
-    help="What to ask about, in this order: the queue.csv of `pseudo-label` or `self-train`.",
+    help="The crops to ask about, in this order: the queue.csv of `pseudo-label` or `self-train`.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/label"),
     show_default=True,
-    help="Folder of answers.csv and of the page's store; earlier answers in it are kept.",
+    help="Folder for answers.csv and the page's store; earlier answers in it are kept.",
 )
 @click.option(
     "--answers",
@@ -57,7 +57,7 @@ Examples:
     type=click.IntRange(min=1),
     default=BUDGET,
     show_default=True,
-    help="Most crops that people may be asked about; a longer queue is refused.",
+    help="How many crops people may be asked about; a longer queue is an error.",
 )
 @click.option("--annotator", metavar="NAME", help="Who answers.  [default: the page asks]")
 @click.option(
@@ -85,9 +85,9 @@ def label_command(
 ) -> None:
     """Ask people whether the eye in each crop of a queue is open.
 
-    Starts a page that shows the crops one by one and saves every answer at once. Ctrl+C stops it; started again it
-    goes on where it was. The majority's answers are in answers.csv of the output folder at any time; the exit code
-    is 0 if every crop of the queue has an answer.
+    Starts a page that shows the crops one by one and saves every answer at once. Ctrl+C stops it; started again, it
+    continues where it stopped. answers.csv in the output folder always holds the majority's answers; the exit code is 0
+    if every crop of the queue has an answer.
     """
     queue, asked = read_queue(queue_file, crops, budget)
     if answers_file is not None:
@@ -110,6 +110,6 @@ def label_command(
         task.store.close()
     click.echo(f"{len(queue) - left} of {len(queue)} crops have an answer in {task.answers}")
     if left:
-        click.echo("go on labelling with the same command")
+        click.echo("continue labelling with the same command")
         raise click.exceptions.Exit(1)  # a pipeline waits until every crop has an answer
-    click.echo(f"go on with:\n{task.go_on}")
+    click.echo(f"continue with:\n{task.go_on}")

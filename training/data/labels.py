@@ -1,4 +1,4 @@
-"""Labels of crops that came without: who or what gave them, in a CSV that people and programs can read."""
+"""Labels of unlabelled crops, by networks and people, in CSV files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What people said of one crop: the majority (None: a tie, or nobody could tell) and the votes behind it."""
+    """People's answer on one crop: the majority (None: a tie, or nobody could tell) and the votes behind it."""
 
     file: str
     label: int | None

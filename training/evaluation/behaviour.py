@@ -1,4 +1,4 @@
-"""Behavioural tests of a model, after CheckList (Ribeiro et al. 2020): what must not change its mind, and what must.
+"""Behavioural tests of a model, after CheckList (Ribeiro et al. 2020): what must, and must not, alter its verdict.
 
 Minimum functionality: it tells clear cases apart. Invariance: changes of a crop that leave the eye as it was, up to a
 stated limit, leave the verdict as it was. Direction: closing an eye step by step lowers the score.

@@ -28,7 +28,7 @@ Map = Callable[[Scores], Scores]
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A way to calibrate on people it was not fitted on: log-loss (nats per crop) and expected calibration error."""
+    """A calibration method on subjects it was not fitted on: log-loss (nats per crop), expected calibration error."""
 
     method: str
     loss: float
@@ -58,7 +58,7 @@ def apply_temperature(scores: Scores, temperature: float) -> Scores:
 
 
 def compare(scores: Scores, labels: Labels, people: Sequence[str]) -> list[Fit]:
-    """Each way to calibrate, judged on every person by a fit on all others.
+    """Each calibration method, evaluated on every subject by a fit on all others.
 
     Args:
         scores: (N,) P(open).
@@ -80,7 +80,7 @@ def compare(scores: Scores, labels: Labels, people: Sequence[str]) -> list[Fit]:
 def choose_temperature(scores: Scores, labels: Labels, people: Sequence[str]) -> float:
     """The temperature fitted on all, or 1 where temperatures do not lower the loss on people left out.
 
-    Where there is one person only, nobody can tell, and it is 1.
+    With a single subject this cannot be tested, and it is 1.
     """
     if len(set(people)) == 1:
         return 1.0

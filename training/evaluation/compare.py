@@ -1,4 +1,4 @@
-"""The last comparison: every network the pipeline made, on the same crops that none of them learnt from."""
+"""The final comparison: every network of the pipeline on the same crops, none of which any was trained on."""
 
 from __future__ import annotations
 

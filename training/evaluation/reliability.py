@@ -1,4 +1,4 @@
-"""How far scores may be read as probabilities: reliability by bins of equal size."""
+"""How well scores are calibrated: reliability by bins of equal size."""
 
 from __future__ import annotations
 

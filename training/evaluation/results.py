@@ -20,7 +20,7 @@ SLICED: tuple[str, ...] = ("glasses", "reflections", "light", "sensor", "gender"
 
 @dataclass(frozen=True, slots=True)
 class ScoredCrops:
-    """Labelled crops and the scores (N,) a model gave them."""
+    """Labelled crops and a model's scores (N,) of them."""
 
     crops: Sequence[LabelledCrop]
     scores: Scores

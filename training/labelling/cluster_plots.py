@@ -130,7 +130,7 @@ def draw_best(
     panels = []
     for feature in dict.fromkeys(item.feature for item in clusterings):
         shown = next(item for item in clusterings if item.name == best(rows, feature))
-        title = f"{feature}, {shown.algorithm} {'tuned' if shown.tuned else 'as it comes'}"
+        title = f"{feature}, {shown.algorithm} {'tuned' if shown.tuned else 'default'}"
         if shown.silhouette is not None:
             title += f", silhouette {shown.silhouette:.3f}"
         plot_samples(pool, shown.clusters, title, output / f"samples-{feature}.png")

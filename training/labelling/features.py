@@ -1,4 +1,4 @@
-"""Features of the unlabelled crops: what three face networks see in them, kept on disk."""
+"""Features of the unlabelled crops: the embeddings of three face networks, kept on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VGGFACE_FILE: Final = "vgg_face_weights.pth"  # deepface's name for its PyTorch 
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """A network and how it wants the crops.
+    """A network and the input it takes.
 
     ``weights`` is a file, or the name under which facenet-pytorch publishes some. ``load`` raises DataError where it
     cannot be had.

@@ -1,4 +1,4 @@
-"""How right labels are, by what people said of the same crops. It reports; nothing may be chosen by it."""
+"""How accurate labels are, by people's answers on the same crops. It reports; nothing may be chosen by it."""
 
 from __future__ import annotations
 

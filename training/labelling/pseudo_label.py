@@ -1,4 +1,4 @@
-"""Let a network label the crops it is sure of, and queue the others for a person, the most doubtful first."""
+"""Pseudo-labels: a network labels the crops it is sure of; the others are queued for a person, least sure first."""
 
 from __future__ import annotations
 

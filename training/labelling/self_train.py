@@ -1,8 +1,8 @@
-"""Self-training: networks teach each other the crops that nobody labelled, none of them crops it was trained on.
+"""Cross-fitted self-training: no network labels crops that it was trained on.
 
 In every round the crops are dealt into folds. For each fold a network is fine-tuned on the labelled data set and on
-those crops of the other folds that are believed with confidence, under strong augmentation; it then says what it
-believes of its own fold. So no belief is a memory of itself, as it would be in plain self-training (Xie et al. 2020,
+those crops of the other folds that are believed with confidence, under strong augmentation; it then scores
+its own fold. So no label reinforces itself, as in plain self-training (Xie et al. 2020,
 "Noisy Student"), and the beliefs' errors can be found as in confident learning (Northcutt et al. 2021).
 """
 
@@ -40,7 +40,7 @@ def self_train(
     """Run rounds of cross-fitted self-training; a killed one continues at the network it was training.
 
     Args:
-        labelled: data with labels; train is mixed in, val is only watched.
+        labelled: MRL; train is mixed in, val is only monitored.
         pool: unlabelled crops.
         output: ``round_<r>/fold_<k>`` are runs, ``round_<r>/beliefs.csv`` what is believed after a round.
         beliefs: P(open) by file that the first round starts from, from networks not trained on these crops.

@@ -38,7 +38,7 @@ class Settings:
     weight_decay: float = 0.01
     dropout: float = 0.4
     label_smoothing: float = 0.0
-    average_decay: float = 0.998  # of the moving average of the weights, per step; it is what is judged and kept
+    average_decay: float = 0.998  # of the moving average of the weights, per step; the average is evaluated and kept
     patience: int = 6  # epochs without a better validation EER before stopping; 0 trains to the end and keeps that
     seed: int = 0
 

@@ -1,7 +1,7 @@
-"""What a small network learns from: views of crops, and what the large network says of each view.
+"""The distillation set: augmented views of crops, with the large network's logit for each view.
 
 The teacher answers for the very pixels that the student sees (Beyer et al. 2022, "Knowledge distillation: A good
-teacher is patient and consistent"), so any change of a crop is allowed, also one after which nobody knows the answer.
+teacher is patient and consistent"), so any change of a crop is allowed, even one that leaves its label unknown.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class _Views(Dataset[tuple[Pixels, Pixels, float]]):
 def write_distillation_set(
     crops: Sequence[Crop], teacher: Scorer, output: Path, *, side: int, views: int, own_share: float, seed: int
 ) -> None:
-    """Draw views and ask the teacher about them; one that was stopped continues after its last whole file.
+    """Draw views and record the teacher's logits; an interrupted call continues after its last whole file.
 
     Args:
         crops: to draw from, balanced as in training (``balanced_weights``).
-        teacher: answers.
+        teacher: the network to learn from.
         output: the folder of the files; an older set made of something else is moved aside.
         side: width and height of the student's input in pixels.
         views: how many to draw.
@@ -93,7 +93,7 @@ def write_distillation_set(
     weights = balanced_weights(crops, own_share).tolist()
     dataset = _Views(crops, (teacher.side, side))
     parts = [output / f"{number:04d}.npz" for number in range(math.ceil(views / PART))]
-    with tqdm(total=views, desc="asking the teacher", unit="view") as progress:
+    with tqdm(total=views, desc="scoring views", unit="view") as progress:
         for number, path in enumerate(parts):
             n = min(PART, views - number * PART)
             if path.exists():

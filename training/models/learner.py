@@ -187,7 +187,7 @@ def fit(
         output: the run's folder.
         epochs: to train for.
         patience: epochs without a better validation EER before stopping; 0 trains to the end and keeps that.
-        average_decay: of the moving average of the weights, per step; it is what is judged and kept.
+        average_decay: of the moving average of the weights, per step; the average is what is evaluated and kept.
         precision: of the computation.
 
     Returns:

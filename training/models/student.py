@@ -45,7 +45,7 @@ class StudentSettings:
     weight_decay: float = 4e-3
     temperature: float = 1.0  # the teacher's and the student's logits are divided by it in the loss
     label_share: float = 0.25  # weight of the data set's label against the teacher's word, where there is a label
-    average_decay: float = 0.999  # of the moving average of the weights, per step; it is what is judged and kept
+    average_decay: float = 0.999  # of the moving average of the weights, per step; the average is evaluated and kept
     seed: int = 0
 
 

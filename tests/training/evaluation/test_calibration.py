@@ -49,7 +49,7 @@ def test_cooling_makes_scores_fit_and_keeps_their_order(fair: tuple[Scores, Labe
     assert (np.diff(calm[np.argsort(sure)]) >= 0).all()
 
 
-def test_a_temperature_is_chosen_where_it_helps_strangers(fair: tuple[Scores, Labels]) -> None:
+def test_a_temperature_is_chosen_where_it_helps_unseen_subjects(fair: tuple[Scores, Labels]) -> None:
     scores, labels = fair
     sure = sharpened(scores, 3)
     fits = {fit.method: fit for fit in compare(sure, labels, PEOPLE)}
@@ -67,7 +67,7 @@ def test_scores_stay_where_a_temperature_helps_no_stranger() -> None:
     assert choose_temperature(scores, labels, ["s1"] * 2_000 + ["s2"] * 2_000) == 1
 
 
-def test_one_person_tells_nothing_of_strangers(fair: tuple[Scores, Labels]) -> None:
+def test_one_subject_alone_cannot_be_tested_on(fair: tuple[Scores, Labels]) -> None:
     assert choose_temperature(sharpened(fair[0], 3), fair[1], ["s1"] * len(PEOPLE)) == 1
 
 

@@ -51,7 +51,7 @@ _HEADERS: Final = {
 
 
 class ForeignPageError(RequestError):
-    """A request that a page from elsewhere made the browser send."""
+    """A request that a page of another origin made the browser send."""
 
     status = 403
     code = "foreign_page"
@@ -90,7 +90,7 @@ class Desk:
         self._writing = threading.Lock()
 
     def write_answers(self) -> None:
-        """Bring the CSV up to the store; whatever is killed in between, the next answer or start mends."""
+        """Bring the CSV up to the store; after a kill in between, the next answer or start does."""
         with self._writing:
             write_answers(self.task.answers, majority(self.task.store.votes()))
 
@@ -130,7 +130,7 @@ def app(task: Task, hosts: Iterable[str]) -> Starlette:
 
 
 class Guard:
-    """Refuses changes that other pages ask for, and tells the browser to be strict with every answer."""
+    """Rejects changes that other origins ask for, and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -202,7 +202,7 @@ def state(request: Request) -> Response:
 
 
 async def answer(request: Request) -> Response:
-    """``POST /api/answer``: ``{"store", "id", "annotator", "file", "label"}``; committed when the reply is sent."""
+    """``POST /api/answer``: ``{"store", "id", "annotator", "file", "label"}``; committed before the response."""
     desk = _desk(request)
     said = await _message(request, desk, ("id", "annotator", "file", "label"))
     if said["label"] not in VOTE_CODES:
@@ -220,7 +220,7 @@ async def answer(request: Request) -> Response:
 
 
 async def undo(request: Request) -> Response:
-    """``POST /api/undo``: ``{"store", "id", "annotator"}``, the id that of the answer; says whether it could be."""
+    """``POST /api/undo``: ``{"store", "id", "annotator"}``, the id of the answer; responds whether it was undone."""
     desk = _desk(request)
     said = await _message(request, desk, ("id", "annotator"))
 
@@ -233,7 +233,7 @@ async def undo(request: Request) -> Response:
 
 
 async def take_in(request: Request) -> Response:
-    """``POST /api/import?name=…``: a file that ``exchange.parse`` reads is the body; all of it is taken, or nothing."""
+    """``POST /api/import?name=…``: the body, as ``exchange.parse`` reads it, is imported whole or not at all."""
     desk = _desk(request)
     data = await _body(request, ("text/csv", "application/json"), MAX_IMPORT_BYTES)
     name = Path(request.query_params.get("name", "")).name or "imported"
@@ -309,7 +309,7 @@ async def _message(request: Request, desk: Desk, fields: Iterable[str]) -> Mappi
 
 
 async def _body(request: Request, media_types: Sequence[str], limit: int) -> bytes:
-    """The body, refused as soon as it is known to be too large.
+    """The body, rejected as soon as it is known to be too large.
 
     The media types are ones that no page elsewhere can send without asking first.
     """
@@ -340,16 +340,16 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 
 
 async def _refuse_route(_request: Request, error: Exception) -> Response:
-    """A path or method that there is not."""
+    """No such path or method."""
     assert isinstance(error, HTTPException)
     return _json({"error": {"code": "not_found", "message": error.detail}}, error.status_code)
 
 
 async def _give_up(_request: Request, _left: Exception) -> Response:
-    """The client left before its body was complete; nobody reads this answer."""
+    """The client left before its body was complete; nobody reads this response."""
     return Response(status_code=499)  # nginx's "client closed request"
 
 
 async def _fail(_request: Request, _cause: Exception) -> Response:
-    """An error of ours: told in a word, logged in full by the server."""
+    """An internal error: the response is short, the server's log complete."""
     return _error(EyestateError("the server failed on this request; the window it runs in says why"))

@@ -63,7 +63,7 @@ async function send() {
       if (response.ok) {
         stale ||= (await response.json()).undone === false;
       } else if (response.status === 422) {
-        trouble(`An answer was refused: ${await reason(response)}`);
+        trouble(`An answer was rejected: ${await reason(response)}`);
         stale = true;
       } else {
         throw new Error(await reason(response));
@@ -100,7 +100,7 @@ async function reason(response) {
 function offline(error) {
   const waiting = known ? outbox().length : 0;
   const kept = waiting === 1 ? " 1 answer is" : ` ${waiting} answers are`;
-  const why = error instanceof TypeError || error.name === "TimeoutError" ? "The server can’t be reached." : `The server is in trouble: ${error.message}.`;
+  const why = error instanceof TypeError || error.name === "TimeoutError" ? "The server can’t be reached." : `The server reported an error: ${error.message}.`;
   $("offline").textContent = why + (waiting ? `${kept} kept in this browser and not saved yet.` : "") + " Trying again …";
   $("offline").hidden = false;
 }
@@ -221,7 +221,7 @@ function undo() {
   const label = mine.get(action.crop);
   putBack(action);
   post({ kind: "undo", id: action.id });
-  say(`Took back “${WORDS[label] ?? "nothing"}”: ${known.crops[action.crop].file}`);
+  say(`Undid “${WORDS[label] ?? "nothing"}”: ${known.crops[action.crop].file}`);
   fromOverview = false;
   view = "label";
   show(action.crop);
@@ -292,7 +292,7 @@ function drawCrop() {
   const crop = known.crops[current];
   $("place").textContent = `${current + 1} of ${known.crops.length}`;
   $("file").textContent = crop.file;
-  $("belief").textContent = !revealed ? "" : crop.p_open === null ? "The model said nothing" : `Model: P(open) ${crop.p_open.toFixed(2)}`;
+  $("belief").textContent = !revealed ? "" : crop.p_open === null ? "The model has no score" : `Model: P(open) ${crop.p_open.toFixed(2)}`;
   $("model").setAttribute("aria-pressed", revealed);
   $("pixels").setAttribute("aria-pressed", pixelated);
   $("undo").disabled = !undoable.length;
@@ -493,12 +493,12 @@ async function bringIn(file) {
     });
     if (!response.ok) throw new Error(await reason(response));
     const { changed, unchanged, outdated } = await response.json();
-    $("import-result").textContent = `${file.name}: ${changed} answers taken, ${unchanged} were there already, ${outdated} older than what stands.`;
+    $("import-result").textContent = `${file.name}: ${changed} answers imported, ${unchanged} already present, ${outdated} older than the current ones.`;
     channel.postMessage("changed");
     await refresh();
   } catch (error) {
     const why = error instanceof TypeError ? "the server can’t be reached" : error.message;
-    $("import-error").textContent = `${file.name} was not taken, and nothing has changed: ${why}`;
+    $("import-error").textContent = `${file.name} was not imported; nothing has changed: ${why}`;
   }
 }
 
