@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import networkx
 import pytest
 from click.testing import CliRunner
@@ -201,4 +202,6 @@ def test_up_to_the_export_on_real_crops(project: Path) -> None:
 
 def test_the_commands_and_parameters_of_the_repository_fit() -> None:
     for stage, (verb, *arguments) in commands(ROOT):
-        main.commands[verb].make_context(stage, arguments)
+        command = main.get_command(click.Context(main), verb)
+        assert command is not None, verb
+        command.make_context(stage, arguments)
