@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from training.data.datasets import CLOSED, OPEN
 from training.data.labels import Answer, Label
-from training.evaluation.intervals import wilson
 from training.labelling.label_quality import label_quality
 
 
@@ -53,21 +50,3 @@ def test_a_class_that_is_never_given_has_no_precision() -> None:
 def test_nothing_to_compare() -> None:
     quality = label_quality([], ANSWERS)["unanimous"]
     assert (quality.n, quality.accuracy, quality.precision_open) == (0, None, None)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    # Newcombe 1998, Statistics in Medicine 17:857, Table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_as_published(successes: int, n: int, low: float, high: float) -> None:
-    interval = wilson(successes, n)
-    assert interval is not None
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 5000), st.data())
-def test_wilson_holds_the_share(n: int, data: st.DataObject) -> None:
-    interval = wilson(data.draw(st.integers(0, n)), n)
-    assert interval is not None
-    assert 0 <= interval.low <= interval.value <= interval.high <= 1

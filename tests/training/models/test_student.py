@@ -45,7 +45,7 @@ def run(distillation_set: Path, split: Split, tmp_path_factory: pytest.TempPathF
     return output
 
 
-class TestLesson:
+class TestDistillationSet:
     def test_holds_what_the_teacher_says_of_the_views(self, distillation_set: Path) -> None:
         views = read_distillation_set(distillation_set)
         assert views.crops.shape == (VIEWS, SIDE, SIDE)
