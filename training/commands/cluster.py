@@ -39,7 +39,7 @@ features_option = click.option(
     type=Folder,
     default=Path("runs/features"),
     show_default=True,
-    help="Of `features`.",
+    help="Folder made by `features`.",
 )
 scores_option = click.option(
     "--scores",
@@ -75,7 +75,7 @@ def features_command(crops: Path, backbone: str, weights: Path, output: Path) ->
 @crops_option
 @features_option
 @scores_option
-@click.option("--trials", type=click.IntRange(min=1), default=40, show_default=True, help="Of each search.")
+@click.option("--trials", type=click.IntRange(min=1), default=40, show_default=True, help="Trials of each search.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--within",
@@ -128,13 +128,15 @@ def cluster_command(
 @click.command("consensus")
 @features_option
 @scores_option
-@click.option("--clusters", type=Folder, default=Path("runs/cluster"), show_default=True, help="Of `cluster`.")
+@click.option(
+    "--clusters", type=Folder, default=Path("runs/cluster"), show_default=True, help="Folder made by `cluster`."
+)
 @click.option(
     "--answers",
     type=File,
     default=lambda: data_dir() / "human-labels.csv",
     show_default="$EYESTATE_DATA/human-labels.csv, where it exists",
-    help="What people said, to report how right the labels are; nothing is chosen by it.",
+    help="People's answers, to report how accurate the labels are; nothing is chosen by them.",
 )
 @click.option("--output", type=Folder, default=Path("runs/consensus"), show_default=True)
 def consensus_command(features_folder: Path, scores_file: Path, clusters: Path, answers: Path, output: Path) -> None:

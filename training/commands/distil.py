@@ -23,21 +23,21 @@ DISTILLATION_SET: Final = Path("runs/distillation_set")
 DEFAULT: Final = StudentSettings()
 
 teacher_option = click.option(
-    "--teacher", default="final_best", show_default=True, help="Bundle of the network that answers."
+    "--teacher", default="final_best", show_default=True, help="Bundle of the network to learn from."
 )
 distillation_set_option = click.option(
     "--distillation-set",
     type=Folder,
     default=DISTILLATION_SET,
     show_default=True,
-    help="Of `python -m training distillation-set`.",
+    help="Folder made by `distillation-set`.",
 )
 report_option = click.option(
     "--report",
     type=Folder,
     default=Path("reports/final_best_lite"),
     show_default=True,
-    help="For the tables and figures that are committed.",
+    help="Folder for the tables and figures to commit.",
 )
 rate_option = click.option(
     "--learning-rate",
@@ -52,7 +52,7 @@ rate_option = click.option(
 @crops_option
 @mrl_option
 @teacher_option
-@click.option("--views", type=click.IntRange(min=1), default=184_320, show_default=True, help="How many to draw.")
+@click.option("--views", type=click.IntRange(min=1), default=184_320, show_default=True, help="How many views to draw.")
 @click.option(
     "--own-share",
     type=click.FloatRange(min=0, max=1),
@@ -105,7 +105,7 @@ def search_student_command(
     type=click.FloatRange(min=0, max=1, max_open=True),
     default=DEFAULT.average_decay,
     show_default=True,
-    help="Of the moving average of the weights, per step; short runs need less.",
+    help="Decay of the moving average of the weights, per step; short runs need less.",
 )
 @rate_option
 @click.option("--output", type=Folder, default=Path("runs/final_best_lite"), show_default=True)

@@ -50,8 +50,8 @@ def compare_command(crops: Path, mrl: Path, human_labels: Path, runs: Path, outp
 @mrl_option
 @human_labels_option
 @click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
-@click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Where scores are kept.")
-@click.option("--output", type=click.Path(path_type=Path), help="JSON.  [default: reports/MODEL/calibration.json]")
+@click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Folder to cache scores in.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/calibration.json]")
 def calibration_command(
     *, crops: Path, mrl: Path, human_labels: Path, model: str, cache: Path, output: Path | None
 ) -> None:
@@ -93,7 +93,7 @@ def calibration_command(
 @crops_option
 @human_labels_option
 @click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
-@click.option("--output", type=click.Path(path_type=Path), help="JSON.  [default: reports/MODEL/behaviour.json]")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/behaviour.json]")
 def behaviour_command(*, mrl: Path, crops: Path, human_labels: Path, model: str, output: Path | None) -> None:
     """Test which changes of a crop alter a bundle's verdict, and which must lower its score.
 

@@ -34,7 +34,7 @@ from training.export.detector import export_detector
     type=click.Path(path_type=Path),
     default=Path("runs/final_best"),
     show_default=True,
-    help="The output folder of a training.",
+    help="Folder of a training run.",
 )
 @click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
@@ -88,7 +88,7 @@ def export_command(
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @reports_option
 @max_wrong_option
-@click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Where scores are kept.")
+@click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Folder to cache scores in.")
 def cascade_command(
     *,
     crops: Path,
@@ -134,7 +134,7 @@ def export_detector_command(models: Path) -> None:
 @click.option("--model", default="final_best", show_default=True, help="Name of a bundle.")
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @click.option(
-    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Where the results of each model lie."
+    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Folder of the results of all models."
 )
 def card_command(model: str, models: Path, reports: Path) -> None:
     """Render a bundle's model card from its manifest and its results in reports/."""

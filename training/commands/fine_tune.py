@@ -37,9 +37,9 @@ from training.runs import history
     type=click.FloatRange(min=0.05, max=0.5),
     default=0.2,
     show_default=True,
-    help="Share of the labelled crops, at random, that the network is tested on instead.",
+    help="Share of the labelled crops, at random, to test on instead of training on.",
 )
-@click.option("--output", type=Folder, required=True, help="The run's folder.")
+@click.option("--output", type=Folder, required=True, help="Folder of the run.")
 def fine_tune_command(
     *,
     crops: Path,
@@ -73,7 +73,9 @@ def fine_tune_command(
 @click.command("mix")
 @crops_option
 @mrl_option
-@click.option("--beliefs", type=File, required=True, help="Verdicts of networks that were not trained on these crops.")
+@click.option(
+    "--beliefs", type=File, required=True, help="CSV of P(open) by networks that were not trained on these crops."
+)
 @answers_option
 @start_option
 @settings_options

@@ -50,7 +50,7 @@ Examples:
     "--answers",
     "answers_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Take the answers from this CSV (file,label and perhaps annotators,votes_open) instead of starting the page.",
+    help="Read the answers from this CSV (file,label and perhaps annotators,votes_open) instead of starting the page.",
 )
 @click.option(
     "--budget",

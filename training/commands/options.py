@@ -18,7 +18,7 @@ crops_option = click.option(
     type=click.Path(path_type=Path),
     default=lambda: data_dir() / "eyes-dataset.zip",
     show_default="$EYESTATE_DATA/eyes-dataset.zip",
-    help="The unlabelled crops: zip or folder. A quarter of them is held out and never learnt from.",
+    help="The unlabelled crops: zip or folder. A quarter of them is held out and never trained on.",
 )
 mrl_option = click.option(
     "--mrl",
@@ -32,7 +32,7 @@ human_labels_option = click.option(
     type=File,
     default=lambda: data_dir() / "human-labels.csv",
     show_default="$EYESTATE_DATA/human-labels.csv",
-    help="What people said of the held-out crops: file,label,annotators,votes_open. It only judges.",
+    help="People's answers on the held-out crops, to evaluate by only: file,label,annotators,votes_open.",
 )
 backbone_option = click.option(
     "--backbone",
@@ -48,14 +48,14 @@ max_wrong_option = click.option(
     help="Share of the verdicts outside the uncertain band that may be wrong on MRL's validation subjects.",
 )
 reports_option = click.option(
-    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results go to its folder NAME."
+    "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results are written to its folder NAME."
 )
 
 start_option = click.option(
     "--start", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="The run to fine-tune."
 )
 answers_option = click.option(
-    "--answers", type=File, multiple=True, help="What people said (`python -m training label`); repeatable."
+    "--answers", type=File, multiple=True, help="People's answers (`python -m training label`); repeatable."
 )
 epochs_option = click.option("--epochs", type=click.IntRange(min=1), default=4, show_default=True)
 draws_option = click.option(
@@ -73,14 +73,14 @@ decay_option = click.option(
     type=click.FloatRange(min=0, max=1, max_open=True),
     default=0.99,
     show_default=True,
-    help="Of the moving average of the weights, per step.",
+    help="Decay of the moving average of the weights, per step.",
 )
 share_option = click.option(
     "--own-share",
     type=click.FloatRange(min=0, max=1),
     default=0.5,
     show_default=True,
-    help="Share of the draws that are crops of the unlabelled set; the others are MRL's.",
+    help="Share of unlabelled crops among the crops drawn; the others are MRL's.",
 )
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
 

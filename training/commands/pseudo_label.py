@@ -29,7 +29,7 @@ from training.runs import outcome
 @click.command("score")
 @crops_option
 @click.option("--run", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="A training run.")
-@click.option("--output", type=File, help="CSV of verdicts.  [default: scores.csv in the run]")
+@click.option("--output", type=File, help="CSV file of scores.  [default: scores.csv in the run]")
 def score_command(crops: Path, run: Path, output: Path | None) -> None:
     """Score the unlabelled crops with a trained network, averaged over four views of each."""
     pool = read_pool(crops)
@@ -38,7 +38,9 @@ def score_command(crops: Path, run: Path, output: Path | None) -> None:
 
 @click.command("pseudo-label")
 @crops_option
-@click.option("--run", type=Folder, default=Path("runs/best_1000"), show_default=True, help="The network to ask.")
+@click.option(
+    "--run", type=Folder, default=Path("runs/best_1000"), show_default=True, help="Training run of the network to use."
+)
 @click.option(
     "--known",
     type=File,
@@ -46,7 +48,13 @@ def score_command(crops: Path, run: Path, output: Path | None) -> None:
     show_default=True,
     help="Crops that have a label already.",
 )
-@click.option("--budget", type=click.IntRange(0, BUDGET), default=BUDGET, show_default=True, help="Most crops to ask.")
+@click.option(
+    "--budget",
+    type=click.IntRange(0, BUDGET),
+    default=BUDGET,
+    show_default=True,
+    help="How many crops to queue at most.",
+)
 @click.option("--output", type=Folder, default=Path("runs/pseudo_label"), show_default=True)
 def pseudo_label_command(crops: Path, run: Path, known: Path, budget: int, output: Path) -> None:
     """Label the other crops that a network is sure of, and queue the rest for a person.
@@ -68,18 +76,18 @@ def pseudo_label_command(crops: Path, run: Path, known: Path, budget: int, outpu
     type=File,
     default=Path("runs/kaggle_model/scores.csv"),
     show_default=True,
-    help="What to start from: verdicts of networks that were not trained on these crops.",
+    help="CSV of P(open) to start from, by networks that were not trained on these crops.",
 )
 @answers_option
 @start_option
 @settings_options
 @share_option
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--budget", type=click.IntRange(0, BUDGET), default=0, show_default=True, help="Most crops to queue.")
 @click.option(
-    "--asked", type=File, multiple=True, help="Answers or queues of crops that are not to be asked about again."
+    "--budget", type=click.IntRange(0, BUDGET), default=0, show_default=True, help="How many crops to queue at most."
 )
-@click.option("--output", type=Folder, required=True, help="The folder of the networks, the beliefs and the queue.")
+@click.option("--asked", type=File, multiple=True, help="Answers or queues of crops not to queue again.")
+@click.option("--output", type=Folder, required=True, help="Folder for the networks, their beliefs and the queue.")
 def self_train_command(
     *,
     crops: Path,

@@ -23,16 +23,18 @@ from training.report.render import write_markdown, write_page
     type=File,
     default=lambda: data_dir() / "human-labels.csv",
     show_default="$EYESTATE_DATA/human-labels.csv",
-    help="What people said of the crops: it judges labels and networks, nothing is chosen by it.",
+    help="People's answers, to evaluate labels and networks; nothing is chosen by them.",
 )
 @click.option("--runs", type=Folder, default=Path("runs"), show_default=True)
-@click.option("--output", type=Folder, default=Path("runs/report"), show_default=True, help="For the page with crops.")
+@click.option(
+    "--output", type=Folder, default=Path("runs/report"), show_default=True, help="Folder for the page with crops."
+)
 @click.option(
     "--reports",
     type=Folder,
     default=Path("reports/pipeline"),
     show_default=True,
-    help="For the Markdown, the figures without crops and results.json.",
+    help="Folder for the Markdown, the figures without crops and results.json.",
 )
 def report_command(*, crops: Path, human_labels: Path, runs: Path, output: Path, reports: Path) -> None:
     """Render the results of all stages: a page with crops, and Markdown without them.

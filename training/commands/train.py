@@ -18,7 +18,13 @@ SIDE = click.IntRange(min=MIN_INPUT)
 @click.command("train")
 @mrl_option
 @backbone_option
-@click.option("--input-side", type=SIDE, default=Settings().input_side, show_default=True, help="Pixels.")
+@click.option(
+    "--input-side",
+    type=SIDE,
+    default=Settings().input_side,
+    show_default=True,
+    help="Width and height of the input in pixels.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=Settings().epochs, show_default=True)
 @click.option(
     "--crops-per-epoch",
@@ -31,7 +37,7 @@ SIDE = click.IntRange(min=MIN_INPUT)
     type=click.FloatRange(min=0, max=1, max_open=True),
     default=Settings().average_decay,
     show_default=True,
-    help="Of the moving average of the weights, per step; short runs need less.",
+    help="Decay of the moving average of the weights, per step; short runs need less.",
 )
 @click.option("--output", type=click.Path(path_type=Path), default=Path("runs/kaggle_model"), show_default=True)
 def train_command(

@@ -52,7 +52,7 @@ FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unl
 
 
 class DataError(EyestateError):
-    """A data set that is missing, empty or cannot be used as asked."""
+    """A data set that is missing, empty or unusable."""
 
     code = "bad_data"
 
@@ -166,7 +166,7 @@ def sources(crops: Sequence[Crop]) -> list[TrainingSource]:
 
 
 def load_mrl(source: Path) -> Dataset[LabelledCrop]:
-    """Read the MRL Eye Dataset, leaving out files that are unreadable, unlabelled or stand in both classes.
+    """Read the MRL Eye Dataset, leaving out files that are unreadable, unlabelled or in both classes.
 
     Args:
         source: a zip archive or a folder, in the original layout (``mrlEyes_2018_01/sSSSS/sSSSS_….png``: subject,
@@ -282,7 +282,7 @@ def _labelled_crop(name: str, data: bytes) -> LabelledCrop:
 
 
 def _drop_contradictions(crops: Sequence[LabelledCrop]) -> tuple[list[LabelledCrop], list[Refusal]]:
-    """Leave out every image that stands in both classes (MRL has such groups, most of them of one subject)."""
+    """Leave out every image that is in both classes (MRL has such groups, most of them of one subject)."""
     labels: defaultdict[bytes, set[int]] = defaultdict(set)
     digests = [hashlib.sha256(crop.data).digest() for crop in crops]
     for crop, digest in zip(crops, digests, strict=True):

@@ -26,7 +26,7 @@ _FIELDS: Final = ("file", "label", "p_open", "source")
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is believed of one crop.
+    """The label of one crop, or a belief in one.
 
     ``label`` is 0 (closed), 1 (open) or None (unknown), ``p_open`` the belief in 1 in [0, 1] (None: not estimated).
     """
@@ -92,7 +92,7 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
-    """Read what people said, by file: ``file,label`` and, where known, ``annotators,votes_open``.
+    """Read people's answers, by file: ``file,label`` and, where known, ``annotators,votes_open``.
 
     An empty label means that nobody could tell. Without counts every answer counts as one person's.
 
@@ -149,7 +149,7 @@ def read_held_out(crops: Path, human_labels: Path) -> list[LabelledCrop]:
 
 
 def read_all_answers(files: Iterable[Path]) -> dict[str, Answer]:
-    """What people said, by crop, over all files; ``BUDGET`` holds for all of them together.
+    """People's answers, by crop, of all files; ``BUDGET`` holds for all of them together.
 
     Raises:
         DataError: people were asked about more than ``BUDGET`` crops.

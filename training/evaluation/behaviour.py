@@ -77,7 +77,7 @@ class Undisturbed(_Part):
 
 
 class Invariance(_Part):
-    """How the scores of one kind of crops answered to one change.
+    """How one change affected the scores of one kind of crops.
 
     ``changed`` is the share of the crops whose score crossed ``VERDICT``, ``reversed`` of those whose state went from
     open to closed or back, ``difference`` the mean absolute difference of the scores.
@@ -111,7 +111,7 @@ class Direction(_Part):
 
 
 class Results(_Part):
-    """All that was measured of one model."""
+    """All results of one model."""
 
     model: str
     version: str
@@ -122,7 +122,7 @@ class Results(_Part):
 
     @property
     def failures(self) -> list[str]:
-        """What did not pass, in words."""
+        """The tests that failed, in words."""
         failures = [f"{u.crops}: EER {u.eer:.4f}" for u in self.undisturbed if not _functional(u)]
         failures += [
             f"{i.behaviour}, {i.change}, {i.crops}: {i.changed:.1%} of the verdicts changed, {i.reversed:.1%} reversed"
@@ -150,7 +150,7 @@ def sample(name: str, crops: Sequence[LabelledCrop], most: int) -> TestCrops:
 
 
 def behaviour(model: Model, eyes: Sequence[Eye], real: Sequence[TestCrops] = ()) -> Results:
-    """Put a model to all tests.
+    """Run all tests on a model.
 
     Args:
         model: what is tested.

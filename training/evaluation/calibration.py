@@ -122,7 +122,7 @@ _METHODS: Final[dict[str, Callable[[Scores, Labels], Map]]] = {
 
 
 def errors(scores: Scores, labels: Labels, new: Scores, truth: Labels) -> dict[str, float]:
-    """The expected calibration error of each way to calibrate on new crops.
+    """The expected calibration error of each calibration method on new crops.
 
     Args:
         scores, labels: (N,) what it is fitted on.
@@ -132,7 +132,7 @@ def errors(scores: Scores, labels: Labels, new: Scores, truth: Labels) -> dict[s
 
 
 def section(fits: Sequence[Fit], errors: Mapping[str, Mapping[str, float]]) -> str:
-    """What a model card says of calibration, in Markdown.
+    """The section on calibration of a model card, in Markdown.
 
     Args:
         fits: of ``compare``.

@@ -85,7 +85,7 @@ _STUDIES: Final = {
 
 
 def quality_limits(scorer: Scorer, crops: Sequence[LabelledCrop]) -> list[Row]:
-    """Disturb labelled crops, seen at ``SIDE`` px, step by step, and judge the scores by what is then measured of them.
+    """Disturb labelled crops, seen at ``SIDE`` px, step by step, and evaluate the scores by the measured quality.
 
     Args:
         scorer: of the bundle.

@@ -1,4 +1,4 @@
-"""A model's scores on labelled crops, summed up: error rates with intervals, slices, thresholds."""
+"""A model's scores on labelled crops, summarized: error rates with intervals, slices, thresholds."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A web page on which people say of each crop in a queue whether the eye is open."""
+"""A web page on which people label the crops of a queue: open, closed, or can't tell."""

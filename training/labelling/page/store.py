@@ -1,4 +1,4 @@
-"""What each annotator said of each crop, in an SQLite file that outlives the page, the server and the queue."""
+"""Every annotator's answer on each crop, in an SQLite file that outlives the page, the server and the queue."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """How many votes an import changed, how many stood there already and how many gave way to newer ones."""
+    """How many votes an import changed, how many were present already and how many were older than the present ones."""
 
     changed: int
     unchanged: int
@@ -203,7 +203,7 @@ class Store:
         ]
 
     def actions(self, annotator: str) -> list[Action]:
-        """The annotator's answers that are not undone, oldest first; imports are no actions."""
+        """The annotator's answers that are not undone, oldest first; imports are not actions."""
         rows = self._rows(
             "SELECT id, crop, previous FROM action WHERE annotator = ? AND NOT undone AND NOT imported ORDER BY number",
             (annotator,),
@@ -287,7 +287,7 @@ def annotator_name(text: str) -> str:
 
 
 def majority(votes: Iterable[Vote]) -> list[Answer]:
-    """What most people said of each crop that anyone answered. A vote of "can't tell" counts for neither side."""
+    """The majority's answer on each crop that anyone answered. A vote of "can't tell" counts for neither side."""
     by_file: defaultdict[str, list[int]] = defaultdict(list)
     for vote in votes:
         said = by_file[vote.file]
