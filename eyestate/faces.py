@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from eyestate.images import MIN_SIDE, Pixels, decode_rgb, luma
+from eyestate.arrays import Pixels
+from eyestate.images import MIN_SIDE, decode_rgb, luma
 from eyestate.mtcnn import Box, Face, FaceDetector, Point, clipped
 
 CROP: Final = 0.65  # side of a crop, relative to the distance between the eyes

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from eyestate.arrays import Pixels
 from eyestate.errors import (
     CorruptImageError,
     EmptyImageError,
@@ -29,7 +30,6 @@ MAX_BYTES: Final = 20 * 2**20
 MIN_SIDE: Final = 8
 MAX_SIDE: Final = 4096
 
-Pixels = npt.NDArray[np.uint8]
 Mode = Literal["L", "RGB"]
 
 _EXIF_ORIENTATION: Final = 0x0112

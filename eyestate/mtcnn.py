@@ -21,10 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import Sha256, models_dir
 from eyestate.errors import DetectorError
 from eyestate.execution import open_session
-from eyestate.images import Pixels
 
 FOLDER: Final = "mtcnn"
 DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops

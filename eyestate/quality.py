@@ -15,7 +15,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from eyestate.images import Pixels, to_input, to_inputs
+from eyestate.arrays import Pixels
+from eyestate.images import to_input, to_inputs
 
 SIDE: Final = 24  # pixels: crops are measured at one size, so that the figures of small and large ones compare
 TOO_DARK: Final = 20  # mean grey value

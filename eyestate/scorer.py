@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, Card, CascadeBundle, CascadeManifest, Manifest, State, load_model
 from eyestate.errors import BundleError, ImageError
 from eyestate.execution import open_session
-from eyestate.images import Pixels, check_size, decode, luma, read, shrunk, to_inputs
+from eyestate.images import check_size, decode, luma, read, shrunk, to_inputs
 from eyestate.settings import Device, device_from_environment
 
 BATCH: Final = 32  # crops per inference: with more, a CPU gains little, but memory grows

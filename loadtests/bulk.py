@@ -17,9 +17,8 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.execution import cores
-from eyestate.images import Pixels
 from eyestate.media_types import ARROW, JSON, NPY
 from eyestate.scorer import Network
 from eyestate.settings import Device

@@ -14,10 +14,9 @@ import click
 import numpy as np
 import onnxruntime
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, Thresholds
 from eyestate.execution import cores, open_session
-from eyestate.images import Pixels
 from eyestate.settings import Device
 from tools.harness import crops
 from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, model_inputs, write_int8

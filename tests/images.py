@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from eyestate.images import MAX_SIDE, Pixels, luma
+from eyestate.arrays import Pixels
+from eyestate.images import MAX_SIDE, luma
 
 WIDTH, HEIGHT = 24, 32
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}}

@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 
 # Where the portrait's face and eyes are: the eyes as a person points at them, the box around forehead and chin.
 RIGHT_EYE, LEFT_EYE = (205, 102), (246, 103)

@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from eyestate.arrays import Scores
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels, Scores
 from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 

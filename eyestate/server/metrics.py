@@ -30,10 +30,9 @@ from prometheus_client.registry import REGISTRY
 from prometheus_client.utils import floatToGoString
 
 from eyestate import quality
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Card, Feature
 from eyestate.drift import EDGES, Drift
-from eyestate.images import Pixels
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.errors import BodyTooLargeError, RequestError
-from eyestate.images import Pixels, check_size
+from eyestate.images import check_size
 
 MAX_CROPS: Final = 16_384
 COLUMN: Final = "image"

@@ -13,10 +13,10 @@ import numpy as np
 from starlette.types import Scope
 
 from eyestate import quality
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.errors import DetectorError, ImageError
 from eyestate.faces import Found, find
-from eyestate.images import MAX_SIDE, Pixels, decode, luma, shrunk, to_inputs
+from eyestate.images import MAX_SIDE, decode, luma, shrunk, to_inputs
 from eyestate.mtcnn import FaceDetector
 from eyestate.quality import Assessment
 from eyestate.scorer import Scorer

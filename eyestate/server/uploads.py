@@ -10,8 +10,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
+from eyestate.arrays import Pixels
 from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, RequestError, UnsupportedMediaTypeError
-from eyestate.images import MAX_BYTES, Pixels
+from eyestate.images import MAX_BYTES
 from eyestate.media_types import ARROW, MULTIPART, NPY, OCTET_STREAM
 from eyestate.server import packed
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import litserve
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 

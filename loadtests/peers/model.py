@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import load_bundle
 from eyestate.execution import open_session
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import decode, to_input
 from eyestate.settings import device_from_environment
 
 WORKERS: Final = int(os.environ.get("PEER_WORKERS", "1"))  # processes that run inference

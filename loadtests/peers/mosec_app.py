@@ -10,7 +10,7 @@ from typing import Any
 
 import mosec
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 

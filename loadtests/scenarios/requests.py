@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 import httpx
 import numpy as np
 
+from eyestate.arrays import Pixels
 from eyestate.batch.containers import Columns
 from eyestate.batch.inputs import Reader, open_input
 from eyestate.errors import ImageError, InputError
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import decode, to_input
 from eyestate.media_types import NPY, OCTET_STREAM
 from loadtests.scenarios.plan import Kind
 from tools.harness import crops

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 import eyestate
+from eyestate.arrays import Pixels
 from eyestate.bundle import Feature, Reference, Thresholds
 from eyestate.drift import EDGES, HALF_LIFE, LEAST, Drift, Values, psi, reference
-from eyestate.images import Pixels, decode
+from eyestate.images import decode
 from eyestate.quality import measure, shrink
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="made for a test")

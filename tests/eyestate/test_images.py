@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from eyestate.arrays import Pixels
 from eyestate.errors import (
     CorruptImageError,
     EmptyImageError,
@@ -33,7 +34,6 @@ from eyestate.images import (
     MAX_BYTES,
     MAX_SIDE,
     MIN_SIDE,
-    Pixels,
     check_size,
     decode,
     decode_rgb,

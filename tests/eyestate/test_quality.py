@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from eyestate.images import Pixels, decode, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import decode, to_input
 from eyestate.quality import SIDE, TOO_BLURRED, TOO_BRIGHT, TOO_DARK, TOO_SMALL, assess, measure, shrink
 from training.data.synthetic import labelled
 

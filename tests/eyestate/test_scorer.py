@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import eyestate
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import load_bundle
 from eyestate.errors import (
     BundleError,
@@ -22,7 +22,6 @@ from eyestate.errors import (
     ImageTooSmallError,
     UnreadableFileError,
 )
-from eyestate.images import Pixels
 from eyestate.scorer import BATCH, Network, Scorer
 from tests.bundles import brightness_network, write_bundle, write_cascade
 

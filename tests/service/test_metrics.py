@@ -21,9 +21,9 @@ from PIL import Image
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import load_bundle
 from eyestate.drift import LEAST
-from eyestate.images import Pixels
 from eyestate.server.metrics import PUBLISH_SECONDS
 from tests.bundles import write_bundle
 from tests.service.conftest import PROJECT, started_service, wait_until_ready

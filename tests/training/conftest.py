@@ -13,7 +13,7 @@ import torch
 from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from tests.training.tiny import SIDE, TinyNetwork, write_backbone
 from training.data.datasets import load_mrl
 from training.data.split import SPLIT_FOLDS, Split, split_by_subject
@@ -41,7 +41,7 @@ def same_on_every_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
         patch.setattr("training.models.learner.loader_workers", lambda: 0)
-        patch.setattr("training.models.distillation_set.loader_workers", lambda: 1)  # whose seed is the loader's
+        patch.setattr("training.models.distillation_set.loader_workers", lambda: 0)
         yield
     torch.set_num_threads(threads)
 

@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
+from eyestate.arrays import Pixels
 from eyestate.execution import open_session
-from eyestate.images import Pixels, decode
+from eyestate.images import decode
 from eyestate.scorer import Scorer
 from tools.benchmarks.candidates import WHOLE, Network, group_by_size, read_scores
 from training.data.datasets import FAR_SIDE, Crop, data_dir, fingerprint, load_mrl, shrunk

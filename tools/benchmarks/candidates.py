@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx
 from PIL import Image
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, load_bundle
 from eyestate.errors import BundleError
 from eyestate.execution import open_session
-from eyestate.images import Pixels, to_input
+from eyestate.images import to_input
 from tools.harness.int8 import write_int8
 
 Inputs = npt.NDArray[Any]

@@ -8,10 +8,11 @@ from typing import Final
 
 import numpy as np
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import CascadeBundle, load_model
 from eyestate.errors import BundleError
 from eyestate.execution import cores
-from eyestate.images import Pixels, decode
+from eyestate.images import decode
 from eyestate.scorer import Scorer, open_scorer
 from eyestate.settings import Device
 from tools.benchmarks.accuracy import (

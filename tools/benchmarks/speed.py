@@ -12,8 +12,8 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
+from eyestate.arrays import Pixels
 from eyestate.execution import cores, open_session
-from eyestate.images import Pixels
 from eyestate.settings import Device
 from tools.benchmarks.candidates import Network, group_by_size
 from tools.harness.sessions import openvino_session

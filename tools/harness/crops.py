@@ -8,9 +8,10 @@ from typing import Final
 import click
 from PIL import Image
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import Bundle, load_bundle
 from eyestate.errors import BundleError
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import decode, to_input
 from tools.harness.servers import PROJECT, SCRATCH
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.small_bundle import write_small_bundle

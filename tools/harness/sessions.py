@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import onnxruntime
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import Bundle
 from eyestate.execution import open_session
-from eyestate.images import Pixels
 from eyestate.settings import Device
 
 BATCHES: Final = (8, 16, 32, 64, 128, 256)

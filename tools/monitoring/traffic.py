@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from eyestate.media_types import JSON, NPY
 from tools.harness.crops import SIDE, jpeg
 from tools.harness.load import http_request

@@ -8,7 +8,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from training.data.synthetic import filmstrip, labelled, random_eye
 
 

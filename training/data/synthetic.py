@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 
 Field = npt.NDArray[np.float64]  # one value per pixel of the supersampled canvas
 

@@ -21,9 +21,10 @@ from scipy.ndimage import affine_transform
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from eyestate.arrays import Pixels
 from eyestate.atomic import write_atomically
 from eyestate.bundle import Card, Sha256
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import decode, to_input
 from training.data.datasets import LabelledCrop, labels_of
 from training.data.synthetic import CLOSED, OPEN, OPEN_FROM, Eye, random_eye, render
 from training.evaluation.eer import Labels, Scores, equal_error_rate

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter
 
-from eyestate.images import Pixels, decode, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import decode, to_input
 from eyestate.quality import SIDE, measure
 from eyestate.scorer import Scorer
 from training.data.datasets import LabelledCrop, labels_of

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import Metric
-from eyestate.images import Pixels, decode, to_input
+from eyestate.images import decode, to_input
 from training.data.datasets import ATTRIBUTES, FAR_SIDE, Crop, LabelledCrop, labels_of
 from training.evaluation.eer import Labels, Scores, equal_error_rate
 from training.evaluation.intervals import bootstrap_eer

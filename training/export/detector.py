@@ -18,8 +18,8 @@ import torch
 from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from torch import nn
 
+from eyestate.arrays import Pixels
 from eyestate.errors import DetectorError
-from eyestate.images import Pixels
 from eyestate.mtcnn import DESCRIPTION, FOLDER, Description, FaceDetector, Network
 
 VERSION: Final = "1.0.0"

@@ -16,7 +16,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.visualization import matplotlib as study_plots
 from rich.table import Table
 
-from eyestate.images import Pixels, decode, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import decode, to_input
 from training.data.datasets import CLOSED, FAR_SIDE, OPEN, Crop
 from training.labelling.cluster import NOISE, Clustering, Clusters, Points, best
 from training.labelling.features import MEASURED

@@ -18,7 +18,8 @@ import torch
 from facenet_pytorch import InceptionResnetV1
 from tqdm import tqdm
 
-from eyestate.images import Pixels, decode, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import decode, to_input
 from training.data.datasets import Crop, DataError, fingerprint
 from training.files import read_arrays, read_json, write_arrays, write_json
 from training.models.classifier import load_backbone

@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
-from eyestate.images import Pixels, decode, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import decode, to_input
 from eyestate.scorer import Scorer
 from training.data.augment import augmentation
 from training.data.datasets import Crop, fingerprint
@@ -126,7 +127,7 @@ def _batches(
         dataset,
         batch_size=32,
         sampler=WeightedRandomSampler(weights, n, generator=draws),
-        num_workers=loader_workers(),
+        num_workers=max(1, loader_workers()),  # without a worker, views would follow the generator of the process
         generator=draws,
     )
     for shown, crop, labels in loader:

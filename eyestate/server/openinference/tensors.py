@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Card, State
 from eyestate.errors import BodyTooLargeError, InferenceRequestError, UnsupportedMediaTypeError
-from eyestate.images import Pixels, check_size
+from eyestate.images import check_size
 from eyestate.server.openinference.schema import (
     BinaryPart,
     CropsInput,

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eyestate.arrays import Scores
+from eyestate.arrays import Pixels, Scores
 from eyestate.errors import OverloadedError
-from eyestate.images import Pixels
 from eyestate.server import batching, metrics
 from eyestate.server.batching import Batcher
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eyestate.arrays import Pixels
 from eyestate.errors import BodyTooLargeError, EyestateError, ImageError, ImageTooSmallError, RequestError
-from eyestate.images import Pixels
 from eyestate.server import packed
 
 RNG = np.random.default_rng(5)

@@ -13,8 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import CascadeManifest, DeferralBand, Member, cascade_sha256, load_bundle
-from eyestate.images import Pixels, to_input
+from eyestate.images import to_input
 from eyestate.scorer import load
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from tools.benchmarks.candidates import OwnNetwork
 from tools.benchmarks.speed import (
     ONNX_RUNTIME,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyestate.images import Pixels, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import to_input
 from training.data.augment import RandomDownscale, RandomGamma, RandomJpeg, augmentation
 
 

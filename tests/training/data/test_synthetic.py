@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from eyestate.images import Pixels, decode
+from eyestate.arrays import Pixels
+from eyestate.images import decode
 from training.commands.generate import generate_command
 from training.data.synthetic import FILMSTRIP_STEPS, SIDE, Eye, filmstrip, labelled, random_eye, render
 

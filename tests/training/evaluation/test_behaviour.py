@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import eyestate
+from eyestate.arrays import Pixels
 from eyestate.bundle import Card
-from eyestate.images import Pixels, decode, luma
+from eyestate.images import decode, luma
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
 from training.data.datasets import LabelledCrop

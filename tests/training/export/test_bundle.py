@@ -10,10 +10,11 @@ import onnx
 import pytest
 
 import eyestate
+from eyestate.arrays import Pixels
 from eyestate.bundle import Bundle, Feature
 from eyestate.drift import LEAST, Drift
 from eyestate.errors import BundleError
-from eyestate.images import Pixels, decode
+from eyestate.images import decode
 from eyestate.quality import measure, shrink
 from training.data.datasets import Crop, DataError, data_dir, load_crops
 from training.data.split import Split

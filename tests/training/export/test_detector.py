@@ -11,7 +11,7 @@ import pytest
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from eyestate.images import Pixels
+from eyestate.arrays import Pixels
 from eyestate.mtcnn import DESCRIPTION, Description, FaceDetector, smallest_face
 from tests.photos import collage, portrait, shrunk, without_face
 from training.export.detector import MAX_PARITY, detector_card, export_detector

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyestate.images import Pixels, to_input
+from eyestate.arrays import Pixels
+from eyestate.images import to_input
 from tests.training.conftest import jpeg
 from training.data.datasets import Crop, DataError
 from training.data.synthetic import labelled

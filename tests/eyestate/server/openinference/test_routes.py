@@ -23,8 +23,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 import eyestate
+from eyestate.arrays import Pixels
 from eyestate.errors import OverloadedError
-from eyestate.images import Pixels
 from eyestate.server import app as server_app
 from eyestate.server import openapi
 from eyestate.server.openinference import routes

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import State, load_model
 from eyestate.errors import (
     BodyTooLargeError,
@@ -23,7 +24,6 @@ from eyestate.errors import (
     InferenceRequestError,
     UnsupportedMediaTypeError,
 )
-from eyestate.images import Pixels
 from eyestate.server.openinference.schema import InferenceRequest
 from eyestate.server.openinference.tensors import JSON_LENGTH, MAX_JSON_BYTES, read, write
 from eyestate.server.packed import MAX_CROPS
