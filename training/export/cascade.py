@@ -123,7 +123,7 @@ def make_cascade(
     band = choose_band(at_home)
     validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
     thresholds = thresholds_of(ScoredCrops(validation, ask(validation).together(band)), max_wrong)
-    metrics = [_share("Share asked twice, crops of the unlabelled set that are not held out", at_home.deferred(band))]
+    metrics = [_share("Share deferred, crops of the unlabelled set that are not held out", at_home.deferred(band))]
     tests = {
         "MRL test subjects": split.test,
         f"MRL test subjects shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
@@ -133,7 +133,7 @@ def make_cascade(
         if crops:
             pair = ask(crops)
             metrics += eer_metrics(f"EER, {kind}", ScoredCrops(crops, pair.together(band)))
-            metrics.append(_share(f"Share asked twice, {kind}", pair.deferred(band)))
+            metrics.append(_share(f"Share deferred, {kind}", pair.deferred(band)))
     members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (small, large)]
     manifest = CascadeManifest(
         name=name,

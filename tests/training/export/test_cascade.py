@@ -82,7 +82,7 @@ def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
     assert (scorer.manifest.small.name, scorer.manifest.large.name) == ("small", "large")
     names = [metric.name for metric in scorer.manifest.metrics]
     assert "EER, MRL test subjects" in names
-    assert "Share asked twice, held-out crops of the unlabelled set" in names
+    assert "Share deferred, held-out crops of the unlabelled set" in names
     assert scorer.score([split.test[0].data]).shape == (1,)
     evaluation = json.loads((tmp_path / "results" / "evaluation.json").read_text())
     assert evaluation["sha256"] == scorer.manifest.sha256
