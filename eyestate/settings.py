@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from typing import Final, Literal, Self, cast, get_args
 
@@ -17,6 +18,8 @@ Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 
 # Variables that are read elsewhere: by the model runtime, the client, and the training.
 _OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA")
+# Variables that Kubernetes sets in every pod where a Service has the name eyestate.
+_SERVICE_LINK: Final = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_|$)")
 
 
 class Settings(BaseModel):
@@ -72,5 +75,6 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, 
     """The variables ``EYESTATE_…`` that nothing reads, each with the closest known name, if one is close."""
     known = [name.upper() for name in (*Settings.model_fields, *_OTHERS)]
     given = sorted(name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX))
-    closest = {name: difflib.get_close_matches(name, known, 1) for name in given if name not in known}
+    unknown = [name for name in given if name not in known and not _SERVICE_LINK.match(name)]
+    closest = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
     return {PREFIX + name: PREFIX + matches[0] if matches else None for name, matches in closest.items()}

@@ -1,4 +1,4 @@
-"""The HTTP API: what is answered under which path."""
+"""The HTTP application: its routes, and what it sets up at startup and tears down at shutdown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def score(request: Request) -> Response:
 
 
 async def score_batch(request: Request) -> Response:
-    """``POST /v1/score/batch``: many crops; one that cannot be read does not harm the others."""
+    """``POST /v1/score/batch``: many crops; a crop that cannot be read does not affect the others."""
     runtime: Runtime = request.app.state.runtime
     decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants_quality(request))
     scores = await runtime.score(request.scope, decoded)
@@ -120,7 +120,7 @@ def create_app(settings: Settings) -> Starlette:
     """The application, whose lifespan loads the model and scores a first crop; ``wrap`` puts its routes to work.
 
     Raises:
-        BundleError, SettingError: at start-up, where the model or the API keys cannot be loaded.
+        BundleError: at startup, if the model cannot be loaded.
     """
 
     @asynccontextmanager

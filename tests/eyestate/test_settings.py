@@ -54,3 +54,9 @@ def test_misspelt_variables_are_found_with_the_name_that_was_meant() -> None:
         "EYESTATE_WORKER": "EYESTATE_WORKERS",
         "EYESTATE_XYZ": None,
     }
+
+
+def test_the_variables_of_a_kubernetes_service_are_not_misspelt_settings() -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR")
+    assert unknown_variables({f"EYESTATE_{name}": "10.0.0.1" for name in names}) == {}
+    assert unknown_variables({"EYESTATE_PORTS": "1"}).keys() == {"EYESTATE_PORTS"}
