@@ -187,7 +187,7 @@ def predict_views(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
     """P(open) of each crop (N,), the mean over four views of it: as it is, enlarged by a tenth, and both mirrored."""
     side = model.settings.input_side
     margin = round(side * 0.05)
-    scores = []
+    scores = [np.empty(0)]
     for batch, _ in evaluation_loader(crops, side):
         inner = batch[:, margin:-margin, margin:-margin]
         enlarged = v2.functional.resize(inner, [side, side], antialias=True)

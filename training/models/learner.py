@@ -231,4 +231,4 @@ def fit(
 def predict(model: Learner, crops: Sequence[Crop]) -> Scores:
     """P(open) of each crop (N,), float64 in [0, 1], computed in float32."""
     batches = evaluation_loader(crops, model.side)
-    return np.concatenate([model.p_open(batch).double().numpy() for batch, _ in batches])
+    return np.concatenate([np.empty(0), *(model.p_open(batch).double().numpy() for batch, _ in batches)])

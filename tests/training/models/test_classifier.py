@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from eyestate.images import decode
 from training.data.datasets import Crop, DataError, data_dir
 from training.data.split import Split
+from training.evaluation.eer import Scores
 from training.models.classifier import (
     EyeClassifier,
     Settings,
@@ -153,6 +155,12 @@ class TestTraining:
         assert ((scores >= 0) & (scores <= 1)).all()
         mirrored = [mirror(crop) for crop in split.test]
         np.testing.assert_allclose(predict_views(model, mirrored), scores, atol=1e-3)
+
+    @pytest.mark.parametrize("score", [predict, predict_views])
+    def test_no_crops_have_no_scores(self, run: Path, score: Callable[..., Scores]) -> None:
+        scores = score(load_classifier(outcome(run)), [])
+        assert scores.shape == (0,)
+        assert scores.dtype == np.float64
 
     def test_continues_after_a_kill(self, mrl: Path, split: Split, tiny: Settings, tmp_path: Path) -> None:
         output = tmp_path / "run"
