@@ -15,7 +15,7 @@ from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
 from eyestate.server import connections, logs
 from eyestate.server.app import create_app, wrap
-from eyestate.settings import Settings
+from eyestate.settings import Settings, unknown_variables
 
 try:
     SETTINGS = Settings.from_environment()
@@ -24,6 +24,8 @@ except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 
 logs.configure(SETTINGS.log_level)
+if bentoml.server_context.worker_index is None:  # once, in the process that starts the workers
+    logs.warn_of_unknown(unknown_variables())
 app = create_app(SETTINGS)
 
 

@@ -16,8 +16,8 @@ PREFIX: Final = "EYESTATE_"
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 
-# Variables that are read elsewhere: by the model runtime, the client, and the training.
-_OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA")
+# Variables that are read elsewhere: by the model runtime, the client, the training, and the tests.
+_OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA", "KSERVE_PYTHON")
 # Variables that Kubernetes sets in every pod where a Service has the name eyestate.
 _SERVICE_LINK: Final = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_|$)")
 

@@ -32,7 +32,7 @@ from eyestate.server.openinference import routes as openinference
 from eyestate.server.responses import ResponseWriter, error_response
 from eyestate.server.routing import Api, Route, RoutingTable, Target
 from eyestate.server.runtime import Runtime
-from eyestate.settings import Settings, unknown_variables
+from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate")
 
@@ -126,8 +126,6 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
-        for name, close in unknown_variables().items():
-            log.warning("%s is not a setting%s", name, f"; did you mean {close}?" if close else "")
         scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
         batcher = Batcher(
             scorer.score_parts, side=scorer.side, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE

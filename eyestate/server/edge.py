@@ -93,9 +93,7 @@ class Edge:
         self._keys = keys
         self._active: dict[_ActiveRequest, None] = {}
         self._bodies = BodyBudget()
-        self._overloaded = (
-            0  # rejected requests since the last log line, which counts them: a line each is too much work
-        )
+        self._overloaded = 0  # requests rejected since the last log line: one line counts many, to save work
         self.tracing: Tracing | None = None
         self.draining = False  # /readyz reports it, requests are still served
         self.rejecting = False  # new requests are rejected

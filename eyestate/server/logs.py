@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
+
+log = logging.getLogger("eyestate")
 
 # What a log record always has; anything else came by `extra`.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
@@ -45,3 +48,13 @@ def configure(level: str) -> None:
     for name in ("circus", "uvicorn.error"):  # at INFO it logs starts and stops
         logging.getLogger(name).setLevel("WARNING")
     logging.getLogger("uvicorn.access").propagate = False  # so uvicorn writes no access log; the edge does
+
+
+def warn_of_unknown(variables: Mapping[str, str | None]) -> None:
+    """Warn of environment variables that nothing reads, in one line each.
+
+    Args:
+        variables: as ``eyestate.settings.unknown_variables`` finds them.
+    """
+    for name, closest in variables.items():
+        log.warning("%s is not a setting%s", name, f"; did you mean {closest}?" if closest else "")

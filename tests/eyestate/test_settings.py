@@ -50,6 +50,7 @@ def test_the_device_is_read_without_the_settings_of_the_service(monkeypatch: pyt
 
 def test_misspelt_variables_are_found_with_the_name_that_was_meant() -> None:
     environment = {"EYESTATE_WORKER": "2", "EYESTATE_XYZ": "1", "EYESTATE_MODEL": "cascade", "EYESTATE_QUEUE": "5"}
+    environment["EYESTATE_KSERVE_PYTHON"] = "/kserve/bin/python"
     assert unknown_variables(environment | {"HOME": "/"}) == {
         "EYESTATE_WORKER": "EYESTATE_WORKERS",
         "EYESTATE_XYZ": None,

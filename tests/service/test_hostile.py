@@ -432,7 +432,8 @@ def test_numbers_beyond_all_measure(url: str, tensor: str, number: str) -> None:
 def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     settings = {"EYESTATE_MODEL": str(write_bundle(tmp_path)), "EYESTATE_WORKERS": "2", "EYESTATE_DRAIN": "0"}
-    with started_service(tmp_path, log, **settings) as (process, url):
+    misspelt = {"EYESTATE_WORKER": "2", "EYESTATE_XYZ": "1"}
+    with started_service(tmp_path, log, **settings, **misspelt) as (process, url):
         wait_until_ready(process, url, log)
         raw(url, b"garbage\r\n\r\n")
         process.send_signal(signal.SIGTERM)
@@ -440,6 +441,11 @@ def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> N
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"eyestate", "eyestate.requests", "eyestate.server.lifecycle"} <= {line["logger"] for line in lines}
     assert len({json.dumps(line) for line in lines}) == len(lines)
+    warnings = [line["message"] for line in lines if line["level"] == "warning" and "not a setting" in line["message"]]
+    assert warnings == [  # once, not in each of the workers
+        "EYESTATE_WORKER is not a setting; did you mean EYESTATE_WORKERS?",
+        "EYESTATE_XYZ is not a setting",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from eyestate.errors import NotFoundError
+from eyestate.server import app, openapi
 from eyestate.server.responses import error_response
 from eyestate.server.routing import UNKNOWN, Api, Route, RoutingTable, Target
 
@@ -75,3 +76,9 @@ def test_an_unknown_path_belongs_to_the_api_of_its_prefix(path: str, api: Api) -
 
 def test_a_path_outside_all_prefixes_is_nobodys() -> None:
     assert RoutingTable(INNER).find({"type": "http", "method": "GET", "path": "/send"}) is None
+
+
+def test_openapi_describes_every_route_that_scores_and_none_that_is_not_served() -> None:
+    paths = json.loads(openapi.document())["paths"]
+    described = {(path, method.upper()) for path, item in paths.items() for method in item if path.startswith("/v1")}
+    assert described == {(route.path, route.method) for route in app._API.routes if not route.operational}
