@@ -91,8 +91,10 @@ lock: $(VENV)/.uv ## Pin the dependencies after a change in pyproject.toml (UPGR
 	$(call compile,../loadtests/peers/mlserver,loadtests/peers/mlserver.in)
 	$(call compile,checkov,requirements/checkov.in)
 
-# Many tests wait for servers, so two files run at a time.
-pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+# Many tests wait for servers, so two files run at a time. If one of the processes dies, the run ends with the name of the
+# test: pytest-xdist 3.8 would replace the process and then, with loadfile, wait forever.
+pytest = OMP_NUM_THREADS=1 $(1)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+	--durations 15
 
 clean: ## Remove the environments and all caches; training runs stay
 	rm -rf $(VENV) $(RUNTIME) .bentoml .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -25,3 +29,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
     # Begun last, the longest would keep one process at work when all others have nothing left to do.
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a test process died: one that the kernel kills for lack of memory leaves no trace of its own."""
+    if not error:
+        return
+    try:
+        status = node.gateway._io.popen.wait(5)
+    except subprocess.TimeoutExpired:
+        how = "closed its pipes and lives on"
+    else:
+        how = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+    available = psutil.virtual_memory().available / 2**30
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    node.config.get_terminal_writer().line(
+        f"\n{node.gateway.id} {how}; {available:.1f} GiB are available, the largest process had {largest:.1f} GiB",
+        red=True,
+    )

@@ -81,3 +81,24 @@ class TestServe:
         result = make("serve", f"PORT={port}", f"VENV={installed}")
         assert result.returncode == 0, result.stderr
         assert f"bentoml serve service --host 127.0.0.1 --port {port}" in result.stdout
+
+
+def test_a_test_process_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    command = make("--dry-run", "unit").stdout.splitlines()[-1].split("/pytest ")[1].split()
+    for number in range(12):
+        (tmp_path / f"test_{number:02}.py").write_text("def test_1(): pass\ndef test_2(): pass\n")
+    (tmp_path / "test_12.py").write_text("import os\ndef test_before(): pass\ndef test_it(): os.kill(os.getpid(), 9)\n")
+    (tmp_path / "conftest.py").write_text((PROJECT / "tests" / "conftest.py").read_text())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:kmock", "-p", "no:cacheprovider", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert "died of SIGKILL" in result.stdout
+    assert "crashed while running 'test_12.py::test_it'" in result.stdout
