@@ -167,7 +167,7 @@ def check_model(name: str) -> None:
     assert "EER, held-out crops of the unlabelled set" in {metric.name for metric in scorer.manifest.metrics}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every stage on drawn eyes, with a network that trains in seconds in place of the one that ships."""
     for module in ("training.models.classifier", "training.labelling.features"):
@@ -191,7 +191,7 @@ def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.shared
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_up_to_the_export_on_real_crops(project: Path) -> None:
     """The stages from the data sets to final_best, with the network and the weights that it really starts from."""
     (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
