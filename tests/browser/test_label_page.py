@@ -65,10 +65,15 @@ def opened(context: BrowserContext, url: str, annotator: str = "anna") -> Page:
     return page
 
 
+def crop_shown(page: Page) -> None:
+    """The crop is on the screen; until then the page takes no answer."""
+    page.wait_for_selector("#crop:not(.waiting)")
+
+
 def press(page: Page, *keys: str) -> None:
     """Press each key once the crop it answers is on the screen."""
     for key in keys:
-        page.wait_for_selector("#crop:not(.waiting)")
+        crop_shown(page)
         page.keyboard.press(key)
 
 
@@ -109,8 +114,10 @@ def test_from_a_name_to_all_done_by_keyboard(context: BrowserContext, url: str, 
 
 def test_by_mouse_and_then_by_key(context: BrowserContext, url: str, task: Task) -> None:
     page = opened(context, url)
+    crop_shown(page)
     page.get_by_role("button", name="Open", exact=False).first.click()
     expect(page.locator("#file")).to_have_text(NAMES[1])
+    crop_shown(page)
     page.locator("[data-answer=closed]").click()
     expect(page.locator("#file")).to_have_text(NAMES[2])
     press(page, "Space")  # answers the crop; it does not press "Closed" once more
@@ -121,7 +128,7 @@ def test_by_mouse_and_then_by_key(context: BrowserContext, url: str, task: Task)
 
 def test_a_focused_button_is_pressed_by_space(context: BrowserContext, url: str, task: Task) -> None:
     page = opened(context, url)
-    page.wait_for_selector("#crop:not(.waiting)")
+    crop_shown(page)
     page.locator("[data-answer=closed]").focus()
     page.keyboard.press("Space")
     saved(task, {NAMES[0]: CLOSED})
@@ -129,7 +136,7 @@ def test_a_focused_button_is_pressed_by_space(context: BrowserContext, url: str,
 
 def test_a_key_held_down_answers_once(context: BrowserContext, url: str, task: Task) -> None:
     page = opened(context, url)
-    page.wait_for_selector("#crop:not(.waiting)")
+    crop_shown(page)
     for _ in range(5):
         page.keyboard.down("o")
         page.wait_for_timeout(50)
@@ -305,7 +312,7 @@ def test_a_narrow_window(browser: Browser, tmp_path: Path, width: int) -> None:
         browser.new_context(viewport={"width": width, "height": 640}, has_touch=True) as context,
     ):
         page = opened(context, url)
-        page.wait_for_selector("#crop:not(.waiting)")
+        crop_shown(page)
         for label in ("closed", "unsure", "open"):
             box = page.locator(f"[data-answer={label}]").bounding_box()
             assert box is not None
@@ -319,7 +326,7 @@ def test_a_narrow_window(browser: Browser, tmp_path: Path, width: int) -> None:
             counts = page.locator("#counts").bounding_box()
             assert counts is not None
             assert counts["x"] + counts["width"] <= width
-        page.wait_for_selector("#crop:not(.waiting)")
+        crop_shown(page)
         page.locator("[data-answer=unsure]").tap()
         saved(task, {NAMES[0]: None})
 
@@ -337,7 +344,7 @@ def test_a_name_that_the_server_refuses(context: BrowserContext, url: str) -> No
 
 def test_another_store_on_the_same_port_gets_no_foreign_answers(context: BrowserContext, url: str, task: Task) -> None:
     page = opened(context, url)
-    page.wait_for_selector("#crop:not(.waiting)")
+    crop_shown(page)
     message = {"kind": "answer", "id": uuid.uuid4().hex, "file": NAMES[0], "label": "open", "annotator": "anna"}
     page.evaluate("(m) => localStorage.setItem('eyestate/outbox/another/0', JSON.stringify(m))", message)
     page.reload()
