@@ -74,7 +74,7 @@ sbom: $(VENV)/.dev ## Write the image's SBOM (CycloneDX) to dist/ (TARGET=cpu or
 audit: $(VENV)/.dev ## Check every pinned package for known vulnerabilities; fails if there is one or PyPI is unreachable
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off $(foreach set,serve serve-gpu dev,-r requirements/$(set).txt)
 
-train: $(VENV)/.train ## Train the shipped models: run the DVC stages that are out of date (about 2 hours on 2 cores)
+train: $(VENV)/.train ## Train the shipped models: run the DVC stages that are out of date (about 4 hours on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(keep_memory) $(BIN)/dvc repro
 
 record: $(VENV)/.train ## Record in dvc.lock an edit of the training code that changes no result, without training

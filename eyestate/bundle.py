@@ -78,10 +78,14 @@ class Thresholds(_Part):
 
 
 class DataSource(_Part):
-    """Data a model was trained on."""
+    """Data a model was trained on.
+
+    ``people`` is how many people they show, 0 where unknown; where they are few, ``subjects`` names them.
+    """
 
     name: str
     crops: int
+    people: int = 0
     subjects: list[str]
     fingerprint: Sha256
 

@@ -30,29 +30,34 @@ _MODULES: Final = {
     },
     "fine_tune": {
         "fine-tune": "Fine-tune a network on labelled crops of the unlabelled set alone, as the baseline does.",
-        "mix": "Fine-tune a network on MRL and all unlabelled crops, towards networks' beliefs and people's answers.",
     },
     "pseudo_label": {
         "score": "Score the unlabelled crops with a trained network, averaged over four views of each.",
         "pseudo-label": "Label the other crops that a network is sure of, and queue the rest for a person.",
-        "self-train": "Label crops by cross-fitted self-training: no network labels what it was trained on.",
+    },
+    "committee": {
+        "committee": "Train a cross-validation committee: five networks, "
+        "each of which never sees a fifth of the people.",
     },
     "label": {
         "label": "Ask people whether the eye in each crop of a queue is open.",
     },
     "distil": {
-        "distillation-set": "Draw augmented views of crops, and record a large network's logits for a small one.",
+        "distillation-set": "Draw views of crops, "
+        "and record the log-odds of a committee's members for a small network.",
         "search-student": "Search the hyperparameters of a distillation by short ones.",
-        "distil": "Train a network of a hundredth of the cost on a distillation set.",
+        "distil": "Train a network of a hundredth of the cost on a distillation set, and one a fold to judge it by.",
     },
     "export": {
-        "export": "Evaluate a trained classifier on unseen crops and write its bundle; `card` writes its model card.",
+        "export": "Judge a trained network by strangers and held-out crops, "
+        "and write its bundle; `card` writes its model card.",
         "cascade": "Choose the deferral band, evaluate both networks together and write the cascade's bundle.",
         "export-detector": "Write models/mtcnn, the face detector, from the weights that facenet-pytorch ships.",
         "card": "Render a bundle's model card from its manifest and its results in reports/.",
     },
     "evaluate": {
-        "compare": "Compare all networks on crops that none was trained on: held-out ones, and MRL's test subjects.",
+        "compare": "Compare all networks on crops that none was trained on: "
+        "held-out ones, and people that each had never seen.",
         "calibration": "Measure how well a bundle's scores are calibrated; `card` puts the results into its card.",
         "behaviour": "Test which changes of a crop alter a bundle's verdict, and which must lower its score.",
         "quality-limits": "Measure a bundle's errors on crops made darker, brighter, more blurred and smaller.",

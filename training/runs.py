@@ -46,10 +46,12 @@ def read_recipe(run: Path) -> dict[str, Any]:
     """What a run was made of, with the ``git_revision`` of the code.
 
     Raises:
-        DataError: there is no finished epoch of a run in the folder.
+        DataError: there is no run in the folder.
     """
-    outcome(run)
-    recipe: dict[str, Any] = json.loads((run / RECIPE).read_text())
+    try:
+        recipe: dict[str, Any] = json.loads((run / RECIPE).read_text())
+    except OSError:
+        raise DataError(f"{run} holds no training run") from None
     return recipe
 
 

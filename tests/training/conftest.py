@@ -5,22 +5,28 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 
 from eyestate.arrays import Pixels
-from tests.training.tiny import SIDE, TinyNetwork, write_backbone
-from training.data.datasets import load_mrl
+from tests.training.tiny import MEMBER_SIDE, SIDE, TinyNetwork, write_backbone
+from training.data.datasets import MRL, UNLABELLED, Crop, LabelledCrop, load_mrl, read_people
 from training.data.split import SPLIT_FOLDS, Split, split_by_subject
 from training.data.synthetic import labelled
 from training.models.classifier import MIN_INPUT, Settings, train
+from training.models.committee import train_committee
+from training.models.member import MemberSettings
 
-CROPS_PER_SUBJECT = 8
+CROPS_PER_SUBJECT: Final = 8
+COLLECTION: Final = "colour"
+SHARES: Final = {MRL: 0.5, COLLECTION: 0.25, UNLABELLED: 0.25}
 
 
 def jpeg(pixels: Pixels) -> bytes:
@@ -31,17 +37,17 @@ def jpeg(pixels: Pixels) -> bytes:
 
 @pytest.fixture(scope="session", autouse=True)
 def same_on_every_machine() -> Iterator[None]:
-    """Train in float32, in one thread and one process: results and times then do not depend on the processor.
+    """Train on the CPU, in float32 and in one thread: results and times then do not depend on the machine.
 
-    The default, bfloat16 where there are instructions for it and a thread and a loader for every core, would have as
-    many processes compete for the cores as pytest-xdist starts.
+    The default, a GPU or else bfloat16 where there are instructions for it and a thread for every core, would have as
+    many processes compete for them as pytest-xdist starts.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
-        patch.setattr("training.models.learner.loader_workers", lambda: 0)
-        patch.setattr("training.models.distillation_set.loader_workers", lambda: 0)
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr("training.models.classifier.fastest_precision", lambda device: "32-true")
+        patch.setattr("training.models.member.fastest_precision", lambda device: "32-true")
         yield
     torch.set_num_threads(threads)
 
@@ -61,6 +67,38 @@ def write_mrl(root: Path, subjects: int) -> Path:
             name = f"s{subject:04d}_{number:05d}_0_{subject % 2}_{label}_0_1_01.jpg"
             (folder / name).write_bytes(jpeg(pixels))
     return root
+
+
+def write_people(root: Path, collections: Sequence[str], people: int) -> Path:
+    """Write generated colour crops of so many people of each collection as ``load_people`` reads them, return ``root``.
+
+    A collection is named by its folder, such as ``wide/fer2013``.
+    """
+    for number, collection in enumerate(collections):
+        for person in range(people):
+            for image, (pixels, label) in enumerate(labelled(4, seed=10_000 * (number + 1) + person)):
+                path = root / collection / ("closed", "open")[label] / f"{person:05}_{image:05}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(jpeg(np.stack([pixels, pixels // 4 * 3, pixels // 3 * 2], axis=2)))
+    return root
+
+
+def far_crops(count: int, seed: int) -> Iterator[tuple[bytes, int]]:
+    """Drawn eyes of 24 px, as the unlabelled crops are, and their labels."""
+    for pixels, label in labelled(count, seed):
+        yield jpeg(np.asarray(Image.fromarray(pixels).resize((24, 24)))), label
+
+
+@pytest.fixture(scope="session")
+def everybody(mrl: Path, tmp_path_factory: pytest.TempPathFactory) -> list[LabelledCrop]:
+    """Labelled crops of MRL's people and of those of another collection."""
+    return read_people(mrl, [write_people(tmp_path_factory.mktemp("people"), [COLLECTION], 6)])
+
+
+@pytest.fixture(scope="session")
+def pool() -> list[Crop]:
+    """Unlabelled crops."""
+    return [Crop(f"{number:06}.jpg", data) for number, (data, _) in enumerate(far_crops(16, seed=1000))]
 
 
 @pytest.fixture(scope="session")
@@ -101,17 +139,60 @@ def tiny_run(split: Split, tiny: Settings, tmp_path: Path) -> Path:
     return tmp_path / "tiny_run"
 
 
-@pytest.fixture(scope="session")
-def run(split: Split, small: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training run of the network that ships; trained once for all of pytest's workers."""
-    folder = tmp_path_factory.getbasetemp()
+def _once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder ``name``, made once for all of pytest's workers."""
+    folder = temporary.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    output = folder / "run" / "kaggle_model"
+    output = folder / f"shared-{name}" / name
     output.parent.mkdir(exist_ok=True)
     with (output.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (output.parent / "done").exists():
-            train(split, small, output)
+            make(output)
             (output.parent / "done").touch()
     return output
+
+
+@pytest.fixture(scope="session")
+def run(split: Split, small: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training run of InceptionResnetV1."""
+    return _once(tmp_path_factory, "kaggle_model", lambda output: train(split, small, output))
+
+
+@pytest.fixture(scope="session")
+def member_settings(tmp_path_factory: pytest.TempPathFactory) -> MemberSettings:
+    """Settings for the training of a member in a second, with ``TinyNetwork`` in place of InceptionResnetV1."""
+    path = tmp_path_factory.mktemp("backbone") / "tiny-weights.pt"
+    write_backbone(path)
+    return MemberSettings(
+        backbone=str(path),
+        input_side=MEMBER_SIDE,
+        epochs=1,
+        crops_per_epoch=32,
+        batch_size=16,
+        average_decay=0.5,
+    )
+
+
+@pytest.fixture
+def tiny_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``TinyNetwork`` in place of InceptionResnetV1 in committees."""
+    monkeypatch.setattr("training.models.member.InceptionResnetV1", TinyNetwork)
+
+
+@pytest.fixture(scope="session")
+def committee(
+    everybody: list[LabelledCrop],
+    pool: list[Crop],
+    member_settings: MemberSettings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a finished committee of ``TinyNetwork``; to load it takes ``tiny_members``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.models.member.InceptionResnetV1", TinyNetwork)
+        return _once(
+            tmp_path_factory,
+            "committee",
+            lambda output: train_committee(everybody, pool, member_settings, output, shares=SHARES),
+        )

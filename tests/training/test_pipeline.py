@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import networkx
 import pytest
+import yaml
 from click.testing import CliRunner
 from dvc.repo import Repo
-from PIL import Image
 
 import eyestate
 from eyestate.bundle import load_bundle
-from tests.training.conftest import jpeg, write_mrl
-from tests.training.tiny import SIDE, TinyNetwork, write_backbone
+from tests.training.conftest import far_crops, jpeg, write_mrl, write_people
+from tests.training.tiny import MEMBER_SIDE, SIDE, TinyNetwork, write_backbone
 from training.__main__ import main
-from training.data.datasets import data_dir, load_crops, load_mrl
-from training.data.labels import Answer, read_answers, write_answers
-from training.data.split import SPLIT_FOLDS
+from training.data.datasets import MRL, UNLABELLED, Crop, LabelledCrop, data_dir, load_crops, load_mrl, load_people
+from training.data.duplicates import near_duplicates
+from training.data.folds import FOLDS
+from training.data.labels import WORDS, Answer, read_answers, write_answers, write_csv
+from training.data.split import SPLIT_FOLDS, hold_out, read_pool
 from training.data.synthetic import labelled
-from training.models.classifier import MIN_INPUT
+from training.evaluation.judging import EASY, HELD_OUT, STRANGERS
+from training.runs import read_recipe
 
 ROOT = Path(__file__).parents[2]
 REAL = data_dir()  # a test's project has data of its own
-KAGGLE_MODEL = {"epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8}
+COLLECTIONS = ("colour", "fer2013", "utkface", "ganblink")
 MINIATURE = {
+    "data": "../data",
+    "backbone": "../weights.pt",
+    "device": "cpu",
+    "label": "--answers ../data/human-labels.csv",
     "cluster": {"trials": 4, "seed": 0},
+    "kaggle_model": {"input_side": SIDE, "epochs": 1, "crops_per_epoch": 2560, "average_decay": 0.8},
     "baseline": {
         "best_1000": {"epochs": 1, "crops_per_epoch": 64},
         "final": {"epochs": 1, "crops_per_epoch": 64},
@@ -41,66 +49,76 @@ MINIATURE = {
         "average_decay": 0.5,
         "budget": 10,
     },
-    "self_train": {
-        "rounds": 2,
+    "committee": {
+        "input_side": MEMBER_SIDE,
         "epochs": 1,
         "crops_per_epoch": 64,
-        "learning_rate": 1e-4,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
         "average_decay": 0.5,
-        "own_share": 0.5,
         "budget": 10,
+        "shares": {"mrl": 0.4, "unlabelled": 0.5, **dict.fromkeys(COLLECTIONS, 0.1)},
     },
-    "final_best": {
-        "version": "0.0.1",
-        "epochs": 1,
-        "crops_per_epoch": 64,
-        "learning_rate": 1e-4,
-        "average_decay": 0.5,
-        "own_share": 0.5,
-    },
+    "final_best": {"version": "0.0.1", "epochs": 1, "learning_rate": 1e-4, "max_wrong": 0.01},
     "lite": {
         "version": "0.0.1",
         "max_wrong": 0.01,
-        "views": 512,
-        "own_share": 0.5,
-        "search": {"views": 256, "trials": 1},
+        "views": 1024,
+        "search": {"views": 512, "trials": 1},
         "epochs": 1,
+        "fold_epochs": 1,
         "batch_size": 64,
         "learning_rate": 9e-3,
         "average_decay": 0.5,
     },
+    "cascade": {"max_wrong": 0.01},
 }
 
 
 def generated_data(data: Path) -> None:
-    """Drawn eyes in the layout of the data sets: MRL's, unlabelled 24-px crops and what two people said of them."""
+    """Drawn eyes in the layout of the data sets, and of unlabelled ones what two people and their collection say."""
     write_mrl(data / "mrl-eyes.zip", 2 * SPLIT_FOLDS)  # two subjects to validate by
-    answers = []
+    write_people(data / "colour-eyes.zip", COLLECTIONS[:1], FOLDS + 1)
+    write_people(data / "wide-eyes.zip", [f"wide/{name}" for name in COLLECTIONS[1:]], FOLDS + 1)
+    labels = {}
     with zipfile.ZipFile(data / "eyes-dataset.zip", "w") as archive:
-        for number, (pixels, label) in enumerate(labelled(80, seed=1000)):
-            small = Image.fromarray(pixels).resize((24, 24))
-            file = io.BytesIO()
-            small.save(file, "JPEG")
-            archive.writestr(f"EyesDataset/{number:06}.jpg", file.getvalue())
-            answers.append(Answer(f"{number:06}.jpg", label, 2, 2 * label))
-    write_answers(data / "human-labels.csv", answers)
+        for number, (crop, label) in enumerate(far_crops(80, seed=1000)):
+            archive.writestr(f"EyesDataset/{number:06}.jpg", crop)
+            labels[f"{number:06}.jpg"] = label
+    write_answers(data / "human-labels.csv", [Answer(name, label, 2, 2 * label) for name, label in labels.items()])
+    held_out = hold_out(load_crops(data / "eyes-dataset.zip").crops)[1]
+    write_csv(
+        data / "held-out-labels.csv", ("file", "label"), [(crop.name, WORDS[labels[crop.name]]) for crop in held_out]
+    )
 
 
 def real_data(data: Path) -> None:
-    """A few crops of each subject and state of MRL, and a few hundred of the unlabelled ones."""
-    by_subject: dict[tuple[str | None, int | None], int] = {}
-    (data / "mrl").mkdir()
-    for crop in load_mrl(REAL / "mrl-eyes.zip").crops:
-        key = (crop.subject, crop.label)
-        by_subject[key] = by_subject.get(key, 0) + 1
-        if by_subject[key] <= 8:
-            (data / "mrl" / Path(crop.name).name).write_bytes(crop.data)
-    (data / "mrl").rename(data / "mrl-eyes.zip")
-    crops = load_crops(REAL / "eyes-dataset.zip").crops[:320]
+    """A few crops of each subject and state of MRL, of some people of each other collection, and unlabelled ones."""
+    write_folder(data / "mrl-eyes.zip", few_of_each(load_mrl(REAL / "mrl-eyes.zip").crops, 8))
+    for name in ("colour-eyes.zip", "wide-eyes.zip"):
+        crops = load_people(REAL / name).crops
+        write_folder(data / name, few_of_each(crops[:: max(1, len(crops) // 400)], 2))
     with zipfile.ZipFile(data / "eyes-dataset.zip", "w") as archive:
-        for unlabelled in crops:
-            archive.writestr(unlabelled.name, unlabelled.data)
-    shutil.copy(REAL / "human-labels.csv", data)
+        for crop in load_crops(REAL / "eyes-dataset.zip").crops[:320]:
+            archive.writestr(crop.name, crop.data)
+    for name in ("human-labels.csv", "held-out-labels.csv"):
+        shutil.copy(REAL / name, data)
+
+
+def few_of_each(crops: Iterable[LabelledCrop], n: int) -> Iterator[LabelledCrop]:
+    """The first ``n`` crops of each subject and state."""
+    taken: Counter[tuple[str | None, int]] = Counter()
+    for crop in crops:
+        taken[crop.subject, crop.label] += 1
+        if taken[crop.subject, crop.label] <= n:
+            yield crop
+
+
+def write_folder(folder: Path, crops: Iterable[Crop]) -> None:
+    for crop in crops:
+        path = folder / crop.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(crop.data)
 
 
 def commands(project: Path, target: str | None = None) -> Iterator[tuple[str, list[str]]]:
@@ -137,26 +155,30 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
-def run_through(project: Path, backbone: Path, target: str | None = None, *, input_side: int = SIDE) -> None:
-    params = {
-        "data": "../data",
-        "backbone": str(backbone),
-        "label": "--answers ../data/human-labels.csv",
-        **MINIATURE,
-        "kaggle_model": {**KAGGLE_MODEL, "input_side": input_side},
-    }
-    (project / "params.yaml").write_text(json.dumps(params))
+def run_through(project: Path, backbone: Path, target: str | None = None) -> None:
+    (project / "params.yaml").write_text(json.dumps({**MINIATURE, "backbone": str(backbone)}))
     for stage, arguments in commands(project, target):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{stage}: {result.exception!r} {result.output}"
 
 
-def check_final_best(project: Path) -> None:
-    asked = [read_answers(project / "runs" / queue / "answers.csv") for queue in ("label_1", "label_2")]
-    assert all(0 < len(answers) <= 10 for answers in asked)
+def check_final_best(project: Path, *queues: str) -> None:
+    data = project.parent / "data"
+    pool, crops = read_pool(data / "eyes-dataset.zip"), load_crops(data / "eyes-dataset.zip").crops
+    groups = dict(zip((crop.name for crop in crops), near_duplicates(crops).tolist(), strict=True))
+    held_out = hold_out(crops)[1]
+    assert not {groups[crop.name] for crop in pool} & {groups[crop.name] for crop in held_out}
+    for queue in queues:
+        asked = read_answers(project / "runs" / queue / "answers.csv")
+        assert 0 < len(asked) <= 10
+        assert set(asked) <= {crop.name for crop in pool}
     check_model("final_best")
-    training = load_bundle("final_best").manifest.training
-    assert {source.name for source in training.data} == {"MRL Eye Dataset", "eye crops without labels"}
+    manifest = load_bundle("final_best").manifest
+    learnt_from = {source.name: source.crops for source in manifest.training.data}
+    assert set(learnt_from) == {MRL, UNLABELLED, *COLLECTIONS}
+    assert learnt_from[UNLABELLED] == len(pool)
+    assert UNLABELLED not in {source["name"] for source in read_recipe(project / "runs" / "committee")["sources"]}
+    assert {metric.n for metric in manifest.metrics if metric.name == f"EER, {HELD_OUT}"} == {len(held_out)}
 
 
 def check_model(name: str) -> None:
@@ -164,24 +186,24 @@ def check_model(name: str) -> None:
     assert scorer.manifest.name == name
     scores = scorer.score([jpeg(pixels) for pixels, _ in labelled(4, seed=7)])
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert "EER, held-out crops of the unlabelled set" in {metric.name for metric in scorer.manifest.metrics}
+    assert {f"EER, {name}" for name in (HELD_OUT, EASY, STRANGERS)} < {m.name for m in scorer.manifest.metrics}
 
 
 @pytest.mark.timeout(1200)
 def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every stage on drawn eyes, with a network that trains in seconds in place of the one that ships."""
-    for module in ("training.models.classifier", "training.labelling.features"):
+    for module in ("training.models.classifier", "training.models.member", "training.labelling.features"):
         monkeypatch.setattr(f"{module}.InceptionResnetV1", TinyNetwork)
-    monkeypatch.setattr("training.models.classifier.fastest_precision", lambda: "32-true")
     write_backbone(tmp_path / "weights.pt")
     generated_data(project.parent / "data")
     run_through(project, tmp_path / "weights.pt")
 
-    check_final_best(project)
+    check_final_best(project, "label_1", "label_2")
     for name in ("final_best_lite", "cascade"):
         check_model(name)
     comparison = json.loads((project / "runs" / "compare" / "comparison.json").read_text())
-    assert all(attempt["eer"] for attempt in comparison["attempts"])
+    tests = {"held_out", "held_out_easy", "mrl", *COLLECTIONS}
+    assert all(set(attempt["eer"]) == tests for attempt in comparison["attempts"])
     with warnings.catch_warnings(), Repo(project) as repo:
         warnings.simplefilter("ignore", DeprecationWarning)  # between DVC and pygtrie
         outputs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
@@ -196,8 +218,15 @@ def test_up_to_the_export_on_real_crops(project: Path) -> None:
     """The stages from the data sets to final_best, with the network and the weights that it really starts from."""
     (weights,) = (REAL.parent / "weights").glob("*casia-webface*.pt")
     real_data(project.parent / "data")
-    run_through(project, weights, "export", input_side=MIN_INPUT)
-    check_final_best(project)
+    run_through(project, weights, "export")
+    check_final_best(project, "label_2")
+
+
+def test_the_miniature_has_the_parameters_of_the_repository() -> None:
+    def names(params: object) -> object:
+        return {name: names(value) for name, value in params.items()} if isinstance(params, dict) else None
+
+    assert names(MINIATURE) == names(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def test_the_commands_and_parameters_of_the_repository_fit() -> None:

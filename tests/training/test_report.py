@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from tests.training.conftest import jpeg
 from training.commands.report import report_command
 from training.data.datasets import Crop, LabelledCrop
+from training.data.folds import FOLDS
 from training.data.labels import Answer, Label, agreed, write_answers, write_labels
 from training.data.split import hold_out
 from training.data.synthetic import labelled
@@ -23,11 +25,13 @@ from training.evaluation.compare import ANSWERS, ATTEMPTS
 from training.evaluation.intervals import Interval
 from training.files import write_json
 from training.labelling.pseudo_label import pseudo_labels, queue, write_queue
+from training.models.strangers import Strangers
 from training.report import judging
 from training.report.content import Gallery, Missing, Report, Section, Table
 from training.report.draw import draw
-from training.report.labelling import stage_qualities
+from training.report.labelling import stage_qualities, suspicions
 from training.report.outputs import Runs
+from training.report.plots import Dots, plot_dots
 from training.report.render import anchor, html, markdown, write_markdown, write_page
 from training.runs import record_time
 
@@ -93,7 +97,11 @@ def kept(labels: Sequence[Label], crops: int) -> dict[str, object]:
 
 
 def fake_runs(
-    runs: Path, pool: Sequence[Crop], held_out: Sequence[Crop], people: dict[str, Answer], patch: pytest.MonkeyPatch
+    runs: Path,
+    pool: Sequence[Crop],
+    held_out: Sequence[LabelledCrop],
+    people: dict[str, Answer],
+    patch: pytest.MonkeyPatch,
 ) -> None:
     """What the stages leave behind, as they write it, with made-up scores in place of networks."""
     truth = [people[crop.name].label or 0 for crop in pool]
@@ -111,36 +119,48 @@ def fake_runs(
          "clusterings": {"dlib-kmeans-tuned": summary, "dlib-bisecting-tuned": summary}},
     )  # fmt: skip
 
-    stages = ("kaggle_model/scores", "self_train_1/round_1/beliefs", "self_train_1/round_2/beliefs",
-              "self_train_2/beliefs")  # fmt: skip
+    stages = ("kaggle_model/scores", "committee/beliefs", "final_best/beliefs")
     for seed, name in enumerate(stages):
         write_labels(runs / f"{name}.csv", pseudo_labels(pool, guesses(truth, 2.5 - seed / 2, seed)))
-    for seed, folder in enumerate(("pseudo_label", "self_train_1", "self_train_2")):
+    for seed, folder in enumerate(("pseudo_label", "committee", "final_best")):
         verdicts = pseudo_labels(pool[30:], guesses(truth[30:], 2, seed))
         write_queue(verdicts, queue(verdicts, 5), runs / folder)
     for number, name in enumerate(ANSWERS):
-        write_answers(runs / name, [people[file] for file in files[5 * number : 5 * number + 5]])
+        write_answers(runs / name, [people[file] for file in files[4 * number : 4 * number + 5]])
 
     own = {"train": 24, "test": 6, "sources": {"consensus": 30}, "eer": {"value": 0.02, "low": 0.0, "high": 0.05}}
     for run in ("best_1000", "final_baseline"):
         write_json(runs / run / "own_test.json", own | {"eer_before": own["eer"]})
-    write_json(runs / "kaggle_model/run.json", {"sources": [{"name": "MRL Eye Dataset", "crops": 53_647}]})
     record_time(runs / "timings.json", "final_best", 1234.5)
 
-    for attempt in ATTEMPTS:
-        for pattern in attempt.runs:
-            checkpoint = runs / pattern.replace("*", "0") / "checkpoints/last.ckpt"
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.touch()
-    patch.setattr(compare, "load_classifier", lambda path: len(path.parts[-3]))
-    for name in ("predict", "predict_views"):
-        patch.setattr(
-            compare, name, lambda seed, crops: guesses([crop.label or 0 for crop in crops], 1 + seed % 3, len(crops))
-        )
-    judged = agreed(held_out, people)
     subjects = [LabelledCrop(f"s{i}", b"", i % 2, f"s{i % 6}") for i in range(60)]
-    tests = [compare.TestSet("held_out", "held-out crops", judged), compare.TestSet("mrl_test", "MRL", subjects)]
-    compare.compare(tests, runs, runs / "compare")
+    said = guesses([crop.label for crop in subjects], 2, 0)
+    recipes: dict[str, dict[str, object]] = {
+        "kaggle_model": {"sources": [{"name": "MRL Eye Dataset", "crops": 53_647}]},
+        "committee": {"shares": {}},
+        "final_best": {"shares": {}},
+        "final_best_lite": {"distillation_set": ""},
+    }
+    losses = {"train_loss": 0.3, "val_loss": 0.2, "train_eer": 0.04, "val_eer": 0.03}
+    for attempt in ATTEMPTS:
+        place, recipe = runs / attempt.name, recipes.get(attempt.name, {})
+        write_json(place / "run.json", recipe)
+        if "shares" in recipe or "distillation_set" in recipe:
+            Strangers(said, said, np.zeros(len(said), dtype=np.int64)).write(place / "strangers.npz")
+        for member in [place / f"fold_{fold}" for fold in range(FOLDS)] if "shares" in recipe else [place]:
+            (member / "checkpoints").mkdir(parents=True, exist_ok=True)
+            torch.save({"history": [{"epoch": i, **losses} for i in range(2)]}, member / "checkpoints/last.ckpt")
+    for name in ("load_classifier", "load_student", "load_committee"):
+        patch.setattr(compare, name, lambda path: len(path.name))
+    patch.setattr(
+        compare, "predict", lambda seed, crops: guesses([crop.label for crop in crops], 1 + seed % 3, len(crops))
+    )
+    tests = [
+        compare.TestSet("held_out", "held-out crops", held_out),
+        compare.TestSet("held_out_easy", "the easy part", agreed(held_out, people)),
+        compare.TestSet("mrl", "MRL", subjects),
+    ]
+    compare.compare(tests, subjects, runs, runs / "compare")
 
 
 class Data:
@@ -149,10 +169,12 @@ class Data:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         drawn = labelled(120, seed=0)
         crops = [Crop(f"{i:06}.jpg", jpeg(pixels)) for i, (pixels, _) in enumerate(drawn)]
-        self.pool, self.held_out = hold_out(crops)
-        self.held_out = [Crop(HOSTILE, self.held_out[0].data), *self.held_out[1:]]
+        self.pool, held_out = hold_out(crops)
+        held_out = [Crop(HOSTILE, held_out[0].data), *held_out[1:]]
         sides = {crop.data: label for crop, (_, label) in zip(crops, drawn, strict=True)}
-        votes = {crop.name: sides[crop.data] for crop in [*self.pool, *self.held_out]}
+        votes = {crop.name: sides[crop.data] for crop in [*self.pool, *held_out]}
+        self.held_out = [crop.labelled(votes[crop.name]) for crop in held_out]
+        self.held_out[0] = self.held_out[0].labelled(1 - votes[HOSTILE])
         self.people = {name: Answer(name, side, 2, 2 * side) for name, side in votes.items()}
         self.people[HOSTILE] = Answer(HOSTILE, 1 - votes[HOSTILE], 2, 2 * (1 - votes[HOSTILE]))
         self.runs = Runs(folder / "runs")
@@ -247,7 +269,9 @@ class TestMarkdown:
         committed = {path.name: path.read_bytes() for path in folder.glob("*.png")}
         assert set(committed) == {f"{figure.name}.png" for figure in data.report.figures}
         assert not crops & set(committed.values())
-        own = {"attempts", "label-quality", "reliability", "scores", "trade-off"}  # drawn from numbers
+        own = {"attempts", "label-quality", "reliability", "scores", "trade-off",
+               "training-committee", "training-final_best"}  # fmt: skip  # drawn from numbers
+        assert own < {Path(name).stem for name in committed}
         assert all(png == picture("white") for name, png in committed.items() if Path(name).stem not in own)
 
     def test_links_every_figure_and_names_no_crop(self, data: Data, folder: Path) -> None:
@@ -287,8 +311,10 @@ class TestContent:
 
     def test_counts_what_people_were_asked(self, data: Data) -> None:
         rows = tables(data.report)["Crops that people labelled"].rows
-        assert [row[2] for row in rows] == ["5", "5", "10", "about 200"]
+        assert [row[2] for row in rows] == ["5", "5", "9", "about 200"]  # both stages asked about one of the crops
+        assert tables(data.report)["The result"].rows[-1][1] == "9"
         assert list(data.results["crops_people_were_asked_about"].values()) == [5, 5]
+        assert [item.n for item in suspicions(data.runs, data.people)] == [30, 9]
 
     def test_every_attempt_has_a_row_with_its_effect(self, data: Data) -> None:
         rows = {row[0]: row for row in tables(data.report)["Attempts"].rows}
@@ -298,14 +324,47 @@ class TestContent:
     def test_people_are_not_judged_by_their_own_answers(self, data: Data) -> None:
         stages, _ = stage_qualities(data.runs, data.pool, data.people)
         by_stage = {item.stage: item for item in stages}
-        assert by_stage["targets of final_best"].quality["all"].n == len(data.pool) - 10
+        assert by_stage["targets of final_best"].quality["all"].n == len(data.pool) - 9
         assert by_stage["consensus: all good clusterings agree"].quality["all"].n == 30
         accuracy = by_stage["consensus: all good clusterings agree"].quality["all"].accuracy
         assert accuracy is not None
         assert accuracy.value == pytest.approx(29 / 30)
 
+    def test_the_first_figure_is_that_of_all_held_out_crops(self, data: Data) -> None:
+        (first, second, *_) = tables(data.report)["The result"].rows
+        assert first[0] == "EER of final_best, all held-out crops"
+        assert first[3] == "at most 0.028"
+        assert second[0] == "EER of final_best, MRL's test subjects, never seen"
+        assert second[3] == "at most 0.030"
+        assert list(tables(data.report)["Attempts"].header[3:5]) == [
+            "EER, all held-out crops",
+            "EER, the easy part of the held-out crops",
+        ]
+
+    def test_galleries_hold_the_crops_on_which_nobody_agrees_too(self, data: Data) -> None:
+        hard = {name: Answer(name, answer.label, 1, answer.votes_open) for name, answer in data.people.items()}
+        made, _ = draw(data.runs, data.pool, data.held_out, hard)
+        assert not any(figure.name == "label-quality" for figure in made.figures)  # nobody is unanimous
+        for report in (made, data.report):
+            (right,) = (gallery for gallery in galleries(report) if gallery.title.startswith("Figure 6."))
+            assert f"of {len(data.held_out)} held-out crops" in right.caption
+            assert all(", collection's labels: " in tile.caption for tile in right.tiles)
+
+    def test_says_how_often_people_contradict_the_labels(self, data: Data) -> None:
+        people = data.people | {HOSTILE: Answer(HOSTILE, 0, 2, 0 if data.held_out[0].label else 2)}
+        text = str(judging.notes(data.held_out, people))
+        assert f"agree on {len(data.held_out)} of these crops; they contradict 1 of the labels" in text
+
+    def test_a_collection_of_ones_own_is_called_by_its_name(self, data: Data, tmp_path: Path) -> None:
+        comparison = data.runs.json("compare/comparison.json", "compare")
+        comparison["tests"].append({"name": "mine", "what": "", "crops": 9, "open": 4, "subjects": 3})
+        write_json(tmp_path / "compare/comparison.json", comparison)
+        section = judging.attempts(Runs(tmp_path))
+        assert "EER, mine" in _only_table(section, "Attempts").header
+        assert _only_table(section, "The tests").rows[-1][0] == "mine"
+
     def test_galleries_are_of_the_crops_that_were_scored(self, data: Data) -> None:
-        section = judging.shown(data.runs, agreed(data.held_out, data.people)[1:])
+        section = judging.shown(data.runs, data.held_out[1:])
         assert isinstance(section.blocks[0], Missing)
 
     def test_an_attempt_that_was_not_run_says_so(self, data: Data, tmp_path: Path) -> None:
@@ -314,7 +373,7 @@ class TestContent:
             attempt["eer"] = {}
         write_json(tmp_path / "compare/comparison.json", comparison)
         rows = {row[0]: row for row in _only_table(judging.attempts(Runs(tmp_path)), "Attempts").rows}
-        assert rows["final_best"][4:] == ["not run", "not run", "–"]
+        assert rows["final_best"][3:] == ["not run", "not run", "not run", "–"]
         assert any("`final_best`: not run" in block.text for block in judging.summary(Runs(tmp_path)).blocks
                    if isinstance(block, Missing))  # fmt: skip
 
@@ -325,7 +384,7 @@ def _only_table(section: Section, title: str) -> Table:
 
 
 def test_nothing_has_been_run(data: Data, tmp_path: Path) -> None:
-    made, results = draw(Runs(tmp_path / "runs"), data.pool, data.held_out, {})
+    made, results = draw(Runs(tmp_path / "runs"), data.pool, [], {})
     lines = missing(made)
     for maker in (
         "cluster",
@@ -334,8 +393,7 @@ def test_nothing_has_been_run(data: Data, tmp_path: Path) -> None:
         "fine-tune",
         "pseudo-label",
         "label",
-        "self-train",
-        "mix",
+        "committee",
         "compare",
     ):
         assert any(f"not run; `python -m training {maker}` makes it" in line for line in lines)
@@ -351,7 +409,8 @@ def test_the_command_draws_what_is_there(data: Data, tmp_path: Path) -> None:
     crops.mkdir()
     for crop in data.pool:
         (crops / crop.name).write_bytes(crop.data)
-    options = {"crops": crops, "human-labels": tmp_path / "no.csv", "runs": tmp_path / "runs",
+    options = {"crops": crops, "human-labels": tmp_path / "no.csv",
+               "held-out-labels": tmp_path / "no.csv", "runs": tmp_path / "runs",
                "output": tmp_path / "page", "reports": tmp_path / "reports"}  # fmt: skip
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     result = CliRunner().invoke(report_command, arguments, catch_exceptions=False)
@@ -364,9 +423,9 @@ def test_the_command_draws_what_is_there(data: Data, tmp_path: Path) -> None:
     ("found", "words"),
     [
         (Interval(0.005, 0.001, 0.009), "is met."),
-        (Interval(0.008, 0.002, 0.020), "is met, though the interval reaches beyond it."),
-        (Interval(0.015, 0.008, 0.025), "is missed, though the interval reaches it."),
-        (Interval(0.030, 0.020, 0.040), "is missed."),
+        (Interval(0.020, 0.012, 0.035), "is met, though the interval reaches beyond it."),
+        (Interval(0.035, 0.025, 0.045), "is missed, though the interval reaches it."),
+        (Interval(0.040, 0.030, 0.050), "is missed."),
     ],
 )
 def test_a_target_is_met_or_missed(data: Data, tmp_path: Path, found: Interval, words: str) -> None:
@@ -375,7 +434,14 @@ def test_a_target_is_met_or_missed(data: Data, tmp_path: Path, found: Interval, 
     final["eer"] = {"held_out": {"value": found.value, "low": found.low, "high": found.high}}
     write_json(tmp_path / "compare/comparison.json", comparison)
     text = str(judging.summary(Runs(tmp_path)).blocks[1])
-    assert f"the target of 0.010 {words}" in text
+    assert f"the target of 0.028 {words}" in text
+
+
+def test_many_panels_of_dots_stand_in_several_rows() -> None:
+    panel = Dots("a test", {"final_best": Interval(0.02, 0.01, 0.03)})
+    one, four, seven = (Image.open(io.BytesIO(plot_dots([panel] * n, "EER"))) for n in (1, 4, 7))
+    assert one.height == four.height
+    assert seven.size == (four.width, 2 * four.height)
 
 
 def test_text_is_escaped_but_for_code() -> None:

@@ -26,7 +26,7 @@ class TestRecipe:
         assert json.loads((tmp_path / runs.RECIPE).read_text()) == {"seed": 0, "git_revision": "0123456789ab"}
 
     def test_of_a_run_that_never_was(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no trained classifier"):
+        with pytest.raises(DataError, match="holds no training run"):
             read_recipe(tmp_path)
 
     def test_same_recipe_continues_another_is_moved_aside(

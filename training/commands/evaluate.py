@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from eyestate.scorer import load
-from training.commands.options import Folder, crops_option, human_labels_option, mrl_option
-from training.data.datasets import FAR_SIDE, LabelledCrop, labels_of, shrunk
+from training.commands.options import (
+    Folder,
+    crops_option,
+    held_out_labels_option,
+    human_labels_option,
+    mrl_option,
+    people_option,
+    read_judging,
+)
+from training.data.datasets import MRL, load_mrl, read_people
 from training.data.labels import read_held_out
-from training.data.split import split_mrl
+from training.data.split import split_by_subject, split_mrl
 from training.evaluation import behaviour, calibration, quality_limits
-from training.evaluation.compare import SCORED, TestSet, compare
-from training.export.bundle import FAR_SAMPLE
+from training.evaluation.compare import TestSet, compare
+from training.evaluation.judging import EASY, HELD_OUT, STRANGERS, STRANGERS_FAR, stranger_sets, threshold_crops
+from training.evaluation.results import ScoredCrops
+from training.export.bundle import SHIPPED
 from training.export.cascade import cached_scores
 from training.files import write_json
+from training.models.strangers import Strangers
 
 DRAWN, SAMPLED = 100, 500  # crops of each kind that a behavioural test takes at most
+
+
+runs_option = click.option(
+    "--runs", type=Folder, default=Path("runs"), show_default=True, help="Folder of the training runs."
+)
 
 
 @click.command("compare")
 @crops_option
 @mrl_option
+@people_option
+@held_out_labels_option
 @human_labels_option
-@click.option("--runs", type=Folder, default=Path("runs"), show_default=True)
+@runs_option
 @click.option("--output", type=Folder, default=Path("runs/compare"), show_default=True)
-def compare_command(crops: Path, mrl: Path, human_labels: Path, runs: Path, output: Path) -> None:
-    """Compare all networks on crops that none was trained on: held-out ones, and MRL's test subjects.
+def compare_command(
+    *,
+    crops: Path,
+    mrl: Path,
+    people: tuple[Path, ...],
+    held_out_labels: Path,
+    human_labels: Path,
+    runs: Path,
+    output: Path,
+) -> None:
+    """Compare all networks on crops that none was trained on: held-out ones, and people that each had never seen.
 
     This is the final comparison: nothing may be chosen by its results.
     """
-    subjects = split_mrl(mrl).test[::SCORED]
-    held_out = read_held_out(crops, human_labels)
+    labelled = read_people(mrl, people)
+    subjects = {crop.subject for crop in split_by_subject([crop for crop in labelled if crop.collection == MRL]).test}
+    held_out = read_judging(crops, held_out_labels, human_labels)
     tests = [
-        TestSet("held_out", "held-out crops of the unlabelled set on which two or more people agree", held_out),
-        TestSet("mrl_test", f"MRL test subjects, one crop in {SCORED}", subjects),
-        TestSet("mrl_test_far", f"the same, shrunk to {FAR_SIDE} px", [shrunk(crop) for crop in subjects]),
+        TestSet("held_out", "all held-out crops of the unlabelled set", held_out.everything),
+        TestSet("held_out_easy", "those on which two or more people agree", held_out.easy),
+        TestSet("mrl", "MRL's test subjects", [crop for crop in labelled if crop.subject in subjects]),
+        *(
+            TestSet(name, f"crops of {name}", [crop for crop in labelled if crop.collection == name])
+            for name in dict.fromkeys(crop.collection for crop in labelled if crop.collection != MRL)
+        ),
     ]
-    for attempt in compare([test for test in tests if test.crops], runs, output):
+    for attempt in compare([test for test in tests if test.crops], labelled, runs, output):
         figures = ", ".join(f"{name} {eer['value']:.4f}" for name, eer in attempt["eer"].items()) or "not run"
         click.echo(f"{attempt['name']}: {figures}")
 
@@ -48,34 +79,49 @@ def compare_command(crops: Path, mrl: Path, human_labels: Path, runs: Path, outp
 @click.command("calibration")
 @crops_option
 @mrl_option
+@people_option
+@held_out_labels_option
 @human_labels_option
 @click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
+@runs_option
 @click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Folder to cache scores in.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/calibration.json]")
 def calibration_command(
-    *, crops: Path, mrl: Path, human_labels: Path, model: str, cache: Path, output: Path | None
+    *,
+    crops: Path,
+    mrl: Path,
+    people: tuple[Path, ...],
+    held_out_labels: Path,
+    human_labels: Path,
+    model: str,
+    runs: Path,
+    cache: Path,
+    output: Path | None,
 ) -> None:
     """Measure how well a bundle's scores are calibrated; `card` puts the results into its card.
 
-    On MRL's validation subjects, each left out in turn, temperature and isotonic regression are held against the scores
-    as they are; on crops that chose nothing, the expected calibration error is measured.
+    On MRL's people, each scored by a network that never saw them and left out in turn, temperature and isotonic
+    regression are held against the scores as they are; on crops that chose nothing, the expected calibration error is
+    measured.
     """
     scorer = load(model)
-    split = split_mrl(mrl)
-    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    seen, labels = cached_scores(scorer, validation, cache), labels_of(validation)
-    fits = calibration.compare(seen, labels, [str(crop.subject) for crop in validation])
-    tests: dict[str, Sequence[LabelledCrop]] = {
-        "MRL test subjects": split.test,
-        f"the same, shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
-    }
-    if human_labels.exists():
-        tests["held-out crops of the unlabelled set"] = read_held_out(crops, human_labels)
-    errors = {
-        name: calibration.errors(seen, labels, cached_scores(scorer, test, cache), labels_of(test))
-        for name, test in tests.items()
-    }
     name = scorer.manifest.name
+    labelled = read_people(mrl, people)
+    said = Strangers.read(runs / name / SHIPPED, labelled)
+    chosen_by = threshold_crops(labelled, said)
+    fits = calibration.compare(chosen_by.scores, chosen_by.labels, chosen_by.subjects)
+    held_out = read_judging(crops, held_out_labels, human_labels)
+    tests = {
+        kind: ScoredCrops(part, cached_scores(scorer, part, cache))
+        for kind, part in ((HELD_OUT, held_out.everything), (EASY, held_out.easy))
+        if part
+    } | {
+        kind: scored for kind, scored in stranger_sets(labelled, said).items() if kind not in (STRANGERS, STRANGERS_FAR)
+    }
+    errors = {
+        kind: calibration.errors(chosen_by.scores, chosen_by.labels, scored.scores, scored.labels)
+        for kind, scored in tests.items()
+    }
     write_json(
         output or Path("reports") / name / "calibration.json",
         {
@@ -91,19 +137,20 @@ def calibration_command(
 @click.command("behaviour")
 @mrl_option
 @crops_option
-@human_labels_option
+@held_out_labels_option
 @click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/behaviour.json]")
-def behaviour_command(*, mrl: Path, crops: Path, human_labels: Path, model: str, output: Path | None) -> None:
+def behaviour_command(*, mrl: Path, crops: Path, held_out_labels: Path, model: str, output: Path | None) -> None:
     """Test which changes of a crop alter a bundle's verdict, and which must lower its score.
 
+    MRL's crops are those it was trained on, so that only what changes between a crop and its variant tells anything.
     `card` puts the results into the model card. Takes minutes for a large network.
     """
     real = []
     if mrl.exists():
-        real.append(behaviour.sample("MRL test subjects", split_mrl(mrl).test, SAMPLED))
-    if crops.exists() and human_labels.exists():
-        real.append(behaviour.sample("held-out", read_held_out(crops, human_labels), SAMPLED))
+        real.append(behaviour.sample("MRL, trained on", load_mrl(mrl).crops, SAMPLED))
+    if crops.exists() and held_out_labels.exists():
+        real.append(behaviour.sample("held-out", read_held_out(crops, held_out_labels), SAMPLED))
     results = behaviour.behaviour(load(model), behaviour.generated(DRAWN), real)
     path = output or Path("reports") / results.model / "behaviour.json"
     behaviour.write(results, path)

@@ -12,29 +12,35 @@ from eyestate.mtcnn import FOLDER
 from training.commands.options import (
     Folder,
     crops_option,
+    held_out_labels_option,
     human_labels_option,
     max_wrong_option,
     mrl_option,
+    people_option,
+    read_judging,
     reports_option,
 )
-from training.data.labels import read_held_out
-from training.data.split import read_pool, split_mrl
-from training.export.bundle import export_run
+from training.data.datasets import read_people
+from training.data.split import read_pool
+from training.export.bundle import SHIPPED, export_run
 from training.export.card import card
 from training.export.cascade import make_cascade
 from training.export.detector import export_detector
+from training.models.strangers import Strangers
 
 
 @click.command("export")
 @mrl_option
+@people_option
 @crops_option
+@held_out_labels_option
 @human_labels_option
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
     default=Path("runs/final_best"),
     show_default=True,
-    help="Folder of a training run.",
+    help="Folder of a committee, or of a distillation.",
 )
 @click.option("--name", default="final_best", show_default=True, help="Name of the bundle.")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
@@ -44,7 +50,9 @@ from training.export.detector import export_detector
 def export_command(
     *,
     mrl: Path,
+    people: tuple[Path, ...],
     crops: Path,
+    held_out_labels: Path,
     human_labels: Path,
     run: Path,
     name: str,
@@ -53,24 +61,21 @@ def export_command(
     reports: Path,
     max_wrong: float,
 ) -> None:
-    """Evaluate a trained classifier on unseen crops and write its bundle; `card` writes its model card.
+    """Judge a trained network by strangers and held-out crops, and write its bundle; `card` writes its model card.
 
-    Where people's labels of the held-out crops are missing, MRL's test subjects alone judge. Where the unlabelled crops
-    are missing, the service will have nothing to measure drift from.
+    Where the held-out crops have no labels, people never seen alone judge. Where the unlabelled crops are missing, the
+    service will have nothing to measure drift from.
     """
-    split = split_mrl(mrl)
-    held_out = read_held_out(crops, human_labels) if human_labels.exists() else []
-    reference_crops = read_pool(crops) if crops.exists() else []
     bundle = export_run(
         run,
-        split,
+        read_people(mrl, people),
         models,
         name=name,
         version=version,
         results=reports / name,
         max_wrong=max_wrong,
-        held_out=held_out,
-        reference_crops=reference_crops,
+        held_out=read_judging(crops, held_out_labels, human_labels),
+        reference_crops=read_pool(crops) if crops.exists() else [],
     )
     for metric in bundle.manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")
@@ -80,6 +85,8 @@ def export_command(
 @click.command("cascade")
 @crops_option
 @mrl_option
+@people_option
+@held_out_labels_option
 @human_labels_option
 @click.option("--small", default="final_best_lite", show_default=True, help="Bundle that scores every crop.")
 @click.option("--large", default="final_best", show_default=True, help="Bundle to which crops are deferred.")
@@ -88,11 +95,14 @@ def export_command(
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @reports_option
 @max_wrong_option
+@click.option("--runs", type=Folder, default=Path("runs"), show_default=True, help="Folder of both networks' runs.")
 @click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Folder to cache scores in.")
 def cascade_command(
     *,
     crops: Path,
     mrl: Path,
+    people: tuple[Path, ...],
+    held_out_labels: Path,
     human_labels: Path,
     small: str,
     large: str,
@@ -101,21 +111,25 @@ def cascade_command(
     models: Path,
     reports: Path,
     max_wrong: float,
+    runs: Path,
     cache: Path,
 ) -> None:
     """Choose the deferral band, evaluate both networks together and write the cascade's bundle."""
+    labelled = read_people(mrl, people)
     path = make_cascade(
         load_bundle(models / small),
         load_bundle(models / large),
-        split_mrl(mrl),
+        labelled,
+        (Strangers.read(runs / small / SHIPPED, labelled), Strangers.read(runs / large / SHIPPED, labelled)),
         models,
         name=name,
         version=version,
         results=reports / name,
         max_wrong=max_wrong,
-        held_out=read_held_out(crops, human_labels) if human_labels.exists() else [],
+        held_out=read_judging(crops, held_out_labels, human_labels),
         reference_crops=read_pool(crops),
         cache=cache,
+        output=runs / name / SHIPPED,
     )
     for metric in load_model(path).manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")

@@ -1,4 +1,4 @@
-"""The commands that fine-tune a network: on labelled crops alone, or mixed with MRL."""
+"""The command that fine-tunes a network on labelled crops alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from training.commands.options import (
     Folder,
     answers_option,
     crops_option,
-    mrl_option,
+    device_option,
     settings_options,
-    share_option,
     start_option,
 )
-from training.data.labels import apply, read_all_answers, read_beliefs, read_labels
-from training.data.split import Split, fine_tuning_split, read_pool
-from training.labelling.pseudo_label import human_labels, merge, soft_targets
-from training.models.classifier import train
+from training.data.labels import apply, read_all_answers, read_labels
+from training.data.split import read_pool
+from training.labelling.pseudo_label import human_labels, merge
 from training.models.fine_tuning import fine_tune, fine_tuning_settings
+from training.models.learner import Device
 from training.plots import plot_history
 from training.runs import history
 
@@ -39,6 +38,7 @@ from training.runs import history
     show_default=True,
     help="Share of the labelled crops, at random, to test on instead of training on.",
 )
+@device_option
 @click.option("--output", type=Folder, required=True, help="Folder of the run.")
 def fine_tune_command(
     *,
@@ -47,6 +47,7 @@ def fine_tune_command(
     answers: tuple[Path, ...],
     start: Path,
     test_share: float,
+    device: Device,
     output: Path,
     **chosen: float,
 ) -> None:
@@ -63,41 +64,9 @@ def fine_tune_command(
         start=start,
         test_share=test_share,
         sources=Counter(item.source for item in known),
+        device=device,
     )
     plot_history(history(output), output / "curves.png")
     click.echo(
         f"EER on {result['test']} test crops: {result['eer']['value']:.4f}, before {result['eer_before']['value']:.4f}"
     )
-
-
-@click.command("mix")
-@crops_option
-@mrl_option
-@click.option(
-    "--beliefs", type=File, required=True, help="CSV of P(open) by networks that were not trained on these crops."
-)
-@answers_option
-@start_option
-@settings_options
-@share_option
-@click.option("--output", type=Folder, default=Path("runs/final_best"), show_default=True)
-def mix_command(
-    *,
-    crops: Path,
-    mrl: Path,
-    beliefs: Path,
-    answers: tuple[Path, ...],
-    start: Path,
-    output: Path,
-    **chosen: float,
-) -> None:
-    """Fine-tune a network on MRL and all unlabelled crops, towards networks' beliefs and people's answers."""
-    labelled = fine_tuning_split(mrl)
-    targeted = soft_targets(read_pool(crops), read_beliefs(beliefs), read_all_answers(answers))
-    train(
-        Split([*labelled.train, *targeted], labelled.val, []),
-        fine_tuning_settings(start, **chosen),
-        output,
-        start=start,
-    )
-    plot_history(history(output), output / "curves.png")

@@ -37,7 +37,7 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("runs/pseudo_label/queue.csv"),
     show_default=True,
-    help="The crops to ask about, in this order: the queue.csv of `pseudo-label` or `self-train`.",
+    help="The crops to ask about, in this order: the queue.csv of `pseudo-label` or `committee`.",
 )
 @click.option(
     "--output",

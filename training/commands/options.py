@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from training.data.datasets import data_dir
+from training.data.labels import read_agreed, read_held_out
+from training.evaluation.judging import HeldOut
 from training.models.classifier import PRETRAINED, Settings
 
 Folder = click.Path(path_type=Path, file_okay=False)
@@ -27,12 +29,43 @@ mrl_option = click.option(
     show_default="$EYESTATE_DATA/mrl-eyes.zip",
     help="The MRL Eye Dataset: zip or folder, original or Kaggle layout.",
 )
+people_option = click.option(
+    "--people",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=lambda: [data_dir() / "colour-eyes.zip", data_dir() / "wide-eyes.zip"],
+    show_default="$EYESTATE_DATA/colour-eyes.zip and wide-eyes.zip",
+    help="More labelled crops: zip or folder of COLLECTION/open|closed/PERSON_NUMBER.jpg; repeatable.",
+)
+shares_option = click.option(
+    "--share",
+    "shares",
+    type=(str, click.FloatRange(min=0)),
+    multiple=True,
+    required=True,
+    metavar="COLLECTION SHARE",
+    help="The share of the draws that a collection has, relative to the others; repeatable.",
+)
 human_labels_option = click.option(
     "--human-labels",
     type=File,
     default=lambda: data_dir() / "human-labels.csv",
     show_default="$EYESTATE_DATA/human-labels.csv",
     help="People's answers on the held-out crops, to evaluate by only: file,label,annotators,votes_open.",
+)
+held_out_labels_option = click.option(
+    "--held-out-labels",
+    type=File,
+    default=lambda: data_dir() / "held-out-labels.csv",
+    show_default="$EYESTATE_DATA/held-out-labels.csv",
+    help="The label of every held-out crop, to evaluate by only: file,label.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto is a GPU if there is one.",
 )
 backbone_option = click.option(
     "--backbone",
@@ -43,9 +76,9 @@ backbone_option = click.option(
 max_wrong_option = click.option(
     "--max-wrong",
     type=click.FloatRange(min=0, max=0.5, min_open=True),
-    default=0.005,
+    default=0.01,
     show_default=True,
-    help="Share of the verdicts outside the uncertain band that may be wrong on MRL's validation subjects.",
+    help="Share of the verdicts outside the uncertain band that may be wrong on people never seen.",
 )
 reports_option = click.option(
     "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results are written to its folder NAME."
@@ -75,13 +108,6 @@ decay_option = click.option(
     show_default=True,
     help="Decay of the moving average of the weights, per step.",
 )
-share_option = click.option(
-    "--own-share",
-    type=click.FloatRange(min=0, max=1),
-    default=0.5,
-    show_default=True,
-    help="Share of unlabelled crops among the crops drawn; the others are MRL's.",
-)
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
 
 
@@ -90,3 +116,15 @@ def settings_options(command: Any) -> Any:
     for option in (seed_option, decay_option, rate_option, draws_option, epochs_option):
         command = option(command)
     return command
+
+
+def read_judging(crops: Path, held_out_labels: Path, human_labels: Path) -> HeldOut:
+    """The held-out crops, as far as anybody labelled them.
+
+    Raises:
+        DataError: a file of labels does not fit the crops.
+    """
+    return HeldOut(
+        read_held_out(crops, held_out_labels) if held_out_labels.exists() else [],
+        read_agreed(crops, human_labels) if human_labels.exists() else [],
+    )

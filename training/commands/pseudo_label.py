@@ -1,4 +1,4 @@
-"""The commands by which networks label crops: their scores, pseudo-labels, self-training."""
+"""The commands by which a network labels crops: its scores, pseudo-labels."""
 
 from __future__ import annotations
 
@@ -7,22 +7,12 @@ from pathlib import Path
 
 import click
 
-from training.commands.options import (
-    File,
-    Folder,
-    answers_option,
-    crops_option,
-    mrl_option,
-    settings_options,
-    share_option,
-    start_option,
-)
-from training.data.labels import BUDGET, read_all_answers, read_answers, read_beliefs, read_labels, write_labels
-from training.data.split import fine_tuning_split, read_pool
+from training.commands.options import File, Folder, crops_option
+from training.data.labels import BUDGET, read_labels, write_labels
+from training.data.split import read_pool
 from training.labelling.pseudo_label import pseudo_labels, queue, write_queue
-from training.labelling.self_train import self_train
-from training.models.classifier import load_classifier, predict_views
-from training.models.fine_tuning import fine_tuning_settings
+from training.models.classifier import load_classifier
+from training.models.learner import predict_views
 from training.runs import outcome
 
 
@@ -66,57 +56,6 @@ def pseudo_label_command(crops: Path, run: Path, known: Path, budget: int, outpu
     rest = [crop for crop in read_pool(crops) if crop.name not in settled]
     verdicts = pseudo_labels(rest, predict_views(load_classifier(outcome(run)), rest))
     echo_counts(write_queue(verdicts, queue(verdicts, budget), output))
-
-
-@click.command("self-train")
-@crops_option
-@mrl_option
-@click.option(
-    "--beliefs",
-    type=File,
-    default=Path("runs/kaggle_model/scores.csv"),
-    show_default=True,
-    help="CSV of P(open) to start from, by networks that were not trained on these crops.",
-)
-@answers_option
-@start_option
-@settings_options
-@share_option
-@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option(
-    "--budget", type=click.IntRange(0, BUDGET), default=0, show_default=True, help="How many crops to queue at most."
-)
-@click.option("--asked", type=File, multiple=True, help="Answers or queues of crops not to queue again.")
-@click.option("--output", type=Folder, required=True, help="Folder for the networks, their beliefs and the queue.")
-def self_train_command(
-    *,
-    crops: Path,
-    mrl: Path,
-    beliefs: Path,
-    answers: tuple[Path, ...],
-    start: Path,
-    rounds: int,
-    budget: int,
-    asked: tuple[Path, ...],
-    output: Path,
-    **chosen: float,
-) -> None:
-    """Label crops by cross-fitted self-training: no network labels what it was trained on.
-
-    What is still in doubt afterwards can be queued for a person, the most doubtful first.
-    """
-    verdicts = self_train(
-        fine_tuning_split(mrl),
-        read_pool(crops),
-        output,
-        beliefs=read_beliefs(beliefs),
-        answers=read_all_answers(answers),
-        settings=fine_tuning_settings(start, **chosen),
-        start=start,
-        rounds=rounds,
-    )
-    known = {file for path in asked for file in read_answers(path)}
-    echo_counts(write_queue(verdicts, queue(verdicts, budget, known), output))
 
 
 def echo_counts(counts: Mapping[str, int]) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from training.commands.options import File, Folder, crops_option
-from training.data.datasets import data_dir, load_crops
-from training.data.labels import read_answers
-from training.data.split import hold_out
+from training.commands.options import File, Folder, crops_option, held_out_labels_option
+from training.data.datasets import data_dir
+from training.data.labels import read_answers, read_held_out
+from training.data.split import read_pool
 from training.files import write_json
 from training.report.draw import draw
 from training.report.outputs import Runs
@@ -25,6 +25,7 @@ from training.report.render import write_markdown, write_page
     show_default="$EYESTATE_DATA/human-labels.csv",
     help="People's answers, to evaluate labels and networks; nothing is chosen by them.",
 )
+@held_out_labels_option
 @click.option("--runs", type=Folder, default=Path("runs"), show_default=True)
 @click.option(
     "--output", type=Folder, default=Path("runs/report"), show_default=True, help="Folder for the page with crops."
@@ -36,14 +37,16 @@ from training.report.render import write_markdown, write_page
     show_default=True,
     help="Folder for the Markdown, the figures without crops and results.json.",
 )
-def report_command(*, crops: Path, human_labels: Path, runs: Path, output: Path, reports: Path) -> None:
+def report_command(
+    *, crops: Path, human_labels: Path, held_out_labels: Path, runs: Path, output: Path, reports: Path
+) -> None:
     """Render the results of all stages: a page with crops, and Markdown without them.
 
     A stage that has not been run gets a line that says which command makes it.
     """
-    pool, held_out = hold_out(load_crops(crops).crops)
+    held_out = read_held_out(crops, held_out_labels) if held_out_labels.exists() else []
     people = read_answers(human_labels) if human_labels.exists() else {}
-    made, results = draw(Runs(runs), pool, held_out, people)
+    made, results = draw(Runs(runs), read_pool(crops), held_out, people)
     write_page(made, output / "index.html")
     write_markdown(made, reports / "README.md")
     write_json(reports / "results.json", results)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from training.commands.options import backbone_option, mrl_option
+from training.commands.options import backbone_option, device_option, mrl_option
 from training.data.split import split_mrl
 from training.models.classifier import MIN_INPUT, Settings, train
+from training.models.learner import Device
 from training.plots import plot_history
 from training.runs import history, write_history
 
@@ -39,6 +40,7 @@ SIDE = click.IntRange(min=MIN_INPUT)
     show_default=True,
     help="Decay of the moving average of the weights, per step; short runs need less.",
 )
+@device_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("runs/kaggle_model"), show_default=True)
 def train_command(
     *,
@@ -48,6 +50,7 @@ def train_command(
     epochs: int,
     crops_per_epoch: int,
     average_decay: float,
+    device: Device,
     output: Path,
 ) -> None:
     """Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch."""
@@ -59,7 +62,7 @@ def train_command(
         crops_per_epoch=crops_per_epoch,
         average_decay=average_decay,
     )
-    best = train(split, settings, output)
+    best = train(split, settings, output, device=device)
     plot_history(history(output), output / "curves.png")
     write_history(history(output), output / "history.csv")
     click.echo(f"best checkpoint: {best}; curves: {output / 'curves.png'}")

@@ -1,4 +1,4 @@
-"""Read the data sets, from a zip archive or a folder: the MRL Eye Dataset (labelled), and unlabelled eye crops."""
+"""Read the data sets, from a zip archive or a folder: MRL and other labelled crops of people, and unlabelled crops."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _MRL_NAME: Final = re.compile(
     r"(?P<subject>s\d{4})_\d{5}_(?P<gender>[01])_(?P<glasses>[01])_(?P<label>[01])"
     r"_(?P<reflections>[012])_(?P<light>[01])_(?P<sensor>0[123])\.\w+"
 )
+_PERSON_NAME: Final = re.compile(r"(?:.*/)?([^/]+)/(open|closed)/([^/]+)_\d+\.\w+")
 _LABEL_FOLDERS: Final = {
     "awake": OPEN,
     "open": OPEN,
@@ -48,6 +49,9 @@ ATTRIBUTES: Final = {
     "light": {0: "bad", 1: "good"},
     "sensor": {1: "RealSense", 2: "IDS", 3: "Aptina"},
 }
+MRL: Final = "MRL Eye Dataset"
+UNLABELLED: Final = "eye crops without labels"
+NAMED: Final = 100  # people of a collection that are named
 FAR_SIDE: Final = 24  # pixels: an eye filmed from afar, and the size of the unlabelled crops
 
 
@@ -65,9 +69,10 @@ class Crop:
         name: of the file, within its data set.
         data: the encoded image.
         label: 0 (closed) or 1 (open), None where unknown.
-        subject: who is shown, where that is known.
+        subject: who is shown, where that is known; unique over all data sets.
         gender, glasses, reflections, light, sensor: MRL's codes (``ATTRIBUTES``).
         target: the P(open) to train towards, where that is less certain than the label.
+        collection: the data set, or the part of one, that it comes from.
     """
 
     name: str
@@ -80,11 +85,17 @@ class Crop:
     light: int | None = None
     sensor: int | None = None
     target: float | None = None
+    collection: str = UNLABELLED
 
     def labelled(self, label: int, target: float | None = None) -> LabelledCrop:
         """The crop with a label, 0 (closed) or 1 (open), and perhaps a P(open) to train towards."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return LabelledCrop(**values | {"label": label, "target": target})
+
+    def unlabelled(self) -> Crop:
+        """The crop without what is known or believed of its label."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Crop(**values | {"label": None, "target": None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,24 +155,30 @@ def fingerprint(crops: Iterable[Crop]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSource:
-    """The crops of one data set that a network is trained on."""
+    """The crops of one data set that a network is trained on; its people are named where they are at most ``NAMED``."""
 
     name: str
     crops: int
+    people: int
     subjects: list[str]
     fingerprint: str
 
 
 def sources(crops: Sequence[Crop]) -> list[TrainingSource]:
-    """The crops by data set: those of known subjects are MRL's, the others come from the unlabelled set."""
-    kinds = {
-        "MRL Eye Dataset": [crop for crop in crops if crop.subject is not None],
-        "eye crops without labels": [crop for crop in crops if crop.subject is None],
-    }
+    """The crops by collection, in the order in which they first appear."""
+    kinds: dict[str, list[Crop]] = {}
+    for crop in crops:
+        kinds.setdefault(crop.collection, []).append(crop)
+    people = {name: sorted({crop.subject for crop in kind if crop.subject}) for name, kind in kinds.items()}
     return [
-        TrainingSource(name, len(kind), sorted({crop.subject for crop in kind if crop.subject}), fingerprint(kind))
+        TrainingSource(
+            name,
+            len(kind),
+            len(people[name]),
+            people[name] if len(people[name]) <= NAMED else [],
+            fingerprint(kind),
+        )
         for name, kind in kinds.items()
-        if kind
     ]
 
 
@@ -179,6 +196,31 @@ def load_mrl(source: Path) -> Dataset[LabelledCrop]:
     crops, refused = _load(source, _labelled_crop)
     crops, clashes = _drop_contradictions(crops)
     return _usable(source, crops, refused + clashes)
+
+
+def load_people(source: Path) -> Dataset[LabelledCrop]:
+    """Read labelled crops of people, named ``COLLECTION/{open,closed}/PERSON_NUMBER.jpg``.
+
+    Images that are in both classes are left out, as are files that are unreadable or named otherwise.
+
+    Args:
+        source: a zip archive or a folder of one or several collections.
+
+    Raises:
+        DataError: the source is missing, is no zip archive or holds no usable crop.
+    """
+    crops, refused = _load(source, _crop_of_a_person)
+    crops, clashes = _drop_contradictions(crops)
+    return _usable(source, crops, refused + clashes)
+
+
+def read_people(mrl: Path, people: Sequence[Path]) -> list[LabelledCrop]:
+    """All labelled crops, MRL's first, in a fixed order.
+
+    Raises:
+        DataError: as ``load_mrl`` and ``load_people``.
+    """
+    return [*load_mrl(mrl).crops, *(crop for source in people for crop in load_people(source).crops)]
 
 
 def load_crops(source: Path) -> Dataset[Crop]:
@@ -273,12 +315,21 @@ def _labelled_crop(name: str, data: bytes) -> LabelledCrop:
     if match is None:
         if folder_label is None:
             raise DataError("no label: neither the file name nor a folder says open or closed")
-        return LabelledCrop(name, data, folder_label)
+        return LabelledCrop(name, data, folder_label, collection=MRL)
     subject, *codes = match.groups()
     gender, glasses, label, reflections, light, sensor = map(int, codes)
     if folder_label not in (None, label):
         raise DataError("the file name and the folder contradict each other on open or closed")
-    return LabelledCrop(name, data, label, subject, gender, glasses, reflections, light, sensor)
+    return LabelledCrop(name, data, label, subject, gender, glasses, reflections, light, sensor, collection=MRL)
+
+
+def _crop_of_a_person(name: str, data: bytes) -> LabelledCrop:
+    match = _PERSON_NAME.fullmatch(name)
+    if match is None:
+        raise DataError("the name is not of the form COLLECTION/open|closed/PERSON_NUMBER")
+    collection, label, person = match.groups()
+    subject = f"{collection}/{person}"
+    return LabelledCrop(name, data, _LABEL_FOLDERS[label], subject, collection=collection)
 
 
 def _drop_contradictions(crops: Sequence[LabelledCrop]) -> tuple[list[LabelledCrop], list[Refusal]]:

@@ -135,8 +135,26 @@ def agreed(crops: Sequence[Crop], answers: Mapping[str, Answer]) -> list[Labelle
     ]
 
 
-def read_held_out(crops: Path, human_labels: Path) -> list[LabelledCrop]:
-    """The held-out crops on which at least two people agree, with that label.
+def read_held_out(crops: Path, labels: Path) -> list[LabelledCrop]:
+    """All held-out crops, with the label that their collection gives them.
+
+    Args:
+        crops: the unlabelled crops, zip or folder.
+        labels: a CSV, ``file,label``.
+
+    Raises:
+        DataError: as ``load_crops`` and ``read_answers``, or a held-out crop has no label in the file.
+    """
+    held_out = hold_out(load_crops(crops).crops)[1]
+    known = {answer.file: answer.label for answer in read_answers(labels).values()}
+    missing = [crop.name for crop in held_out if known.get(crop.name) is None]
+    if missing:
+        raise DataError(f"{labels} has no label for {len(missing)} of the held-out crops, such as {missing[0]}")
+    return [crop.labelled(label) for crop in held_out if (label := known[crop.name]) is not None]
+
+
+def read_agreed(crops: Path, human_labels: Path) -> list[LabelledCrop]:
+    """The easy part of the held-out crops: those on which at least two people agree, with that label.
 
     Args:
         crops: the unlabelled crops, zip or folder.

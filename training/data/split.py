@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from training.data.datasets import Crop, DataError, LabelledCrop, labels_of, load_crops, load_mrl
+from training.data.duplicates import near_duplicates
 
 SPLIT_FOLDS: Final = 7
 HELD_OUT: Final = 0.25  # share of the unlabelled crops that no stage learns from
-MONITORED: Final = 6  # every so many of MRL's validation crops are scored after each epoch of a fine-tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,15 @@ class Split:
 def hold_out(crops: Iterable[Crop]) -> tuple[list[Crop], list[Crop]]:
     """Divide unlabelled crops into a pool to learn from and ``HELD_OUT`` of them to test on, each in its order.
 
-    The hash of a crop's content decides, so it stays on its side whatever crops are added later.
+    The hash of a crop's content decides, so it stays on its side whatever crops are added later. What nearly equals a
+    held-out crop (``near_duplicates``), such as a re-encoded copy, is in neither.
     """
-    pool: list[Crop] = []
-    held_out: list[Crop] = []
-    for crop in crops:
-        place = int.from_bytes(hashlib.sha256(crop.data).digest()[:8], "big") / 2**64
-        (held_out if place < HELD_OUT else pool).append(crop)
-    return pool, held_out
+    crops = list(crops)
+    held_out = [int.from_bytes(hashlib.sha256(crop.data).digest()[:8], "big") / 2**64 < HELD_OUT for crop in crops]
+    groups = near_duplicates(crops)
+    judging = set(groups[held_out].tolist())
+    pool = [crop for crop, group in zip(crops, groups.tolist(), strict=True) if group not in judging]
+    return pool, [crop for crop, held in zip(crops, held_out, strict=True) if held]
 
 
 def split_by_subject(crops: Sequence[LabelledCrop]) -> Split:
@@ -109,13 +110,3 @@ def split_mrl(mrl: Path) -> Split:
         DataError: as ``load_mrl`` and ``split_by_subject``.
     """
     return split_by_subject(load_mrl(mrl).crops)
-
-
-def fine_tuning_split(mrl: Path) -> Split:
-    """MRL's training subjects, and a sample of its validation subjects to monitor a fine-tuning; no test part.
-
-    Raises:
-        DataError: as ``split_mrl``.
-    """
-    split = split_mrl(mrl)
-    return Split(split.train, split.val[::MONITORED], [])

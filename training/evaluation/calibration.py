@@ -146,7 +146,8 @@ def section(fits: Sequence[Fit], errors: Mapping[str, Mapping[str, float]]) -> s
     return "\n".join(
         [
             "Expected calibration error (ECE, ten bins of equal size) of the scores as they ship, and of fits on MRL's",
-            "validation subjects: judged on each of those subjects by a fit on the others, and on other crops.",
+            "people as networks score them that never saw them: judged on each person by a fit on the others, and on",
+            "other crops.",
             "",
             f"| {' | '.join(heads)} |",
             f"|---{'|--:' * (len(heads) - 1)}|",

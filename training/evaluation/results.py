@@ -41,13 +41,18 @@ class ScoredCrops:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The EER within one part of the crops; None where the part lacks open or closed eyes."""
+    """The errors within one part of a set of crops.
 
+    ``eer`` is None where the part lacks open or closed eyes; ``wrong`` is the share on the wrong side of 0.5.
+    """
+
+    of: str
     attribute: str
     value: str
     crops: int
     open_share: float
     eer: float | None
+    wrong: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +75,39 @@ def eer_metrics(name: str, scored: ScoredCrops) -> list[Metric]:
     ]
 
 
-def slices(scored: ScoredCrops) -> list[Slice]:
-    """The EER by MRL's attributes, by thirds of brightness and sharpness, and by subject."""
-    result = []
+def slices(of: str, scored: ScoredCrops) -> list[Slice]:
+    """The errors by thirds of brightness and sharpness and, of MRL's crops, by their attributes and by subject.
+
+    Args:
+        of: name of the set of crops.
+        scored: the set.
+    """
     by_attribute: dict[str, Sequence[object]] = {
-        **{attribute: [getattr(crop, attribute) for crop in scored.crops] for attribute in SLICED},
-        **{name: thirds(scored.crops, measure) for name, measure in MEASURES.items()},
-        "subject": scored.subjects,
+        name: thirds(scored.crops, measure) for name, measure in MEASURES.items()
     }
-    for attribute, values in by_attribute.items():
-        for value in sorted(set(values), key=str):
-            part = scored.where(np.array([v == value for v in values]))
-            both = 0 < part.labels.sum() < len(part.crops)
-            result.append(
-                Slice(
-                    attribute=attribute,
-                    value=ATTRIBUTES.get(attribute, {}).get(value, str(value)),  # type: ignore[call-overload]
-                    crops=len(part.crops),
-                    open_share=float(part.labels.mean()),
-                    eer=equal_error_rate(part.scores, part.labels) if both else None,
-                )
-            )
-    return result
+    if all(crop.glasses is not None for crop in scored.crops):
+        attributes = {name: [getattr(crop, name) for crop in scored.crops] for name in SLICED}
+        by_attribute = attributes | by_attribute | {"subject": scored.subjects}
+    return [
+        slice_of(of, attribute, ATTRIBUTES.get(attribute, {}).get(value, str(value)), scored.where(chosen))  # type: ignore[call-overload]
+        for attribute, values in by_attribute.items()
+        for value in sorted(set(values), key=str)
+        for chosen in [np.array([v == value for v in values])]
+    ]
+
+
+def slice_of(of: str, attribute: str, value: str, part: ScoredCrops) -> Slice:
+    """The errors within a part of the set ``of``."""
+    both = 0 < part.labels.sum() < len(part.crops)
+    return Slice(
+        of=of,
+        attribute=attribute,
+        value=value,
+        crops=len(part.crops),
+        open_share=float(part.labels.mean()),
+        eer=equal_error_rate(part.scores, part.labels) if both else None,
+        wrong=float(((part.scores >= 0.5) != part.labels).mean()),
+    )
 
 
 def brightness(pixels: Pixels) -> float:

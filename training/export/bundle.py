@@ -37,14 +37,26 @@ from eyestate.errors import BundleError
 from eyestate.images import decode
 from eyestate.quality import measure, shrink
 from eyestate.scorer import Network
-from training.data.datasets import FAR_SIDE, Crop, DataError, LabelledCrop, labels_of, shrunk
-from training.data.split import Split
-from training.evaluation.calibration import choose_temperature
+from training.data.datasets import FAR_SIDE, Crop, LabelledCrop
+from training.evaluation.calibration import apply_temperature, choose_temperature
 from training.evaluation.eer import Scores
-from training.evaluation.results import ScoredCrops, eer_metrics, slices, uncertain_band
+from training.evaluation.judging import (
+    EASY,
+    HELD_OUT,
+    STRANGERS,
+    HeldOut,
+    all_slices,
+    by_person,
+    metrics,
+    stranger_sets,
+    threshold_crops,
+)
+from training.evaluation.results import ScoredCrops, uncertain_band
 from training.export.card import write_evaluation
-from training.models.classifier import load_classifier
+from training.models.committee import load_committee
 from training.models.learner import Learner, evaluation_loader, predict
+from training.models.strangers import FILE as STRANGERS_FILE
+from training.models.strangers import Strangers
 from training.models.student import load_student
 from training.runs import outcome, read_recipe
 
@@ -53,8 +65,9 @@ OUTPUT: Final = "p_open"
 MAX_BYTES: Final = 50_000_000
 MAX_PARITY: Final = 0.01
 PARITY_CROPS: Final = 512
-FAR_SAMPLE: Final = 3  # every so many validation crops count a second time as seen from afar
-MAX_WRONG: Final = 0.005  # share of wrong verdicts outside the uncertain band
+MAX_WRONG: Final = 0.01  # share of wrong verdicts outside the uncertain band
+SHIPPED: Final = "shipped.npz"  # in a run: what the model that ships would say of people whom it had never seen
+NOTHING: Final = HeldOut((), ())
 
 
 class _Scoring(torch.nn.Module):
@@ -189,7 +202,7 @@ def to_json(manifest: Card) -> bytes:
 
 
 def thresholds_of(scored: ScoredCrops, max_wrong: float) -> Thresholds:
-    """The thresholds of a model by its scores on MRL's validation subjects, near and as seen from afar.
+    """The thresholds of a model by its scores on people never seen (``threshold_crops``).
 
     ``max_wrong`` is the share of the verdicts outside the uncertain band that may be wrong.
     """
@@ -197,70 +210,65 @@ def thresholds_of(scored: ScoredCrops, max_wrong: float) -> Thresholds:
     return Thresholds(
         closed=math.floor(band.closed * 1000) / 1000,
         open=math.ceil(band.open * 1000) / 1000,
-        rule=f"on MRL's validation subjects, near and at {FAR_SIDE} px, at most {max_wrong:.1%} of the crops called "
-        "open, and of those called closed, are not; both states counted as equally frequent",
+        rule=f"on MRL's people, each scored by a network that never saw them, near and at {FAR_SIDE} px, at most "
+        f"{max_wrong:.1%} of the crops called open, and of those called closed, are not; both states counted as "
+        "equally frequent",
     )
 
 
 def export_run(
     run: Path,
-    split: Split,
+    labelled: Sequence[LabelledCrop],
     models: Path,
     *,
     name: str,
     version: str,
     results: Path,
     max_wrong: float = MAX_WRONG,
-    held_out: Sequence[LabelledCrop] = (),
+    held_out: HeldOut = NOTHING,
     reference_crops: Sequence[Crop] = (),
 ) -> Bundle:
-    """Export a finished training run: judge it on the test subjects, choose its thresholds, write its bundle.
+    """Export a committee or a student: choose its thresholds, judge it, write its bundle.
+
+    Thresholds, and the error rates on people, come from the networks of the same run that never saw those people; held-
+    out crops are scored by the network that ships.
 
     Args:
-        run: the output folder of ``training.models.classifier.train``.
-        split: MRL; the thresholds are chosen on its validation subjects, the results are those on its test subjects.
+        run: the output folder of ``train_committee`` or ``distil``.
+        labelled: the crops of people that it was given.
         models: the folder of the bundles.
         name, version: of the bundle.
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
-        max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
-        held_out: crops of the unlabelled set that no stage learnt from, with the labels that people agree on.
+        max_wrong: share of the verdicts outside the uncertain band that may be wrong where thresholds are chosen.
+        held_out: crops of the unlabelled set that no stage learnt from.
         reference_crops: the other crops of that set, the kind the model is for; the service measures drift from them.
 
     Returns:
         The bundle ``models/<name>/``.
 
     Raises:
-        DataError: the run has no checkpoint, or was trained on subjects of the validation or test part.
+        DataError: the run is not finished, or was given other crops.
         BundleError: the network cannot be exported within the limits.
     """
+    said = Strangers.read(run / STRANGERS_FILE, labelled)
     recipe = read_recipe(run)
-    trained_on = [DataSource(**source) for source in recipe["sources"]]
-    judges = {crop.subject for crop in (*split.val, *split.test)}
-    if not judges.isdisjoint(subject for source in trained_on for subject in source.subjects):
-        raise DataError(f"{run} was trained on subjects that it is to be judged by; give the data it was trained on")
     classifier, how = _trained(run, recipe)
     side = classifier.side
-    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    temperature = choose_temperature(
-        predict(classifier, validation),
-        labels_of(validation),
-        [str(crop.subject) for crop in validation],
-    )
+    chosen_by = threshold_crops(labelled, said)
+    temperature = choose_temperature(chosen_by.scores, chosen_by.labels, chosen_by.subjects)
     classifier.apply_temperature(temperature)
+    said = Strangers(apply_temperature(said.scores, temperature), apply_temperature(said.far, temperature), said.folds)
     model = to_onnx(classifier).SerializeToString()
 
-    def scored(crops: Sequence[LabelledCrop]) -> ScoredCrops:
-        return ScoredCrops(crops, onnx_scores(model, crops, side))
-
-    val = scored(validation)
-    test = scored(split.test)
-    metrics = [
-        *eer_metrics("EER, MRL validation subjects", val.where(np.arange(len(val.crops)) < len(split.val))),
-        *eer_metrics("EER, MRL test subjects", test),
-        *eer_metrics(f"EER, MRL test subjects shrunk to {FAR_SIDE} px", scored([*map(shrunk, split.test)])),
-        *(eer_metrics("EER, held-out crops of the unlabelled set", scored(held_out)) if held_out else ()),
-    ]
-    thresholds = thresholds_of(val, max_wrong)
+    thresholds = thresholds_of(threshold_crops(labelled, said), max_wrong)
+    sets = {
+        **{
+            kind: ScoredCrops(crops, onnx_scores(model, crops, side))
+            for kind, crops in ((HELD_OUT, held_out.everything), (EASY, held_out.easy))
+            if crops
+        },
+        **stranger_sets(labelled, said),
+    }
     manifest = Manifest(
         name=name,
         version=version,
@@ -269,20 +277,23 @@ def export_run(
         input=InputContract(name=INPUT, shape=("batch", side, side)),
         output=OutputContract(name=OUTPUT),
         thresholds=thresholds,
-        training=Training(**how, data=trained_on, git_revision=recipe["git_revision"]),
+        training=Training(
+            **how, data=[DataSource(**source) for source in recipe["sources"]], git_revision=recipe["git_revision"]
+        ),
         calibration=Calibration(
             temperature=temperature,
-            rule="the temperature with the lowest log-loss on MRL's validation subjects, or 1 where that does not help "
-            "on subjects left out of the fit",
+            rule="the temperature with the lowest log-loss on MRL's people, each scored by a network that never saw "
+            "them, or 1 where that does not help on people left out of the fit",
         ),
-        metrics=metrics,
+        metrics=metrics(sets, thresholds),
         reference=reference_of(reference_crops, onnx_scores(model, reference_crops, side), thresholds)
         if reference_crops
         else None,
-        parity=parity(model, classifier, split.val[:: max(1, len(split.val) // PARITY_CROPS)]),
+        parity=parity(model, classifier, labelled[:: max(1, len(labelled) // PARITY_CROPS)]),
     )
     bundle = write_bundle(models, manifest, model)
-    write_evaluation(results / "evaluation.json", manifest, slices(test))
+    write_evaluation(results / "evaluation.json", manifest, all_slices(sets), by_person(sets[STRANGERS]))
+    said.write(run / SHIPPED)
     return bundle
 
 
@@ -291,15 +302,19 @@ def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, A
     if "distillation_set" in recipe:
         student = load_student(outcome(run))
         weights = sum(parameter.numel() for parameter in student.network.parameters())
+        teacher = recipe["teacher"]
+        digest = hashlib.sha256("".join(teacher["members"]).encode()).hexdigest()
         return student, {
             "architecture": f"convolutions 5×5 and 3×3 after RepVGG, {weights:,} weights, sigmoid",
             "backbone": "none",
-            "teacher": recipe["teacher"],
+            "teacher": {"name": teacher["run"], "sha256": digest},
             "settings": dataclasses.asdict(student.settings),
         }
-    classifier = load_classifier(outcome(run))
-    return classifier, {
-        "architecture": "InceptionResnetV1, two logits, softmax",
-        "backbone": Path(classifier.settings.backbone).name,
-        "settings": {k: v for k, v in dataclasses.asdict(classifier.settings).items() if k != "backbone"},
+    committee = load_committee(run)
+    settings = recipe["settings"]
+    return committee, {
+        "architecture": f"the mean log-odds of {len(committee.members)} networks, each the first layers of "
+        "InceptionResnetV1, up to the fifth residual block; sigmoid",
+        "backbone": Path(settings["backbone"]).name,
+        "settings": {k: v for k, v in settings.items() if k != "backbone"},
     }

@@ -12,17 +12,28 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from eyestate.bundle import Bundle, CascadeManifest, DeferralBand, Member, Metric, cascade_sha256
+from eyestate.bundle import Bundle, CascadeManifest, DeferralBand, Member, cascade_sha256
 from eyestate.scorer import Network, Scorer
-from training.data.datasets import FAR_SIDE, Crop, LabelledCrop, fingerprint, shrunk
-from training.data.split import Split
-from training.evaluation.eer import Scores, equal_error_rate
-from training.evaluation.intervals import wilson
+from training.data.datasets import Crop, LabelledCrop, fingerprint, labels_of
+from training.evaluation.eer import Labels, Scores, equal_error_rate
+from training.evaluation.judging import (
+    EASY,
+    HELD_OUT,
+    STRANGERS,
+    HeldOut,
+    all_slices,
+    by_person,
+    metrics,
+    share,
+    stranger_sets,
+    threshold_crops,
+)
 from training.evaluation.logits import log_odds
-from training.evaluation.results import ScoredCrops, eer_metrics, slices
-from training.export.bundle import FAR_SAMPLE, place, reference_of, thresholds_of, to_json
+from training.evaluation.results import ScoredCrops
+from training.export.bundle import place, reference_of, thresholds_of, to_json
 from training.export.card import write_evaluation
 from training.files import read_arrays, write_arrays
+from training.models.strangers import Strangers
 
 MAX_DIFFERENCE: Final = 0.002  # EER of the cascade, measured against what the large network says
 WIDTHS: Final = 400  # half-widths that are tried
@@ -40,35 +51,45 @@ class Pair:
         """The crops (N,) that the large network is asked about."""
         return (self.small >= band.low) & (self.small <= band.high)
 
+    def within(self, width: float) -> Scores:
+        """The scores (N,) of a cascade that defers up to a log-odds of ``width`` on either side."""
+        return np.where(np.abs(log_odds(self.small)) <= width, self.large, self.small)
+
     def together(self, band: DeferralBand) -> Scores:
         """The cascade's scores (N,)."""
         return np.where(self.deferred(band), self.large, self.small)
 
 
-def choose_band(pair: Pair) -> DeferralBand:
-    """The narrowest band within which asking the large network makes the cascade say what that says.
+def choose_band(home: Pair, strangers: Sequence[tuple[Pair, Labels]] = ()) -> DeferralBand:
+    """The narrowest band within which asking the large network makes the cascade as good as that.
 
-    Bands lie around a score of 0.5, as far below as above it in log-odds. What the large network says, open from 0.5
-    on, counts as the truth, so that no labels are needed; a band is good enough where the EER of the cascade's scores
-    against it, and that within every wider band, is at most ``MAX_DIFFERENCE``.
+    Bands lie around a score of 0.5, as far below as above it in log-odds. A band is good enough where it, and every
+    wider one, costs at most ``MAX_DIFFERENCE`` of EER. Crops of the kind that the model is for need no labels: what the
+    large network says of them, open from 0.5 on, counts as the truth. On labelled crops the EER is compared with that
+    of the large network.
 
-    Where the large network takes all crops for open, or all for closed, nothing can be told, and it is asked always.
+    Where the large network takes all crops of the first kind for open, or all for closed, nothing can be told, and it
+    is asked always.
 
     Args:
-        pair: the scores (N,) on crops of the kind that the model is for.
+        home: the scores (N,) on crops of the kind that the model is for.
+        strangers: scores (M,) and labels (M,) of other sets of crops, by networks that never saw their people.
     """
-    truth = (pair.large >= 0.5).astype(np.int64)
-    distances = np.abs(log_odds(pair.small).astype(np.float64))
+    truth = (home.large >= 0.5).astype(np.int64)
+    distances = np.abs(log_odds(home.small).astype(np.float64))
+    bounds = [(pair, labels, equal_error_rate(pair.large, labels) + MAX_DIFFERENCE) for pair, labels in strangers]
     best = distances.max()
     for width in np.quantile(distances, np.linspace(1, 0, WIDTHS)) if 0 < truth.sum() < truth.size else ():
-        if equal_error_rate(np.where(distances <= width, pair.large, pair.small), truth) > MAX_DIFFERENCE:
+        if equal_error_rate(home.within(width), truth) > MAX_DIFFERENCE:
+            break
+        if any(equal_error_rate(pair.within(width), labels) > bound for pair, labels, bound in bounds):
             break
         best = width
     return DeferralBand(
         low=float(1 / (1 + np.exp(best))),
         high=float(1 / (1 + np.exp(-best))),
-        rule="on crops of the unlabelled set that are not held out, the narrowest band around 0.5 that brings the EER, "
-        f"measured against what the large network says, to {MAX_DIFFERENCE}",
+        rule=f"the narrowest band around 0.5 that costs at most {MAX_DIFFERENCE} of EER: on crops of the unlabelled "
+        "set that are not held out, against what the large network says, and on people never seen, against its EER",
     )
 
 
@@ -87,29 +108,33 @@ def cached_scores(scorer: Scorer, crops: Sequence[Crop], folder: Path) -> Scores
 def make_cascade(
     small: Bundle,
     large: Bundle,
-    split: Split,
+    labelled: Sequence[LabelledCrop],
+    said: tuple[Strangers, Strangers],
     models: Path,
     *,
     name: str,
     version: str,
     results: Path,
     max_wrong: float,
-    held_out: Sequence[LabelledCrop],
+    held_out: HeldOut,
     reference_crops: Sequence[Crop],
     cache: Path,
+    output: Path,
 ) -> Path:
     """Choose the band and the thresholds, judge the cascade, write its bundle.
 
     Args:
         small, large: the networks, of bundles in ``models``.
-        split: MRL.
+        labelled: crops of people.
+        said: what both would say of those people if they had never seen them (``SHIPPED`` of their runs).
         models: the folder of the bundles.
         name, version: of the cascade.
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
-        max_wrong: share of the verdicts outside the uncertain band that may be wrong on the validation subjects.
-        held_out: labelled crops of the unlabelled set that no network learnt from.
+        max_wrong: share of the verdicts outside the uncertain band that may be wrong where thresholds are chosen.
+        held_out: crops of the unlabelled set that no network learnt from.
         reference_crops: the other crops of that set; they choose the band, and the service measures drift from them.
         cache: folder for scores.
+        output: the file for what the cascade would say of people it had never seen.
 
     Returns:
         The folder of the bundle.
@@ -120,20 +145,24 @@ def make_cascade(
         return Pair(*(cached_scores(network, crops, cache) for network in networks))
 
     at_home = ask(reference_crops)
-    band = choose_band(at_home)
-    validation = [*split.val, *map(shrunk, split.val[::FAR_SAMPLE])]
-    thresholds = thresholds_of(ScoredCrops(validation, ask(validation).together(band)), max_wrong)
-    metrics = [_share("Share deferred, crops of the unlabelled set that are not held out", at_home.deferred(band))]
-    tests = {
-        "MRL test subjects": split.test,
-        f"MRL test subjects shrunk to {FAR_SIDE} px": [*map(shrunk, split.test)],
-        "held-out crops of the unlabelled set": held_out,
-    }
-    for kind, crops in tests.items():
+    near, far = Pair(said[0].scores, said[1].scores), Pair(said[0].far, said[1].far)
+    collections, labels = np.array([crop.collection for crop in labelled]), labels_of(labelled)
+    kinds = [collections == name for name in dict.fromkeys(collections.tolist())]
+    band = choose_band(at_home, [(Pair(near.small[kind], near.large[kind]), labels[kind]) for kind in kinds])
+    of_strangers = Strangers(near.together(band), far.together(band), said[0].folds)
+    thresholds = thresholds_of(threshold_crops(labelled, of_strangers), max_wrong)
+    deferred = [share("Deferred, crops of the unlabelled set that are not held out", at_home.deferred(band))]
+    sets = {}
+    for kind, crops in ((HELD_OUT, held_out.everything), (EASY, held_out.easy)):
         if crops:
             pair = ask(crops)
-            metrics += eer_metrics(f"EER, {kind}", ScoredCrops(crops, pair.together(band)))
-            metrics.append(_share(f"Share deferred, {kind}", pair.deferred(band)))
+            sets[kind] = ScoredCrops(crops, pair.together(band))
+            deferred.append(share(f"Deferred, {kind}", pair.deferred(band)))
+    sets |= stranger_sets(labelled, of_strangers)
+    asked = Strangers(near.deferred(band).astype(float), far.deferred(band).astype(float), said[0].folds)
+    deferred += [
+        share(f"Deferred, {kind}", scored.scores > 0) for kind, scored in stranger_sets(labelled, asked).items()
+    ]
     members = [Member(name=bundle.manifest.name, sha256=bundle.manifest.sha256) for bundle in (small, large)]
     manifest = CascadeManifest(
         name=name,
@@ -144,16 +173,10 @@ def make_cascade(
         large=members[1],
         deferral_band=band,
         thresholds=thresholds,
-        metrics=metrics,
+        metrics=[*metrics(sets, thresholds), *deferred],
         reference=reference_of(reference_crops, at_home.together(band), thresholds),
     )
     path = place(models, name, {"manifest.json": to_json(manifest)}, check=lambda draft: draft)
-    by_slice = slices(ScoredCrops(split.test, ask(split.test).together(band)))
-    write_evaluation(results / "evaluation.json", manifest, by_slice)
+    write_evaluation(results / "evaluation.json", manifest, all_slices(sets), by_person(sets[STRANGERS]))
+    of_strangers.write(output)
     return path
-
-
-def _share(name: str, chosen: npt.NDArray[np.bool_]) -> Metric:
-    found = wilson(int(chosen.sum()), chosen.size)
-    assert found is not None  # there is a crop
-    return Metric(name=name, value=found.value, low=found.low, high=found.high, n=chosen.size, interval="Wilson, 95 %")

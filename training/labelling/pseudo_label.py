@@ -8,13 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from training.data.datasets import CLOSED, OPEN, Crop, LabelledCrop
+from training.data.datasets import CLOSED, MRL, OPEN, Crop, LabelledCrop
 from training.data.labels import Answer, Label, write_labels
 from training.evaluation.eer import Scores
 from training.files import write_json
 
 TRUSTED: Final = 0.05  # a score within this of 0 or 1 is believed: the report's 0.05 and 0.95
-RELIABILITY: Final = 0.9  # of a person's answer on a crop that the network doubts; on easy ones people do better
+RELIABILITY: Final = 0.8  # of one person's answer on a crop that the network doubts; on easy ones people do better
+LABEL_RELIABILITY: Final = 0.97  # of a label that a program or a folder gave, as people found who looked at some
 
 
 def pseudo_labels(crops: Sequence[Crop], scores: Scores) -> list[Label]:
@@ -58,10 +59,10 @@ def merge(*sources: Iterable[Label]) -> list[Label]:
 def soft_targets(
     crops: Iterable[Crop], beliefs: Mapping[str, float], answers: Mapping[str, Answer]
 ) -> list[LabelledCrop]:
-    """The crops with what to train them towards: the network's belief, updated by a person's answer where there is one.
+    """The crops with what to train them towards: the network's belief, updated by people's answers where there are any.
 
-    By Bayes' rule an answer multiplies the odds of "open" by the odds that a person is right (``RELIABILITY``), so
-    that an answer decides a doubtful crop and does not overturn a sure one.
+    By Bayes' rule every vote multiplies the odds of "open" by the odds that a person is right (``RELIABILITY``), so
+    that votes decide a doubtful crop and do not overturn a sure one, and people who disagree count for little.
 
     Args:
         crops: unlabelled crops.
@@ -70,13 +71,34 @@ def soft_targets(
     """
     targeted = []
     for crop in crops:
-        p = min(max(beliefs[crop.name], 1e-3), 1 - 1e-3)
         answer = answers.get(crop.name)
-        if answer is not None and answer.label is not None:
-            evidence = np.log(RELIABILITY / (1 - RELIABILITY)) * (1 if answer.label == OPEN else -1)
-            p = float(1 / (1 + np.exp(-(np.log(p / (1 - p)) + evidence))))
+        votes = 0 if answer is None or answer.label is None else 2 * answer.votes_open - answer.annotators
+        p = _posterior(beliefs[crop.name], votes, RELIABILITY)
         targeted.append(crop.labelled(round(p), target=p))
     return targeted
+
+
+def doubt_labels(crops: Iterable[LabelledCrop], scores: Scores) -> list[LabelledCrop]:
+    """The crops with what to train them towards: their label, in the light of what networks say that never saw them.
+
+    MRL's labels stand: they come with its videos. Of the others some are wrong (``LABEL_RELIABILITY``).
+
+    Args:
+        crops: N labelled crops.
+        scores: (N,) P(open) by networks that were not trained on them.
+    """
+    return [
+        crop
+        if crop.collection == MRL
+        else crop.labelled(crop.label, target=_posterior(float(score), 2 * crop.label - 1, LABEL_RELIABILITY))
+        for crop, score in zip(crops, scores, strict=True)
+    ]
+
+
+def _posterior(p: float, votes: int, reliability: float) -> float:
+    """P(open) after ``votes`` more for open than for closed, each right with a probability of ``reliability``."""
+    p = min(max(p, 1e-3), 1 - 1e-3)
+    return float(1 / (1 + np.exp(-(np.log(p / (1 - p)) + votes * np.log(reliability / (1 - reliability))))))
 
 
 def write_queue(verdicts: Sequence[Label], questions: Sequence[Label], output: Path) -> dict[str, int]:

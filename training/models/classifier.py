@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from facenet_pytorch import InceptionResnetV1
-from torchvision.transforms import v2
 
-from training.data.datasets import Crop, DataError, fingerprint, sources
+from training.data.datasets import DataError, fingerprint, sources
 from training.data.split import Split
-from training.evaluation.eer import Scores
-from training.models.learner import Learner, divide, evaluation_loader, fastest_precision, fit, train_loader
+from training.models.learner import (
+    Device,
+    TrainingCrops,
+    ViewLearner,
+    balanced_weights,
+    divide,
+    evaluation_loader,
+    fastest_precision,
+    fit,
+    train_loader,
+)
 from training.runs import claim, outcome, sha256
 
 PRETRAINED: Final = ("vggface2", "casia-webface")
@@ -32,7 +39,6 @@ class Settings:
     input_side: int = 96  # pixels; the crops are resized to this square
     epochs: int = 8
     crops_per_epoch: int = 16_384  # draws per epoch, balanced by subject and label
-    own_share: float = 0.5  # of the draws, from crops without a subject, where there are both
     batch_size: int = 64
     learning_rate: float = 3e-4  # peak of the one-cycle schedule
     weight_decay: float = 0.01
@@ -43,7 +49,7 @@ class Settings:
     seed: int = 0
 
 
-class EyeClassifier(Learner):
+class EyeClassifier(ViewLearner):
     """InceptionResnetV1 (Szegedy et al. 2016, FaceNet weights) with two logits: closed, open.
 
     The forward pass takes uint8 grey crops (N, side, side), values 0 to 255, and returns float logits (N, 2); scaling
@@ -125,7 +131,9 @@ def load_backbone(network: InceptionResnetV1, backbone: str) -> None:
         raise DataError(f"{backbone} holds no InceptionResnetV1 weights")
 
 
-def train(split: Split, settings: Settings, output: Path, *, start: Path | None = None) -> Path:
+def train(
+    split: Split, settings: Settings, output: Path, *, start: Path | None = None, device: Device = "auto"
+) -> Path:
     """Train until ``settings.epochs`` or until the validation EER stops falling; resume where a killed run stopped.
 
     A run with other settings or data in ``output`` is moved aside to ``<output>.previous``.
@@ -135,6 +143,7 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
         settings: hyperparameters; stored in ``output/run.json``.
         output: the run's folder: ``checkpoints/`` (``last.ckpt``, ``best.ckpt``), ``csv/`` and ``tensorboard/`` logs.
         start: the run to fine-tune from instead of the backbone.
+        device: to train on.
 
     Returns:
         The checkpoint with the lowest validation EER, or the last one where ``settings.patience`` is 0.
@@ -161,18 +170,18 @@ def train(split: Split, settings: Settings, output: Path, *, start: Path | None 
     return fit(
         model,
         train_loader(
-            split.train,
-            settings.input_side,
+            TrainingCrops(split.train),
+            balanced_weights(split.train),
             batch_size=settings.batch_size,
             draws=settings.crops_per_epoch,
-            own_share=settings.own_share,
         ),
         evaluation_loader(split.val, settings.input_side),
         output,
         epochs=settings.epochs,
         patience=settings.patience,
         average_decay=settings.average_decay,
-        precision=fastest_precision(),
+        precision=fastest_precision(device),
+        device=device,
     )
 
 
@@ -180,17 +189,3 @@ def load_classifier(checkpoint: Path) -> EyeClassifier:
     """A trained classifier in evaluation mode, loaded without pickle execution."""
     model = EyeClassifier.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return model.eval()
-
-
-@torch.inference_mode()
-def predict_views(model: EyeClassifier, crops: Sequence[Crop]) -> Scores:
-    """P(open) of each crop (N,), the mean over four views of it: as it is, enlarged by a tenth, and both mirrored."""
-    side = model.settings.input_side
-    margin = round(side * 0.05)
-    scores = [np.empty(0)]
-    for batch, _ in evaluation_loader(crops, side):
-        inner = batch[:, margin:-margin, margin:-margin]
-        enlarged = v2.functional.resize(inner, [side, side], antialias=True)
-        views = (batch, batch.flip(-1), enlarged, enlarged.flip(-1))
-        scores.append(torch.stack([p_open(model(view)) for view in views]).mean(dim=0).double().numpy())
-    return np.concatenate(scores)

@@ -1,4 +1,4 @@
-"""The distillation set: augmented views of crops, with the large network's logit for each view.
+"""The distillation set: views of crops, with the log-odds that every member of a committee gives each view.
 
 The teacher answers for the very pixels that the student sees (Beyer et al. 2022, "Knowledge distillation: A good
 teacher is patient and consistent"), so any change of a crop is allowed, even one that leaves its label unknown.
@@ -7,28 +7,28 @@ teacher is patient and consistent"), so any change of a crop is allowed, even on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
 from eyestate.arrays import Pixels
-from eyestate.images import decode, to_input
-from eyestate.scorer import Scorer
-from training.data.augment import augmentation
+from training.data.augment import resize_views, views
 from training.data.datasets import Crop, fingerprint
-from training.evaluation.logits import Floats, log_odds
+from training.data.folds import Folds
+from training.evaluation.logits import MAX_LOGIT, Floats
 from training.files import read_arrays, write_arrays
-from training.models.learner import balanced_weights, loader_workers
-from training.runs import claim
+from training.models.committee import Committee, load_committee, members
+from training.models.learner import Device, TrainingCrops, balanced_weights, torch_device
+from training.runs import claim, outcome, sha256
 
 PART: Final = 4_096  # views in a file; a set that was stopped continues after the last whole one
-AS_IT_IS: Final = 0.15  # share of the views that are the crop itself
+BATCH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,76 +37,91 @@ class DistillationSet:
 
     Attributes:
         crops: uint8 (N, side, side), grey.
-        logits: float32 (N,), log-odds of "open" that the teacher gives, within ±``MAX_LOGIT``.
+        logits: float32 (N, members), log-odds of "open" by each member of the teacher, within ±``MAX_LOGIT``.
         labels: float32 (N,), 0 closed or 1 open by the data set, NaN where it has no label.
+        folds: int64 (N,), of the crops that the views are of: the member of that number never saw them.
     """
 
     crops: Pixels
     logits: Floats
     labels: Floats
+    folds: Folds
 
+    def first(self, n: int) -> DistillationSet:
+        """The first n views."""
+        return DistillationSet(self.crops[:n], self.logits[:n], self.labels[:n], self.folds[:n])
 
-class _Views(Dataset[tuple[Pixels, Pixels, float]]):
-    """Views of crops as the teacher and as the student take them, with the label of the crop."""
-
-    def __init__(self, crops: Sequence[Crop], sides: tuple[int, int]) -> None:
-        self.crops = crops
-        self.sides = sides
-        self.augment = augmentation()
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __getitem__(self, index: int) -> tuple[Pixels, Pixels, float]:
-        crop = self.crops[index]
-        pixels = decode(crop.data)
-        if torch.rand(()) >= AS_IT_IS:
-            pixels = self.augment(torch.from_numpy(pixels.copy())[None])[0].numpy()
-        teacher, student = (np.array(to_input(pixels, side)) for side in self.sides)
-        return teacher, student, math.nan if crop.label is None else float(crop.label)
+    def without(self, fold: int) -> DistillationSet:
+        """The views of other folds than ``fold``, with the log-odds of the member that never saw that fold, (N, 1)."""
+        kept = self.folds != fold
+        return DistillationSet(self.crops[kept], self.logits[kept, fold, None], self.labels[kept], self.folds[kept])
 
 
 def write_distillation_set(
-    crops: Sequence[Crop], teacher: Scorer, output: Path, *, side: int, views: int, own_share: float, seed: int
+    crops: Sequence[Crop],
+    folds: Folds,
+    committee: Path,
+    output: Path,
+    *,
+    side: int,
+    views_drawn: int,
+    shares: Mapping[str, float],
+    seed: int,
+    device: Device = "auto",
 ) -> None:
-    """Draw views and record the teacher's logits; an interrupted call continues after its last whole file.
+    """Draw views and record the members' log-odds; an interrupted call continues after its last whole file.
 
     Args:
         crops: to draw from, balanced as in training (``balanced_weights``).
-        teacher: the network to learn from.
+        folds: of the crops (N,), as the committee was dealt them.
+        committee: the folder of the teacher.
         output: the folder of the files; an older set made of something else is moved aside.
         side: width and height of the student's input in pixels.
-        views: how many to draw.
-        own_share: share of the draws that are crops without a subject.
+        views_drawn: how many to draw.
+        shares: of the draws, by collection.
         seed: of the draws.
+        device: to draw and to ask the members on.
+
+    Raises:
+        DataError: ``committee`` holds no finished committee, or a collection has no share.
     """
     claim(
         output,
         {
-            "teacher": {"name": teacher.manifest.name, "sha256": teacher.manifest.sha256},
+            "teacher": {"run": committee.name, "members": [sha256(outcome(run)) for run in members(committee)]},
             "data": fingerprint(crops),
             "side": side,
-            "views": views,
-            "own_share": own_share,
+            "views": views_drawn,
+            "shares": dict(shares),
             "seed": seed,
         },
     )
-    weights = balanced_weights(crops, own_share).tolist()
-    dataset = _Views(crops, (teacher.side, side))
-    parts = [output / f"{number:04d}.npz" for number in range(math.ceil(views / PART))]
-    with tqdm(total=views, desc="scoring views", unit="view") as progress:
-        for number, path in enumerate(parts):
-            n = min(PART, views - number * PART)
-            if path.exists():
-                progress.update(n)
-                continue
-            draws = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            kept: list[tuple[Pixels, Floats, Floats]] = []
-            for shown, crop, labels in _batches(dataset, weights, n, draws):
-                kept.append((crop, log_odds(teacher.run(shown)), labels))
-                progress.update(len(crop))
-            pixels, logits, known = (np.concatenate(each) for each in zip(*kept, strict=True))
-            write_arrays(path, crops=pixels, logits=logits, labels=known)
+    paths = [output / f"{number:04d}.npz" for number in range(math.ceil(views_drawn / PART))]
+    if all(path.exists() for path in paths):
+        return
+    teacher = load_committee(committee).to(torch_device(device))
+    decoded = TrainingCrops(crops)
+    weights = balanced_weights(crops, shares)
+    labels = np.array([math.nan if crop.label is None else crop.label for crop in crops], dtype=np.float32)
+    for number, path in enumerate(tqdm(paths, desc="scoring views", unit="file")):
+        if path.exists():
+            continue
+        with torch.random.fork_rng():
+            torch.manual_seed(seed * 1_000_003 + number)
+            places = torch.multinomial(weights, min(PART, views_drawn - number * PART), replacement=True)
+            drawn, logits = _views(teacher, decoded, places, side)
+        write_arrays(path, crops=drawn, logits=logits, labels=labels[places], folds=folds[places])
+
+
+@torch.inference_mode()
+def _views(teacher: Committee, crops: TrainingCrops, places: torch.Tensor, side: int) -> tuple[Pixels, Floats]:
+    drawn, logits = [], []
+    for start in range(0, len(places), BATCH):
+        seen = views(crops.pixels[places[start : start + BATCH]].to(teacher.device))
+        said = teacher.member_logits(resize_views(seen, teacher.side)).clamp(-MAX_LOGIT, MAX_LOGIT)
+        drawn.append(resize_views(seen, side).cpu().numpy())
+        logits.append(said.T.cpu().numpy())
+    return np.concatenate(drawn), np.concatenate(logits).astype(np.float32)
 
 
 def read_distillation_set(folder: Path) -> DistillationSet:
@@ -117,18 +132,7 @@ def read_distillation_set(folder: Path) -> DistillationSet:
     """
     paths = sorted(folder.glob("[0-9]*.npz")) or [folder / "0000.npz"]
     parts = [read_arrays(path, "distillation-set") for path in paths]
-    return DistillationSet(*(np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels")))
-
-
-def _batches(
-    dataset: _Views, weights: Sequence[float], n: int, draws: torch.Generator
-) -> Iterator[tuple[Pixels, Pixels, Floats]]:
-    loader = DataLoader(
-        dataset,
-        batch_size=32,
-        sampler=WeightedRandomSampler(weights, n, generator=draws),
-        num_workers=max(1, loader_workers()),  # without a worker, views would follow the generator of the process
-        generator=draws,
-    )
-    for shown, crop, labels in loader:
-        yield shown.numpy(), crop.numpy(), labels.float().numpy()
+    whole: dict[str, npt.NDArray[np.generic]] = {
+        name: np.concatenate([part[name] for part in parts]) for name in ("crops", "logits", "labels", "folds")
+    }
+    return DistillationSet(**whole)  # type: ignore[arg-type]  # arrays of the types it was written from

@@ -14,7 +14,7 @@ from training.data.split import Split
 from training.evaluation.intervals import bootstrap_eer
 from training.files import write_json
 from training.models.classifier import Settings, load_classifier, train
-from training.models.learner import predict
+from training.models.learner import Device, predict
 from training.runs import outcome
 
 
@@ -39,6 +39,7 @@ def fine_tune(
     start: Path,
     test_share: float,
     sources: Mapping[str, int],
+    device: Device = "auto",
 ) -> dict[str, Any]:
     """Fine-tune the network of ``start`` on a random part of the crops, and test it on the others.
 
@@ -49,6 +50,7 @@ def fine_tune(
         start: the run to start from.
         test_share: share of the crops to test on.
         sources: of the labels, to record.
+        device: to train on.
 
     Returns:
         The numbers of training and test crops, and the EER on the latter, with its 95 % interval, after fine-tuning and
@@ -61,7 +63,7 @@ def fine_tune(
         train_part, test = train_test_split(crops, test_size=test_share, stratify=labels_of(crops), random_state=0)
     except ValueError as error:
         raise DataError(f"cannot divide {len(crops)} labelled crops into train and test: {error}") from None
-    trained = train(Split(train_part, test, []), settings, output, start=start)
+    trained = train(Split(train_part, test, []), settings, output, start=start, device=device)
     labels = labels_of(test)
     eers = {
         name: dataclasses.asdict(bootstrap_eer(predict(load_classifier(checkpoint), test), labels))

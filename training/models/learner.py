@@ -1,14 +1,13 @@
-"""What all training shares: a network followed by its loss and EER, loaders of crops, the training loop, prediction."""
+"""What all training shares: a network followed by its loss and EER, batches of crops, the training loop, prediction."""
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,30 +20,38 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
+from torchvision.transforms import v2
+from tqdm import tqdm
 
 from eyestate.execution import has_bfloat16
-from eyestate.images import decode, to_input
-from training.data.augment import augmentation
-from training.data.datasets import Crop, LabelledCrop
+from eyestate.images import decode, decode_rgb, to_input
+from training.data.augment import STORED, augment
+from training.data.datasets import Crop, DataError
 from training.evaluation.eer import EqualErrorRate, Scores
 from training.runs import CURVES, outcome
 
 Precision = Literal["bf16-mixed", "32-true"]
-MAX_WORKERS: Final = 8
+Device = Literal["auto", "cpu", "cuda"]
 
 
-def fastest_precision() -> Precision:
+def torch_device(device: Device) -> torch.device:
+    """Where to compute; ``auto`` is a GPU if there is one.
+
+    Raises:
+        DataError: a GPU is asked for, and PyTorch finds none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError("PyTorch finds no GPU; give --device cpu or auto (`device` in params.yaml)")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fastest_precision(device: Device) -> Precision:
     """The precision that a large network trains fastest in on this machine.
 
     Where the processor has no instructions for it, bfloat16 is several times slower than float32.
     """
-    return "bf16-mixed" if has_bfloat16() or torch.cuda.is_available() else "32-true"
-
-
-def loader_workers() -> int:
-    """How many processes prepare batches: a core is left to the training itself."""
-    return max(1, min(MAX_WORKERS, (os.cpu_count() or 1) - 1))
+    return "bf16-mixed" if torch_device(device).type == "cuda" or has_bfloat16() else "32-true"
 
 
 class Learner(pl.LightningModule):
@@ -111,61 +118,97 @@ def divide(layer: torch.nn.Linear, divisor: float) -> None:
         layer.bias.div_(divisor)
 
 
-class CropDataset(Dataset[tuple[torch.Tensor, float]]):
-    """Crops as model input, uint8 (side, side), augmented where asked, and the P(open) to learn, NaN where unknown."""
+class ViewLearner(Learner):
+    """A ``Learner`` that is trained on random views of crops, drawn anew for each batch on the device it trains on."""
 
-    def __init__(self, crops: Sequence[Crop], side: int, *, augmented: bool) -> None:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Turn a batch of crops (``TrainingCrops``) into views, uint8 (N, side, side); evaluation crops stay."""
+        if not self.trainer.training:
+            return batch
+        crops, targets = batch
+        return augment(crops, self.side), targets
+
+
+class TrainingCrops(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Decoded crops with the P(open) to learn, drawn by whole batches.
+
+    Attributes:
+        pixels: uint8 (N, 3, ``STORED``, ``STORED``), RGB.
+        targets: float32 (N,), NaN where unknown.
+    """
+
+    def __init__(self, crops: Sequence[Crop]) -> None:
+        self.pixels = torch.empty((len(crops), 3, STORED, STORED), dtype=torch.uint8)
+        for place, crop in enumerate(tqdm(crops, desc="decoding", unit="crop")):
+            planes = decode_rgb(crop.data).transpose(2, 0, 1)
+            self.pixels[place] = torch.from_numpy(np.stack([to_input(plane, STORED) for plane in planes]))
+        self.targets = torch.tensor([_target(crop) for crop in crops], dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pixels[places], self.targets[places]
+
+
+class _AsTheyAre(Dataset[tuple[torch.Tensor, float]]):
+    """Crops as the service gives them to the network, uint8 (side, side), and their targets."""
+
+    def __init__(self, crops: Sequence[Crop], side: int) -> None:
         self.crops = crops
         self.side = side
-        self.augment = augmentation() if augmented else None
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, float]:
         crop = self.crops[index]
-        pixels = decode(crop.data)
-        if self.augment is not None:
-            pixels = self.augment(torch.from_numpy(pixels.copy())[None])[0].numpy()
-        known = crop.label if crop.target is None else crop.target
-        target = math.nan if known is None else float(known)
-        return torch.from_numpy(to_input(pixels, self.side).copy()), target
+        return torch.from_numpy(to_input(decode(crop.data), self.side).copy()), _target(crop)
 
 
-def balanced_weights(crops: Sequence[Crop], own_share: float = 0.5) -> torch.Tensor:
-    """Sampling weights (N,) under which both labels are drawn equally often.
+def _target(crop: Crop) -> float:
+    known = crop.label if crop.target is None else crop.target
+    return math.nan if known is None else float(known)
+
+
+def balanced_weights(crops: Sequence[Crop], shares: Mapping[str, float] | None = None) -> torch.Tensor:
+    """Sampling weights (N,), float64, that add up to 1: collections by their shares, both labels equally often.
 
     Within a label, a subject's share grows with the square root of its crops: the few people with thousands of video
-    frames must not drown the others, and ten frames must not be repeated hundreds of times. Crops without a subject,
-    each perhaps of another person, are drawn ``own_share`` of the time where there are crops of both kinds.
+    frames must not drown the others, and ten frames must not be repeated hundreds of times. Crops without a subject
+    count as one person's each.
+
+    Args:
+        crops: N of them.
+        shares: of the draws by collection, relative to one another; equal where None.
+
+    Raises:
+        DataError: there is no share for a collection.
     """
-    groups = [(crop.subject is None, crop.label, crop.subject) for crop in crops]
+    groups = [(crop.collection, crop.label, crop.subject) for crop in crops]
     members = Counter(groups)
-    mass: Counter[tuple[bool, int | None]] = Counter()
-    for (own, label, _), n in members.items():
-        mass[own, label] += n**0.5
-    share = {True: own_share, False: 1 - own_share} if len({own for own, _, _ in groups}) == 2 else {True: 1, False: 1}
+    labels = {collection: {label for name, label, _ in members if name == collection} for collection, _, _ in members}
+    if missing := sorted(labels.keys() - (labels if shares is None else shares).keys()):
+        raise DataError(f"no share of the draws is given for {missing[0]}")
+    relative = dict.fromkeys(labels, 1.0) if shares is None else {name: shares[name] for name in labels}
+    mass: Counter[tuple[str, int | None]] = Counter()
+    for (collection, label, _), n in members.items():
+        mass[collection, label] += n**0.5
+    share = {name: relative[name] / sum(relative.values()) / len(states) for name, states in labels.items()}
     return torch.tensor([share[g[0]] * members[g] ** -0.5 / mass[g[:2]] for g in groups], dtype=torch.float64)
 
 
 def train_loader(
-    crops: Sequence[LabelledCrop], side: int, *, batch_size: int, draws: int, own_share: float
-) -> DataLoader[tuple[torch.Tensor, float]]:
-    """So many draws of crops (``balanced_weights``), augmented, in whole batches."""
-    workers = loader_workers()
-    return DataLoader(
-        CropDataset(crops, side, augmented=True),
-        batch_size=batch_size,
-        sampler=WeightedRandomSampler(balanced_weights(crops, own_share).tolist(), draws),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        drop_last=True,
-    )
+    crops: TrainingCrops, weights: torch.Tensor, *, batch_size: int, draws: int
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """So many draws of crops by their weights (N,), in whole batches."""
+    draw = WeightedRandomSampler(weights.tolist(), draws)
+    return DataLoader(crops, sampler=BatchSampler(draw, batch_size, drop_last=True), batch_size=None)
 
 
 def evaluation_loader(crops: Sequence[Crop], side: int) -> DataLoader[tuple[torch.Tensor, float]]:
     """The crops in order, as they are, in batches."""
-    return DataLoader(CropDataset(crops, side, augmented=False), batch_size=128)
+    return DataLoader(_AsTheyAre(crops, side), batch_size=128)
 
 
 def fit(
@@ -178,6 +221,7 @@ def fit(
     patience: int,
     average_decay: float,
     precision: Precision,
+    device: Device,
 ) -> Path:
     """Train a network; a run found in ``output`` continues after its last whole epoch.
 
@@ -189,6 +233,7 @@ def fit(
         patience: epochs without a better validation EER before stopping; 0 trains to the end and keeps that.
         average_decay: of the moving average of the weights, per step; the average is what is evaluated and kept.
         precision: of the computation.
+        device: to train on.
 
     Returns:
         The checkpoint that the run ends with.
@@ -206,6 +251,8 @@ def fit(
         ]
     trainer = pl.Trainer(
         max_epochs=epochs,
+        accelerator="gpu" if torch_device(device).type == "cuda" else "cpu",
+        devices=1,
         precision=precision,
         callbacks=[
             *kept,
@@ -231,4 +278,20 @@ def fit(
 def predict(model: Learner, crops: Sequence[Crop]) -> Scores:
     """P(open) of each crop (N,), float64 in [0, 1], computed in float32."""
     batches = evaluation_loader(crops, model.side)
-    return np.concatenate([np.empty(0), *(model.p_open(batch).double().numpy() for batch, _ in batches)])
+    return np.concatenate(
+        [np.empty(0), *(model.p_open(batch.to(model.device)).double().cpu().numpy() for batch, _ in batches)]
+    )
+
+
+@torch.inference_mode()
+def predict_views(model: Learner, crops: Sequence[Crop]) -> Scores:
+    """P(open) of each crop (N,), the mean over four views of it: as it is, enlarged by a tenth, and both mirrored."""
+    margin = round(model.side * 0.05)
+    scores = [np.empty(0)]
+    for batch, _ in evaluation_loader(crops, model.side):
+        crop = batch.to(model.device)
+        inner = crop[:, margin:-margin, margin:-margin]
+        enlarged = v2.functional.resize(inner, [model.side, model.side], antialias=True)
+        views = (crop, crop.flip(-1), enlarged, enlarged.flip(-1))
+        scores.append(torch.stack([model.p_open(view) for view in views]).mean(dim=0).double().cpu().numpy())
+    return np.concatenate(scores)

@@ -22,9 +22,11 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from training.data.datasets import Crop, DataError, LabelledCrop, fingerprint, sources
+from training.data.datasets import DataError, LabelledCrop, TrainingSource, fingerprint
+from training.data.folds import deal
 from training.models.distillation_set import DistillationSet, read_distillation_set
-from training.models.learner import Learner, divide, evaluation_loader, fit
+from training.models.learner import Device, Learner, divide, evaluation_loader, fit, torch_device
+from training.models.strangers import sample, score_strangers
 from training.runs import RECIPE, claim, history, sha256
 from training.studies import open_studies
 
@@ -40,6 +42,7 @@ class StudentSettings:
     width: int = 16  # channels of the first block; the others are multiples of it
     depth: int = 1  # blocks at each resolution after the one that reaches it
     epochs: int = 40
+    fold_epochs: int = 10  # of the students that measure what a student says of strangers
     batch_size: int = 256
     learning_rate: float = 9e-3  # peak of the one-cycle schedule
     weight_decay: float = 4e-3
@@ -186,7 +189,8 @@ class _Batches(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     """Whole batches of a distillation set: mirrored one by one, moved by up to ``SHIFT`` pixels together."""
 
     def __init__(self, views: DistillationSet) -> None:
-        self.crops, self.logits, self.labels = map(torch.from_numpy, (views.crops, views.logits, views.labels))
+        teacher = views.logits.mean(axis=1)
+        self.crops, self.logits, self.labels = map(torch.from_numpy, (views.crops, teacher, views.labels))
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -210,19 +214,25 @@ def _loader(views: DistillationSet, batch_size: int) -> DataLoader[tuple[torch.T
 
 def distil(
     distillation_set: Path,
-    train: Sequence[Crop],
-    validation: Sequence[LabelledCrop],
+    labelled: Sequence[LabelledCrop],
+    learnt_from: Sequence[TrainingSource],
     settings: StudentSettings,
     output: Path,
+    *,
+    device: Device = "auto",
 ) -> Path:
     """Train a student to the end of its schedule; a killed run continues after its last whole epoch.
 
+    Before it, one student a fold is trained for a shorter time on the views of the other folds, towards the member of
+    the teacher that never saw that fold: what they say of it is what a student says of strangers.
+
     Args:
         distillation_set: its folder.
-        train: the crops that its views were drawn from.
-        validation: labelled crops of subjects that it has none of, to follow the training by.
-        settings: of the student.
-        output: the run's folder.
+        labelled: the crops of people that its views were drawn from, in the order in which they were dealt into folds.
+        learnt_from: what its views were drawn from, to record.
+        settings: of the students.
+        output: the folder of the run; ``fold_<k>`` are those of the others, ``strangers.npz`` is what they say.
+        device: to train on.
 
     Returns:
         The checkpoint.
@@ -242,24 +252,37 @@ def distil(
             "distillation_set": sha256(distillation_set / RECIPE),
             "teacher": json.loads((distillation_set / RECIPE).read_text())["teacher"],
             "views": len(views.crops),
-            "data": {"train": fingerprint(train), "val": fingerprint(validation)},
-            "sources": [dataclasses.asdict(source) for source in sources(train)],
+            "data": fingerprint(labelled),
+            "sources": [dataclasses.asdict(source) for source in learnt_from],
         },
     )
-    return _train(views, validation, settings, output)
+    short = dataclasses.replace(settings, epochs=settings.fold_epochs)
+
+    def stranger(fold: int, unseen: Sequence[LabelledCrop], run: Path) -> Learner:
+        return load_student(_train(views.without(fold), sample(unseen), short, run, device)).to(torch_device(device))
+
+    score_strangers(labelled, output, stranger)
+    return _train(views, sample(labelled), settings, output, device)
 
 
-def _train(views: DistillationSet, validation: Sequence[LabelledCrop], settings: StudentSettings, output: Path) -> Path:
+def _train(
+    views: DistillationSet,
+    monitored: Sequence[LabelledCrop],
+    settings: StudentSettings,
+    output: Path,
+    device: Device,
+) -> Path:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     return fit(
         Student(dataclasses.asdict(settings)),
         _loader(views, settings.batch_size),
-        evaluation_loader(validation, SIDE),
+        evaluation_loader(monitored, SIDE),
         output,
         epochs=settings.epochs,
         patience=0,
         average_decay=settings.average_decay,
         precision="32-true",
+        device=device,
     )
 
 
@@ -282,7 +305,7 @@ def suggest(trial: optuna.trial.BaseTrial) -> dict[str, float]:
 
 def tune(
     distillation_set: Path,
-    validation: Sequence[LabelledCrop],
+    labelled: Sequence[LabelledCrop],
     settings: StudentSettings,
     output: Path,
     table: Path,
@@ -297,7 +320,8 @@ def tune(
 
     Args:
         distillation_set: its folder.
-        validation: labelled crops of subjects that it has none of.
+        labelled: the crops of people that its views were drawn from; those of one fold, whose views are left out,
+            judge.
         settings: of each trial, but for what is searched.
         views: how many of its views, the first ones, to learn from.
         trials: to have in the end.
@@ -310,15 +334,15 @@ def tune(
     Raises:
         DataError: there is no distillation set.
     """
-    whole = read_distillation_set(distillation_set)
-    part = DistillationSet(whole.crops[:views], whole.logits[:views], whole.labels[:views])
+    part = read_distillation_set(distillation_set).first(views).without(0)
+    unseen = sample([crop for crop, fold in zip(labelled, deal(labelled), strict=True) if fold == 0])
     output.mkdir(parents=True, exist_ok=True)
 
     def objective(trial: optuna.Trial) -> float:
         chosen = dataclasses.replace(settings, **suggest(trial))  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             run = Path(scratch)
-            _train(part, validation, chosen, run)
+            _train(part, unseen, chosen, run, "auto")
             eer = history(run)[-1]["val_eer"]
             return eer if math.isfinite(eer) else 1.0  # undefined where the validation crops lack a class
 

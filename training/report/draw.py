@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from training.data.datasets import Crop
-from training.data.labels import Answer, agreed
+from training.data.datasets import Crop, LabelledCrop
+from training.data.labels import Answer
 from training.evaluation.compare import ANSWERS
 from training.report import judging, labelling
 from training.report.content import Report
@@ -23,15 +23,22 @@ COPIED: Final = {  # what stages measured, by its name in results.json
     "best_1000": "best_1000/own_test.json",
     "final_baseline": "final_baseline/own_test.json",
     "pseudo_labels": "pseudo_label/counts.json",
-    "self_train_1": "self_train_1/counts.json",
-    "self_train_2": "self_train_2/counts.json",
+    "committee": "committee/counts.json",
+    "final_best": "final_best/counts.json",
 }
 
 
 def draw(
-    runs: Runs, pool: Sequence[Crop], held_out: Sequence[Crop], people: Mapping[str, Answer]
+    runs: Runs, pool: Sequence[Crop], held_out: Sequence[LabelledCrop], people: Mapping[str, Answer]
 ) -> tuple[Report, dict[str, Any]]:
-    """The report, and its numbers by name, null where a stage has not been run."""
+    """The report, and its numbers by name, null where a stage has not been run.
+
+    Args:
+        runs: the folder of the runs.
+        pool: the unlabelled crops that were learnt from.
+        held_out: the others, as their collection labels them; empty where it does not.
+        people: people's answers, by file.
+    """
     asked = {crop.name: people[crop.name] for crop in pool if crop.name in people}
     qualities, missing = labelling.stage_qualities(runs, pool, asked)
     suspicions = if_run(lambda: labelling.suspicions(runs, asked))
@@ -47,10 +54,10 @@ def draw(
             labelling.quality(qualities, missing, suspicions),
             judging.baseline(runs),
             judging.attempts(runs),
-            judging.shown(runs, agreed(held_out, people)),
+            judging.shown(runs, held_out),
             judging.calibration(runs, calibrations),
             judging.training(runs),
-            judging.notes(),
+            judging.notes(held_out, people),
         ],
     )
     results = {

@@ -18,6 +18,7 @@ from training.report.content import Block, Gallery, Paragraph, Tile
 ENLARGED: Final = 4
 SHOWN: Final = 96  # of the wrong predictions, the most confident first
 SAMPLED: Final = 24  # of the right predictions, by state
+COLLECTION: Final = "collection's labels"  # what held-out crops are judged by
 
 
 def disagreements(crops: Sequence[Crop], labels: Sequence[Label], beliefs: Mapping[str, float]) -> list[Block]:
@@ -48,17 +49,17 @@ def predictions(crops: Sequence[LabelledCrop], scores: Scores) -> list[Block]:
     wrong = np.flatnonzero(~right).tolist()
     return [
         Gallery(
-            "Figure 6. Right predictions of final_best on held-out crops",
-            [_tile(crops[i], scores[i], "people", WORDS[crops[i].label]) for i in sampled],
+            "Figure 6. Right predictions of final_best on all held-out crops",
+            [_tile(crops[i], scores[i], COLLECTION, WORDS[crops[i].label]) for i in sampled],
             f"A random sample of the {right.sum():,} of {len(crops):,} held-out crops that final_best scores on the "
-            "same side of 0.5 as people do.",
+            f"same side of 0.5 as the {COLLECTION}.",
         ),
         *_wrong(
-            "Figure 7. Wrong predictions of final_best on held-out crops",
+            "Figure 7. Wrong predictions of final_best on all held-out crops",
             [crops[i] for i in wrong],
             scores[wrong],
             [WORDS[crops[i].label] for i in wrong],
-            "people",
+            COLLECTION,
             of=len(crops),
         ),
     ]
@@ -70,7 +71,7 @@ def _wrong(
     if not crops:
         return [Paragraph(f"{title}: there are none among {of:,} crops.")]
     surest = np.argsort(-np.abs(scores - 0.5), kind="stable")[:SHOWN]
-    caption = f"{len(crops):,} of {of:,} crops are scored on the side of 0.5 that {judge} contradict, surest first"
+    caption = f"{len(crops):,} of {of:,} crops are scored on the side of 0.5 that the {judge} contradict, surest first"
     return [
         Gallery(
             title,

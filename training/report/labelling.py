@@ -48,14 +48,15 @@ VARIANTS: Final = {
 }
 QUEUES: Final = {
     "pseudo_label": ("best_1000 (baseline)", "pseudo-label"),
-    "self_train_1": ("self-training, two rounds", "self-train"),
-    "self_train_2": ("self-training with people's answers", "self-train"),
+    "committee": ("committee, the five that saw no such crop, averaged", "committee"),
+    "final_best": ("final_best, of the five the one that did not see the crop", "committee"),
 }
 STAGES_ASKED: Final = {
     "label_1/answers.csv": "crops that best_1000 doubts (baseline)",
-    "label_2/answers.csv": "crops still in doubt after self-training",
+    "label_2/answers.csv": "crops that the committee doubts",
 }
-FINAL_BELIEFS: Final = "self_train_2/beliefs.csv"
+FIRST_BELIEFS: Final = "committee/beliefs.csv"
+FINAL_BELIEFS: Final = "final_best/beliefs.csv"
 
 
 def clustering(runs: Runs) -> Section:
@@ -248,8 +249,8 @@ def pseudo_labels(runs: Runs) -> Section:
     original = ["The original's best_1000", "about 3,000", UNKNOWN, "about 200", "about 200"]
     text = (
         f"A score within {TRUSTED:g} of 0 or 1 is trusted; the others are in doubt, and the most doubtful crops are "
-        "queued for a person. In the improved method two networks label each other's crops (cross-fitting), so that "
-        "no network labels a crop it was trained on."
+        "queued for a person. In the improved method no network scores a crop that it was trained on: the committee's "
+        "five learnt from labelled people alone, and those of final_best score each other's crops (cross-fitting)."
     )
     header = ("Network", "Crops scored", "Trusted", "In doubt", "Queued for a person")
     return Section("Pseudo-labels", [Paragraph(text), Table("Pseudo-labels", header, [*rows, original]), *missing])
@@ -257,19 +258,18 @@ def pseudo_labels(runs: Runs) -> Section:
 
 def people(runs: Runs) -> Section:
     """How many crops people were asked about, and for which stage."""
-    rows, missing, asked = [], [], 0
+    rows, missing = [], []
     for name in ANSWERS:
         try:
             answers = runs.answers(name)
         except NotRunError as error:
             missing.append(Missing(error.message))
             continue
-        asked += len(answers)
         sides = Counter(answer.label for answer in answers.values())
         rows.append(
             [f"`{name}`", STAGES_ASKED[name], *map(count, (len(answers), sides[CLOSED], sides[OPEN], sides[None]))]
         )
-    rows.append(["all", f"of {BUDGET} at most", count(asked), *[NONE] * 3])
+    rows.append(["all, each crop once", f"of {BUDGET} at most", count(len(all_answers(runs))), *[NONE] * 3])
     rows.append(["the original", "final_best", "about 200", *[UNKNOWN] * 3])
     text = (
         "People labelled only crops that the networks doubt. The answers were collected from annotators beforehand "
@@ -296,7 +296,7 @@ def stage_qualities(
     Where the labels of a stage include people's answers, the crops that people were asked about are left out: people
     would be compared with themselves.
     """
-    asked = {file for name in ANSWERS for file in answered(runs, name)}
+    asked = all_answers(runs)
     found, missing = [], []
     for stage, make, holds_answers in _stages(runs, pool):
         try:
@@ -319,8 +319,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         return merge(consensus, pseudo, human_labels(runs.answers(ANSWERS[0]).values()))
 
     def final_targets() -> list[Label]:
-        answers = {file: answer for name in ANSWERS for file, answer in runs.answers(name).items()}
-        targets = soft_targets(pool, beliefs(runs, FINAL_BELIEFS), answers)
+        targets = soft_targets(pool, beliefs(runs, FIRST_BELIEFS), runs.answers(ANSWERS[1]))
         return [Label(crop.name, crop.label, crop.target, "pseudo") for crop in targets]
 
     def verdicts(name: str, maker: str) -> list[tuple[str, Callable[[], list[Label]], bool]]:
@@ -331,9 +330,8 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
 
     believed = [
         ("kaggle_model, before any crop of this kind", "kaggle_model/scores.csv", "score"),
-        ("self-training, round 1", "self_train_1/round_1/beliefs.csv", "self-train"),
-        ("self-training, round 2", "self_train_1/round_2/beliefs.csv", "self-train"),
-        ("self-training with people's answers", FINAL_BELIEFS, "self-train"),
+        ("committee, before any crop of this kind", FIRST_BELIEFS, "committee"),
+        ("final_best, cross-fitted", FINAL_BELIEFS, "committee"),
     ]
     kaggle, *rounds = [
         [(f"{stage}: {part}", make, told) for part, make, told in verdicts(name, maker)]
@@ -356,8 +354,8 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
 
 
 def beliefs(runs: Runs, name: str) -> dict[str, float]:
-    """P(open) by file after a round of self-training."""
-    return {item.file: item.p_open for item in runs.labels(name, "self-train") if item.p_open is not None}
+    """P(open) by file, as a committee believes."""
+    return {item.file: item.p_open for item in runs.labels(name, "committee") if item.p_open is not None}
 
 
 def _sided(item: Label) -> Label:
@@ -371,6 +369,11 @@ def answered(runs: Runs, name: str) -> dict[str, Answer]:
         return runs.answers(name)
     except NotRunError:
         return {}
+
+
+def all_answers(runs: Runs) -> dict[str, Answer]:
+    """People's answers so far, by file; of a crop that two stages asked about, the later one's."""
+    return {file: answer for name in ANSWERS for file, answer in answered(runs, name).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,9 +396,7 @@ def suspicions(runs: Runs, people: Mapping[str, Answer]) -> list[Suspicion]:
     believed = beliefs(runs, FINAL_BELIEFS)
     sources: dict[str, Callable[[], list[Label]]] = {
         "consensus": lambda: runs.labels("consensus/labels.csv", "consensus"),
-        "people's answers": lambda: human_labels(
-            answer for name in ANSWERS for answer in answered(runs, name).values()
-        ),
+        "people's answers": lambda: human_labels(all_answers(runs).values()),
     }
     found = []
     for name, make in sources.items():
@@ -413,8 +414,8 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
     def table() -> list[Block]:
         if not stages:
             return []
-        accuracies = {item.stage: item.quality["unanimous"].accuracy for item in stages}
-        return [
+        accuracies = {item.stage: found for item in stages if (found := item.quality["unanimous"].accuracy)}
+        blocks: list[Block] = [
             Table(
                 "Label quality by stage",
                 ("Labels", "Coverage", "Accuracy where people are unanimous", "Crops", "Accuracy by majority", "Crops"),
@@ -433,19 +434,20 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
                 "share of the crops that has a label. Some of people's own labels are wrong, above all of half-shut "
                 "eyes, so the last few per cent cannot be distinguished from their errors. Stages whose labels hold "
                 "people's answers are judged on the other crops.",
-            ),
-            Figure(
-                "label-quality",
-                "Label quality by stage",
-                plot_dots([Dots("unanimous people", {k: v for k, v in accuracies.items() if v})], "accuracy"),
-                "The share of labels that unanimous people confirm, with 95 % intervals. Trusted labels are the easy "
-                "crops; compare stages of like coverage.",
-            ),
+            )
         ]
+        if accuracies:
+            png = plot_dots([Dots("unanimous people", accuracies)], "accuracy")
+            caption = (
+                "The share of labels that unanimous people confirm, with 95 % intervals. Trusted labels are the easy "
+                "crops; compare stages of like coverage."
+            )
+            blocks.append(Figure("label-quality", "Label quality by stage", png, caption))
+        return blocks
 
     def errors() -> list[Block]:
         if found is None:
-            raise NotRunError("confident learning: `self_train_2/beliefs.csv` or `consensus/labels.csv`", "self-train")
+            raise NotRunError(f"confident learning: `{FINAL_BELIEFS}` or `consensus/labels.csv`", "committee")
         return [
             Table(
                 "Confident learning (cleanlab)",
@@ -460,9 +462,9 @@ def quality(stages: Sequence[StageQuality], missing: Sequence[Missing], found: S
                     ]
                     for item in found
                 ],
-                "Flagged are labels that the cross-fitted beliefs of the last self-training contradict more than "
-                "doubt explains. Right: where people are unanimous. For people's own answers that is their agreement "
-                "with themselves, so only the number flagged says something.",
+                "Flagged are labels that the cross-fitted beliefs of final_best contradict more than doubt explains. "
+                "Right: where people are unanimous. For people's own answers that is their agreement with themselves, "
+                "so only the number flagged says something.",
             )
         ]
 

@@ -12,6 +12,7 @@ from training.data.datasets import DataError
 from training.data.labels import Answer, Label, read_answers, read_labels
 from training.evaluation.eer import Labels, Scores
 from training.files import read_json
+from training.runs import history
 
 
 class NotRunError(DataError):
@@ -46,6 +47,11 @@ class Runs:
 
     def answers(self, name: str) -> dict[str, Answer]:
         return read_answers(self._existing(name, "label"))
+
+    def history(self, name: str, maker: str) -> list[dict[str, float]]:
+        """Loss and EER of each epoch of a training run, as ``training.runs.history``."""
+        self._existing(f"{name}/checkpoints/last.ckpt", maker)
+        return history(self.folder / name)
 
     def png(self, name: str, maker: str) -> bytes:
         return self._existing(name, maker).read_bytes()

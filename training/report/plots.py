@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,10 +16,12 @@ from training.data.datasets import CLOSED, OPEN
 from training.evaluation.eer import error_rates
 from training.evaluation.intervals import Interval
 from training.evaluation.reliability import Bin
+from training.plots import plot_history
 from training.report.outputs import Scored
 
 FLOOR = 1e-3  # error rates below are drawn there: an axis of logarithms has no zero
 COLOURS = ("tab:gray", "tab:orange", "tab:green", "tab:blue", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+BESIDE: Final = 4  # panels of dots in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,15 @@ class Dots:
 
 
 def plot_dots(panels: Sequence[Dots], label: str) -> bytes:
-    """Dots and intervals, a row for each name in the order of the first panel, from top to bottom."""
+    """Dots and intervals, a line for each name in the order of the first panel, from top to bottom."""
     names = list(panels[0].values)
-    figure = Figure(figsize=(3.6 * len(panels) + 2.4, 0.36 * len(names) + 1.4), layout="constrained")
-    for panel, axes in zip(panels, figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, strict=True):
+    across = min(len(panels), BESIDE)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(3.6 * across + 2.4, (0.36 * len(names) + 1.4) * down), layout="constrained")
+    grid = figure.subplots(down, across, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for panel, axes in zip(panels, grid.flat, strict=False):
         for name, value in panel.values.items():
             row = names.index(name)
             axes.plot([value.low, value.high], [row, row], color="tab:blue", alpha=0.5, linewidth=3)
@@ -96,6 +106,14 @@ def plot_scores(tests: Mapping[str, Scored]) -> bytes:
         axes.set(xlabel="score, P(open)", ylabel="crops", yscale="log")
         axes.legend()
     return _png(figure)
+
+
+def plot_training(history: Sequence[Mapping[str, float]]) -> bytes:
+    """Loss and EER by epoch, as ``plot_history`` draws them."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "curves.png"
+        plot_history(history, path)
+        return path.read_bytes()
 
 
 def _png(figure: Figure) -> bytes:

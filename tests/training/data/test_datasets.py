@@ -20,7 +20,9 @@ from PIL import Image
 from eyestate.images import MAX_BYTES, decode, to_input
 from training.data.datasets import (
     CLOSED,
+    NAMED,
     OPEN,
+    UNLABELLED,
     Crop,
     DataError,
     Dataset,
@@ -31,8 +33,12 @@ from training.data.datasets import (
     labels_of,
     load_crops,
     load_mrl,
+    load_people,
+    read_people,
     shrunk,
+    sources,
 )
+from training.data.datasets import MRL as MRL_NAME
 
 Files = Mapping[str, bytes]
 
@@ -89,9 +95,12 @@ def test_original_layout(lay_out: Layout) -> None:
     first, second, third = MRL
     dataset = load_mrl(lay_out(MRL))
     assert dataset.crops == [
-        LabelledCrop(first, MRL[first], CLOSED, "s0001", gender=0, glasses=0, reflections=0, light=0, sensor=1),
-        LabelledCrop(second, MRL[second], OPEN, "s0001", gender=0, glasses=1, reflections=2, light=1, sensor=3),
-        LabelledCrop(third, MRL[third], OPEN, "s0037", gender=1, glasses=0, reflections=1, light=0, sensor=2),
+        replace(crop, collection=MRL_NAME)
+        for crop in (
+            LabelledCrop(first, MRL[first], CLOSED, "s0001", gender=0, glasses=0, reflections=0, light=0, sensor=1),
+            LabelledCrop(second, MRL[second], OPEN, "s0001", gender=0, glasses=1, reflections=2, light=1, sensor=3),
+            LabelledCrop(third, MRL[third], OPEN, "s0037", gender=1, glasses=0, reflections=1, light=0, sensor=2),
+        )
     ]
     assert dataset.refused == []
 
@@ -126,6 +135,51 @@ def test_unlabelled_crops(lay_out: Layout) -> None:
     dataset = load_crops(lay_out(files))
     assert dataset.crops == [Crop(name, files[name]) for name in sorted({*files} - {"2.png"})]
     assert reasons(dataset) == {"2.png": "the image is empty (0 bytes)"}
+
+
+PEOPLE = {
+    "colour/closed/00012_00001.jpg": eye(20, ".jpg"),
+    "colour/open/00012_00000.jpg": eye(21, ".jpg"),
+    "wide/fer2013/open/00012_00007.jpg": eye(22, ".jpg"),
+    "wide/ganblink/closed/a_b_3.PNG": eye(23),
+}
+
+
+def test_people_of_several_collections(lay_out: Layout) -> None:
+    dataset = load_people(lay_out({**PEOPLE, "colour/readme.txt": b""}))
+    found = [(crop.name, crop.label, crop.subject, crop.collection) for crop in dataset.crops]
+    assert found == [
+        ("colour/closed/00012_00001.jpg", CLOSED, "colour/00012", "colour"),
+        ("colour/open/00012_00000.jpg", OPEN, "colour/00012", "colour"),
+        ("wide/fer2013/open/00012_00007.jpg", OPEN, "fer2013/00012", "fer2013"),
+        ("wide/ganblink/closed/a_b_3.PNG", CLOSED, "ganblink/a_b", "ganblink"),
+    ]
+    assert dataset.refused == []
+
+
+def test_people_that_cannot_be_used(lay_out: Layout) -> None:
+    bad = {
+        "colour/closed/00013_00002.jpg": PEOPLE["colour/open/00012_00000.jpg"],
+        "colour/open/00012_00000.jpg": PEOPLE["colour/open/00012_00000.jpg"],
+        "colour/open/00014_00001.jpg": b"not an image",
+        "colour/open/nobody.jpg": eye(24, ".jpg"),
+        "colour/shut/00015_00001.jpg": eye(25, ".jpg"),
+        "open/00016_00001.jpg": eye(26, ".jpg"),
+    }
+    dataset = load_people(lay_out({**PEOPLE, **bad}))
+    assert [crop.name for crop in dataset.crops] == [name for name in PEOPLE if name not in bad]
+    found = reasons(dataset)
+    assert {*found} == {*bad}
+    expected = ["both open and closed", "both open and closed", "not an image", *["COLLECTION/open|closed/PERSON"] * 3]
+    for name, reason in zip(bad, expected, strict=True):
+        assert reason in found[name]
+
+
+def test_all_people_in_a_fixed_order(tmp_path: Path) -> None:
+    mrl, others = folder(tmp_path / "mrl", MRL), archive(tmp_path, PEOPLE)
+    crops = read_people(mrl, [others])
+    assert crops == [*load_mrl(mrl).crops, *load_people(others).crops]
+    assert read_people(mrl, []) == load_mrl(mrl).crops
 
 
 def test_a_folder_and_its_archive_are_the_same_data(tmp_path: Path) -> None:
@@ -202,7 +256,7 @@ def test_nothing_usable(lay_out: Layout, files: Files, refused: int) -> None:
         load_mrl(lay_out(files))
 
 
-@pytest.mark.parametrize("load", [load_mrl, load_crops])
+@pytest.mark.parametrize("load", [load_mrl, load_crops, load_people])
 def test_missing_source(tmp_path: Path, load: Callable[[Path], Dataset[Any]]) -> None:
     with pytest.raises(DataError, match=r"mrl-eyes\.zip does not exist; set EYESTATE_DATA"):
         load(tmp_path / "mrl-eyes.zip")
@@ -313,6 +367,23 @@ def test_fingerprint_changes_with_the_data(changed: list[Crop]) -> None:
     assert fingerprint(changed) != fingerprint(CROPS)
 
 
+def test_sources() -> None:
+    crops = [
+        Crop("a.png", b"one"),
+        Crop("b.png", b"two", OPEN, "colour/2", collection="colour"),
+        Crop("c.png", b"three", OPEN, "colour/1", collection="colour"),
+        Crop("d.png", b"four", CLOSED, "colour/2", collection="colour"),
+        *(Crop(f"{n}.png", b"", OPEN, f"wide/{n}", collection="wide") for n in range(NAMED + 1)),
+    ]
+    unlabelled, colour, wide = sources(crops)
+    assert (unlabelled.name, unlabelled.crops, unlabelled.people, unlabelled.subjects) == (UNLABELLED, 1, 0, [])
+    assert (colour.name, colour.crops, colour.people) == ("colour", 3, 2)
+    assert colour.subjects == ["colour/1", "colour/2"]
+    assert colour.fingerprint == fingerprint(crops[1:4])
+    assert (wide.people, wide.subjects) == (NAMED + 1, [])  # too many to name
+    assert sources([]) == []
+
+
 def test_count(tmp_path: Path) -> None:
     crops = load_mrl(folder(tmp_path, MRL)).crops
     assert count(crops, "glasses") == {("no", CLOSED): 1, ("yes", OPEN): 1, ("no", OPEN): 1}
@@ -334,6 +405,11 @@ def test_labelling_keeps_everything_else() -> None:
     crop = Crop("a.png", b"one", None, "s0001", glasses=1)
     assert crop.labelled(OPEN) == LabelledCrop("a.png", b"one", OPEN, "s0001", glasses=1)
     assert crop.labelled(OPEN, 0.7) == LabelledCrop("a.png", b"one", OPEN, "s0001", glasses=1, target=0.7)
+
+
+def test_unlabelling_takes_label_and_target_alone() -> None:
+    crop = LabelledCrop("a.png", b"one", OPEN, "s0001", glasses=1, target=0.7, collection="colour")
+    assert crop.unlabelled() == Crop("a.png", b"one", None, "s0001", glasses=1, collection="colour")
 
 
 def test_labels() -> None:
@@ -374,3 +450,21 @@ def test_real_mrl(real_mrl: Dataset[LabelledCrop]) -> None:
         crop.subject for crop in real_mrl.crops if crop.label == OPEN
     }
     assert closed_only == {"s0004", "s0008"}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("colour-eyes.zip", {"colour": 1_774}),
+        ("wide-eyes.zip", {"fer2013": 8_927, "utkface": 5_632, "ganblink": 5_210}),
+    ],
+)
+def test_real_people(file: str, counts: dict[str, int]) -> None:
+    path = data_dir() / file
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    dataset = load_people(path)
+    assert Counter(crop.collection for crop in dataset.crops) == counts
+    assert dataset.refused == []
+    assert all(len({crop.subject for crop in dataset.crops if crop.collection == name}) >= 100 for name in counts)

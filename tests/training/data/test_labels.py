@@ -8,18 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.datasets import Crop, DataError
+from tests.training.conftest import far_crops
+from training.data.datasets import Crop, DataError, load_crops
 from training.data.labels import (
     Answer,
     Label,
     Source,
     agreed,
     apply,
+    read_agreed,
     read_answers,
+    read_beliefs,
+    read_held_out,
     read_labels,
     write_answers,
     write_labels,
 )
+from training.data.split import hold_out
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 labels = st.builds(
@@ -139,3 +144,53 @@ def test_only_crops_on_which_two_people_agree_are_tested_on() -> None:
         "three": Answer("three", 1, 3, 2),
     }
     assert [(crop.name, crop.label) for crop in agreed(crops, answers)] == [("two", 0)]
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crops")
+    for number, (data, _) in enumerate(far_crops(24, seed=5)):
+        (folder / f"{number:06}.jpg").write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(crops: Path) -> list[Crop]:
+    return hold_out(load_crops(crops).crops)[1]
+
+
+class TestHeldOut:
+    def test_all_have_the_label_of_their_collection(self, crops: Path, held_out: list[Crop], tmp_path: Path) -> None:
+        rows = [f"{crop.name},{('closed', 'open')[place % 2]}" for place, crop in enumerate(held_out)]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, "another.jpg,open", ""]))
+        found = read_held_out(crops, tmp_path / "labels.csv")
+        assert found == [crop.labelled(place % 2) for place, crop in enumerate(held_out)]
+        assert found
+
+    @pytest.mark.parametrize("word", ["", None])
+    def test_one_without_a_label_is_named(
+        self, crops: Path, held_out: list[Crop], tmp_path: Path, word: str | None
+    ) -> None:
+        first, *rest = held_out
+        rows = [f"{crop.name},open" for crop in rest] + ([] if word is None else [f"{first.name},{word}"])
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, ""]))
+        with pytest.raises(DataError, match=f"no label for 1 of the held-out crops, such as {first.name}"):
+            read_held_out(crops, tmp_path / "labels.csv")
+
+    def test_the_easy_ones_are_those_on_which_people_agree(
+        self, crops: Path, held_out: list[Crop], tmp_path: Path
+    ) -> None:
+        sure, torn, *_ = held_out
+        known = {crop.name for crop in held_out}
+        learnt_from = next(crop for crop in load_crops(crops).crops if crop.name not in known)
+        answers = [Answer(sure.name, 1, 2, 2), Answer(torn.name, 1, 3, 2), Answer(learnt_from.name, 0, 2, 0)]
+        write_answers(tmp_path / "answers.csv", answers)
+        assert read_agreed(crops, tmp_path / "answers.csv") == [sure.labelled(1)]
+
+
+def test_beliefs_are_of_every_crop(tmp_path: Path) -> None:
+    write_labels(tmp_path / "labels.csv", [Label("a", None, 0.25, "pseudo"), Label("b", 1, 0.99, "pseudo")])
+    assert read_beliefs(tmp_path / "labels.csv") == {"a": 0.25, "b": 0.99}
+    write_labels(tmp_path / "labels.csv", [Label("a", 1, None, "human")])
+    with pytest.raises(DataError, match="must give p_open of every crop"):
+        read_beliefs(tmp_path / "labels.csv")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from eyestate.images import decode
 from training.data.datasets import CLOSED, OPEN, Crop, DataError, LabelledCrop, data_dir, load_mrl
-from training.data.split import SPLIT_FOLDS, Split, split_by_subject
+from training.data.duplicates import near_duplicates
+from training.data.split import HELD_OUT, SPLIT_FOLDS, Split, hold_out, read_pool, split_by_subject
+from training.data.synthetic import labelled
 
 
 def people(closed_and_open: list[tuple[int, int]]) -> list[LabelledCrop]:
@@ -81,6 +87,54 @@ def test_unlabelled_crops_are_refused(part: str) -> None:
     parts[part] = [*labelled, Crop("a.png", b"")]
     with pytest.raises(DataError, match=rf"{part} has 1 crops without a label, such as a\.png"):
         Split(**parts)
+
+
+def jpeg(crop: Crop, quality: int) -> Crop:
+    """The crop, re-encoded."""
+    file = io.BytesIO()
+    Image.fromarray(decode(crop.data)).save(file, "JPEG", quality=quality)
+    return Crop(f"{crop.name} at {quality}", file.getvalue())
+
+
+def png(name: str, pixels: Any) -> Crop:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return Crop(name, file.getvalue())
+
+
+class TestHoldOut:
+    EYES = tuple(png(f"{number:02}", pixels) for number, (pixels, _) in enumerate(labelled(20, seed=70)))
+
+    @settings(max_examples=20)
+    @given(st.lists(st.tuples(st.integers(0, 19), st.integers(70, 95)), unique=True, max_size=12))
+    def test_no_copy_of_a_held_out_crop_is_learnt_from(self, copies: list[tuple[int, int]]) -> None:
+        crops = [*self.EYES, *(jpeg(self.EYES[eye], quality) for eye, quality in copies)]
+        pool, held_out = hold_out(crops)
+        groups = dict(zip((crop.name for crop in crops), near_duplicates(crops).tolist(), strict=True))
+        judging = {groups[crop.name] for crop in held_out}
+        assert not judging & {groups[crop.name] for crop in pool}
+        left_out = [crop for crop in crops if crop not in pool and crop not in held_out]
+        assert all(groups[crop.name] in judging for crop in left_out)
+        assert [crop for crop in crops if crop in pool] == pool
+        assert [crop for crop in crops if crop in held_out] == held_out
+
+    def test_a_crop_stays_on_its_side_when_others_come(self) -> None:
+        first, all_of_them = hold_out(self.EYES[:10])[1], hold_out(self.EYES)[1]
+        assert [crop for crop in all_of_them if crop in self.EYES[:10]] == first
+
+    def test_about_a_quarter_is_held_out(self) -> None:
+        tones = [png(str(seed), np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)) for seed in range(400)]
+        pool, held_out = hold_out(tones)
+        assert len(held_out) / len(tones) == pytest.approx(HELD_OUT, abs=0.07)
+        assert len(pool) + len(held_out) == len(tones)
+
+    def test_nothing(self) -> None:
+        assert hold_out([]) == ([], [])
+
+    def test_the_pool_of_a_folder(self, tmp_path: Path) -> None:
+        for crop in self.EYES:
+            (tmp_path / f"{crop.name}.png").write_bytes(crop.data)
+        assert [crop.data for crop in read_pool(tmp_path)] == [crop.data for crop in hold_out(self.EYES)[0]]
 
 
 @pytest.mark.shared

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from training.evaluation.results import ScoredCrops, brightness, eer_metrics, sh
 IMAGES = [jpeg(np.full((8, 8), tone, dtype=np.uint8)) for tone in (40, 120, 200)]
 
 
-def scored(scores: list[float], labels: list[int], **attributes: list[int]) -> ScoredCrops:
+def scored(scores: list[float], labels: list[int], **attributes: list[Any]) -> ScoredCrops:
     crops = [
         LabelledCrop(
             str(i),
@@ -97,7 +98,9 @@ class TestThirds:
 
 def test_slices_cover_each_attribute() -> None:
     data = noisy(200)
-    rows = {(row.attribute, row.value): row for row in slices(data)}
+    found = slices("a set", data)
+    assert {row.of for row in found} == {"a set"}
+    rows = {(row.attribute, row.value): row for row in found}
     assert {value for attribute, value in rows if attribute == "glasses"} == {"no", "yes"}
     for name in ("glasses", "brightness", "sharpness", "subject"):
         assert sum(row.crops for (attribute, _), row in rows.items() if attribute == name) == 200
@@ -106,5 +109,13 @@ def test_slices_cover_each_attribute() -> None:
 
 
 def test_a_slice_of_one_class_has_no_eer() -> None:
-    rows = slices(scored([0.1, 0.2, 0.9, 0.8], [0, 0, 1, 1], light=[0, 0, 1, 0]))
-    assert {row.value: row.eer for row in rows if row.attribute == "light"} == {"bad": 0.0, "good": None}
+    rows = slices("", scored([0.1, 0.6, 0.9, 0.8], [0, 0, 1, 1], light=[0, 0, 1, 0], glasses=[0] * 4))
+    light = {row.value: row for row in rows if row.attribute == "light"}
+    assert {value: row.eer for value, row in light.items()} == {"bad": 0.0, "good": None}
+    assert [light["bad"].wrong, light["good"].wrong] == [pytest.approx(1 / 3), 0]
+    assert [light["bad"].open_share, light["good"].open_share] == [pytest.approx(1 / 3), 1]
+
+
+def test_crops_without_attributes_are_sliced_by_how_they_look() -> None:
+    rows = slices("", scored([0.1, 0.2, 0.9], [0, 0, 1]))
+    assert {row.attribute for row in rows} == {"brightness", "sharpness"}

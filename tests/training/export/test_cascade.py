@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,9 +10,13 @@ import eyestate
 from eyestate.bundle import CascadeManifest, load_bundle
 from eyestate.scorer import Network
 from tests.bundles import write_bundle
+from training.data.datasets import Crop, LabelledCrop
+from training.data.folds import deal
 from training.data.split import Split
 from training.evaluation.eer import Labels, Scores, equal_error_rate
+from training.evaluation.judging import EASY, HELD_OUT, STRANGERS, HeldOut
 from training.export.cascade import MAX_DIFFERENCE, Pair, cached_scores, choose_band, make_cascade
+from training.models.strangers import Strangers
 
 
 @pytest.fixture
@@ -60,30 +63,79 @@ def test_scores_are_computed_once(split: Split, tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(cached_scores(network, split.test, tmp_path / "cache"), first)
 
 
-def test_makes_a_bundle_that_scores(split: Split, tmp_path: Path) -> None:
+def test_makes_a_bundle_that_scores(everybody: list[LabelledCrop], pool: list[Crop], tmp_path: Path) -> None:
     models = tmp_path / "models"
     small, large = (load_bundle(write_bundle(models, name)) for name in ("small", "large"))
-    held_out = [dataclasses.replace(crop, subject=None) for crop in split.test]
+    random, folds = np.random.default_rng(0), deal(everybody)
+
+    def said() -> Strangers:
+        return Strangers(random.random(len(everybody)), random.random(len(everybody)), folds)
+
+    of_small, of_large = said(), said()
+    held_out = [crop.labelled(place % 2) for place, crop in enumerate(pool)]
     path = make_cascade(
         small,
         large,
-        split,
+        everybody,
+        (of_small, of_large),
         models,
         name="both",
         version="0.0.1",
         results=tmp_path / "results",
         max_wrong=0.01,
-        held_out=held_out,
-        reference_crops=split.train,
+        held_out=HeldOut(held_out, held_out[:6]),
+        reference_crops=pool,
         cache=tmp_path / "cache",
+        output=tmp_path / "both.npz",
     )
     scorer = eyestate.load(path)
-    assert isinstance(scorer.manifest, CascadeManifest)
-    assert (scorer.manifest.small.name, scorer.manifest.large.name) == ("small", "large")
-    names = [metric.name for metric in scorer.manifest.metrics]
-    assert "EER, MRL test subjects" in names
-    assert "Share deferred, held-out crops of the unlabelled set" in names
-    assert scorer.score([split.test[0].data]).shape == (1,)
+    manifest = scorer.manifest
+    assert isinstance(manifest, CascadeManifest)
+    assert (manifest.small.name, manifest.large.name) == ("small", "large")
+    assert scorer.score([pool[0].data]).shape == (1,)
+    found = {metric.name: metric for metric in manifest.metrics}
+    for kind, crops in ((HELD_OUT, held_out), (EASY, held_out[:6]), (STRANGERS, None)):
+        for figure in ("EER", "Uncertain", "Deferred"):
+            assert crops is None or found[f"{figure}, {kind}"].n == len(crops)
+    assert manifest.reference is not None
+    assert manifest.reference.crops == len(pool)
+
+    near, far = Pair(of_small.scores, of_large.scores), Pair(of_small.far, of_large.far)
+    together = Strangers.read(tmp_path / "both.npz", everybody)
+    np.testing.assert_allclose(together.scores, near.together(manifest.deferral_band))
+    np.testing.assert_allclose(together.far, far.together(manifest.deferral_band))
+    colour = np.array([crop.collection == "colour" for crop in everybody])
+    deferred = near.deferred(manifest.deferral_band)[colour].mean()
+    assert found["Deferred, colour, people never seen"].value == pytest.approx(deferred)
+
     evaluation = json.loads((tmp_path / "results" / "evaluation.json").read_text())
-    assert evaluation["sha256"] == scorer.manifest.sha256
-    assert {item["attribute"] for item in evaluation["slices"]} > {"glasses", "brightness", "subject"}
+    assert evaluation["sha256"] == manifest.sha256
+    assert {item["attribute"] for item in evaluation["slices"]} > {"all", "glasses", "brightness", "subject"}
+    assert evaluation["by_person"] == sorted(evaluation["by_person"])
+
+
+def test_held_out_crops_that_nobody_labelled_do_not_judge(
+    everybody: list[LabelledCrop], pool: list[Crop], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    small, large = (load_bundle(write_bundle(models, name)) for name in ("small", "large"))
+    scores = np.linspace(0, 1, len(everybody))
+    said = Strangers(scores, scores, deal(everybody))
+    path = make_cascade(
+        small,
+        large,
+        everybody,
+        (said, said),
+        models,
+        name="both",
+        version="0.0.1",
+        results=tmp_path / "results",
+        max_wrong=0.01,
+        held_out=HeldOut([], []),
+        reference_crops=pool,
+        cache=tmp_path / "cache",
+        output=tmp_path / "both.npz",
+    )
+    names = [metric.name for metric in eyestate.load(path).manifest.metrics]
+    assert not [name for name in names if HELD_OUT in name or EASY in name]
+    assert f"EER, {STRANGERS}" in names

@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.datasets import Crop
+from training.data.datasets import MRL, Crop, LabelledCrop
 from training.data.labels import Answer, Label
-from training.labelling.pseudo_label import RELIABILITY, human_labels, merge, pseudo_labels, queue, soft_targets
+from training.labelling.pseudo_label import (
+    LABEL_RELIABILITY,
+    RELIABILITY,
+    doubt_labels,
+    human_labels,
+    merge,
+    pseudo_labels,
+    queue,
+    soft_targets,
+)
 
 
 def crops(n: int) -> list[Crop]:
@@ -59,7 +68,21 @@ class TestSoftTargets:
 
     def test_an_answer_does_not_overturn_what_is_sure(self) -> None:
         (crop,) = soft_targets(crops(1), {"000.jpg": 1.0}, {"000.jpg": Answer("000.jpg", 0, 1, 0)})
-        assert crop.target == pytest.approx(0.991, abs=1e-3)
+        assert crop.target == pytest.approx(0.996, abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("answer", "as_sure_as"),
+        [
+            (Answer("000.jpg", 1, 3, 3), 3),
+            (Answer("000.jpg", 1, 3, 2), 1),
+            (Answer("000.jpg", 0, 5, 1), -3),
+            (Answer("000.jpg", None, 2, 1), 0),
+        ],
+    )
+    def test_votes_add_up_and_cancel_out(self, answer: Answer, as_sure_as: int) -> None:
+        (crop,) = soft_targets(crops(1), {"000.jpg": 0.5}, {"000.jpg": answer})
+        odds = (RELIABILITY / (1 - RELIABILITY)) ** as_sure_as
+        assert crop.target == pytest.approx(odds / (1 + odds))
 
     @given(st.floats(0, 1), st.sampled_from([0, 1]))
     def test_an_answer_moves_the_target_towards_it(self, belief: float, label: int) -> None:
@@ -70,3 +93,24 @@ class TestSoftTargets:
         assert after.target is not None
         assert (after.target > before.target) == (label == 1)
         assert 0 < after.target < 1
+
+
+class TestDoubtLabels:
+    @given(st.floats(0, 1), st.sampled_from([0, 1]))
+    def test_a_label_is_doubted_where_networks_contradict_it(self, score: float, label: int) -> None:
+        crop = LabelledCrop("colour/1.jpg", b"", label, collection="colour")
+        (doubted,) = doubt_labels([crop], np.array([score]))
+        assert doubted.target is not None
+        assert doubted.label == label
+        belief = score if label else 1 - score
+        if abs(belief - (1 - LABEL_RELIABILITY)) > 1e-6:
+            assert (abs(doubted.target - label) > 0.5) == (belief < 1 - LABEL_RELIABILITY)
+
+    def test_where_networks_do_not_know_it_counts_as_much_as_it_is_worth(self) -> None:
+        crops = [LabelledCrop("colour/1.jpg", b"", label, collection="colour") for label in (0, 1)]
+        targets = [crop.target for crop in doubt_labels(crops, np.array([0.5, 0.5]))]
+        assert targets == pytest.approx([1 - LABEL_RELIABILITY, LABEL_RELIABILITY])
+
+    def test_those_of_mrl_stand(self) -> None:
+        crop = LabelledCrop("1.png", b"", 1, "s0001", collection=MRL)
+        assert doubt_labels([crop], np.array([0.0])) == [crop]

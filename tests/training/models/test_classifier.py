@@ -25,10 +25,9 @@ from training.models.classifier import (
     load_backbone,
     load_classifier,
     p_open,
-    predict_views,
     train,
 )
-from training.models.learner import predict
+from training.models.learner import predict, predict_views
 from training.runs import history, outcome
 
 KILLED_RUN = """
@@ -36,7 +35,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.training.tiny import TinyNetwork
 from training.data.split import split_mrl
-from training.models import classifier, learner
+from training.models import classifier
 
 class Killed(classifier.EyeClassifier):
     def on_train_epoch_end(self):
@@ -45,9 +44,9 @@ class Killed(classifier.EyeClassifier):
         super().on_train_epoch_end()
 
 classifier.InceptionResnetV1, classifier.EyeClassifier = TinyNetwork, Killed
-classifier.fastest_precision, learner.loader_workers = lambda: "32-true", lambda: 0
+classifier.fastest_precision = lambda device: "32-true"
 settings = classifier.Settings(backbone=sys.argv[2], input_side=96, epochs=3, crops_per_epoch=16, batch_size=8)
-classifier.train(split_mrl(Path(sys.argv[1])), settings, Path(sys.argv[3]))
+classifier.train(split_mrl(Path(sys.argv[1])), settings, Path(sys.argv[3]), device="cpu")
 """
 
 

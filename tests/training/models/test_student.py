@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,55 +12,103 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyestate.bundle import load_bundle
-from eyestate.scorer import Network as Teacher
-from tests.bundles import write_bundle
-from training.data.datasets import DataError
-from training.data.split import Split
+from tests.training.conftest import SHARES
+from tests.training.tiny import MEMBER_SIDE, TinyNetwork
+from training.data.datasets import MRL, Crop, DataError, LabelledCrop, sources
+from training.data.folds import FOLDS, Folds, deal
 from training.evaluation.logits import MAX_LOGIT, log_odds
+from training.models.committee import load_committee, members
 from training.models.distillation_set import read_distillation_set, write_distillation_set
+from training.models.learner import predict
+from training.models.strangers import FILE, Strangers
 from training.models.student import SIDE, Network, Student, StudentSettings, distil, load_student, tune
-from training.runs import history
+from training.runs import history, outcome, sha256
 
-SMALL = StudentSettings(width=4, epochs=2, batch_size=32, average_decay=0.5)
+SMALL = StudentSettings(width=4, epochs=2, fold_epochs=1, batch_size=32, average_decay=0.5)
 VIEWS = 96
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    """Its scores are mean brightness."""
-    return Teacher(load_bundle(write_bundle(tmp_path_factory.mktemp("teacher"))), "cpu")
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_teacher() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.models.member.InceptionResnetV1", TinyNetwork)
+        yield
 
 
 @pytest.fixture(scope="module")
-def distillation_set(split: Split, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_from(everybody: list[LabelledCrop], pool: list[Crop]) -> tuple[list[Crop], Folds]:
+    """What views are drawn of, as ``training distillation-set`` has it: only MRL's labels count."""
+    known = [crop if crop.collection == MRL else crop.unlabelled() for crop in everybody]
+    return [*known, *pool], np.concatenate([deal(everybody), deal(pool)])
+
+
+@pytest.fixture(scope="module")
+def distillation_set(
+    drawn_from: tuple[list[Crop], Folds], committee: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("distillation_set")
-    write_distillation_set(split.train, teacher, output, side=SIDE, views=VIEWS, own_share=0.5, seed=0)
+    write_distillation_set(*drawn_from, committee, output, side=SIDE, views_drawn=VIEWS, shares=SHARES, seed=0)
     return output
 
 
 @pytest.fixture(scope="module")
-def run(distillation_set: Path, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    distillation_set: Path,
+    everybody: list[LabelledCrop],
+    drawn_from: tuple[list[Crop], Folds],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     output = tmp_path_factory.mktemp("run") / "student"
-    distil(distillation_set, split.train, split.val, SMALL, output)
+    distil(distillation_set, everybody, sources(drawn_from[0]), SMALL, output)
     return output
 
 
 class TestDistillationSet:
-    def test_holds_what_the_teacher_says_of_the_views(self, distillation_set: Path) -> None:
+    def test_holds_views_of_known_folds_and_labels(
+        self, distillation_set: Path, drawn_from: tuple[list[Crop], Folds]
+    ) -> None:
         views = read_distillation_set(distillation_set)
         assert views.crops.shape == (VIEWS, SIDE, SIDE)
         assert views.crops.dtype == np.uint8
-        assert set(views.labels) == {0.0, 1.0}
-        brightness = views.crops.mean(axis=(1, 2)) / 255
-        said = 1 / (1 + np.exp(-views.logits))
-        assert np.corrcoef(brightness, said)[0, 1] > 0.99
+        assert views.logits.shape == (VIEWS, FOLDS)
+        assert np.abs(views.logits).max() <= MAX_LOGIT
+        crops, folds = drawn_from
+        pairs = {(fold, str(crop.label)) for crop, fold in zip(crops, folds.tolist(), strict=True)}
+        words = ["None" if np.isnan(label) else str(int(label)) for label in views.labels]
+        assert set(zip(views.folds.tolist(), words, strict=True)) <= pairs
+        assert set(words) == {"None", "0", "1"}
+
+    def test_holds_what_the_members_say_of_the_very_views(
+        self, drawn_from: tuple[list[Crop], Folds], committee: Path, tmp_path: Path
+    ) -> None:
+        write_distillation_set(
+            *drawn_from, committee, tmp_path, side=MEMBER_SIDE, views_drawn=20, shares=SHARES, seed=2
+        )
+        views = read_distillation_set(tmp_path)
+        with torch.inference_mode():
+            said = load_committee(committee).member_logits(torch.from_numpy(views.crops))
+        np.testing.assert_allclose(views.logits, said.T, atol=1e-4)
+
+    def test_the_part_that_a_fold_is_judged_by_is_left_out(self, distillation_set: Path) -> None:
+        views = read_distillation_set(distillation_set)
+        parts = [views.without(fold) for fold in range(FOLDS)]
+        assert sum(len(part.crops) for part in parts) == (FOLDS - 1) * VIEWS
+        for fold, part in enumerate(parts):
+            assert fold not in part.folds
+            np.testing.assert_array_equal(part.logits, views.logits[views.folds != fold, fold, None])
+            np.testing.assert_array_equal(part.crops, views.crops[views.folds != fold])
 
     def test_continues_after_the_last_whole_file(
-        self, split: Split, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        drawn_from: tuple[list[Crop], Folds],
+        committee: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("training.models.distillation_set.PART", 16)
-        asked = partial(write_distillation_set, split.train, teacher, side=SIDE, views=40, own_share=0.5, seed=1)
+        asked = partial(
+            write_distillation_set, *drawn_from, committee, side=SIDE, views_drawn=40, shares=SHARES, seed=1
+        )
         asked(tmp_path / "whole")
         asked(tmp_path / "killed")
         before = (tmp_path / "killed" / "0000.npz").stat().st_mtime_ns
@@ -68,11 +117,18 @@ class TestDistillationSet:
         whole, killed = (read_distillation_set(tmp_path / name) for name in ("whole", "killed"))
         assert len(whole.crops) == 40
         np.testing.assert_array_equal(whole.crops, killed.crops)
+        np.testing.assert_array_equal(whole.folds, killed.folds)
         assert (tmp_path / "killed" / "0000.npz").stat().st_mtime_ns == before
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="training distillation-set"):
             read_distillation_set(tmp_path)
+
+    def test_of_no_committee(self, drawn_from: tuple[list[Crop], Folds], tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no finished committee"):
+            write_distillation_set(
+                *drawn_from, tmp_path / "none", tmp_path, side=SIDE, views_drawn=8, shares=SHARES, seed=0
+            )
 
     @given(st.floats(0, 1, width=32))
     def test_log_odds_are_finite_and_true(self, p: float) -> None:
@@ -100,13 +156,25 @@ class TestNetwork:
 
 
 class TestDistil:
-    def test_learns(self, run: Path, split: Split) -> None:
+    def test_learns(self, run: Path, committee: Path) -> None:
         epochs = history(run)
         assert len(epochs) == SMALL.epochs
         assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
         recipe = json.loads((run / "run.json").read_text())
-        assert recipe["teacher"]["name"] == "brightness"
-        assert {source["name"] for source in recipe["sources"]} == {"MRL Eye Dataset"}
+        assert recipe["teacher"]["run"] == committee.name
+        assert recipe["teacher"]["members"] == [sha256(outcome(member)) for member in members(committee)]
+        assert {source["name"] for source in recipe["sources"]} == set(SHARES)
+
+    def test_strangers_are_scored_by_students_of_the_other_folds(
+        self, run: Path, everybody: list[LabelledCrop]
+    ) -> None:
+        said = Strangers.read(run / FILE, everybody)
+        for fold in range(FOLDS):
+            assert len(history(run / f"fold_{fold}")) == SMALL.fold_epochs
+            own = np.flatnonzero(said.folds == fold)
+            student = load_student(outcome(run / f"fold_{fold}"))
+            scores = predict(student, [everybody[place] for place in own])
+            np.testing.assert_allclose(said.scores[own], scores, atol=1e-6)
 
     def test_loads_as_it_ships(self, run: Path) -> None:
         checkpoint = run / "checkpoints" / "last.ckpt"
@@ -118,19 +186,20 @@ class TestDistil:
         shipped.apply_temperature(2)
         torch.testing.assert_close(shipped(crops), logits / 2)
 
-    def test_views_of_another_size(self, split: Split, teacher: Teacher, tmp_path: Path) -> None:
-        write_distillation_set(
-            split.train, teacher, tmp_path / "distillation_set", side=16, views=32, own_share=0.5, seed=0
-        )
+    def test_views_of_another_size(
+        self, drawn_from: tuple[list[Crop], Folds], everybody: list[LabelledCrop], committee: Path, tmp_path: Path
+    ) -> None:
+        views = tmp_path / "distillation_set"
+        write_distillation_set(*drawn_from, committee, views, side=16, views_drawn=32, shares=SHARES, seed=0)
         with pytest.raises(DataError, match="32×32"):
-            distil(tmp_path / "distillation_set", split.train, split.val, SMALL, tmp_path / "run")
+            distil(views, everybody, [], SMALL, tmp_path / "run")
 
 
-def test_search_continues(distillation_set: Path, split: Split, tmp_path: Path) -> None:
+def test_search_continues(distillation_set: Path, everybody: list[LabelledCrop], tmp_path: Path) -> None:
     short = dataclasses.replace(SMALL, epochs=1)
     table = tmp_path / "reports" / "search.csv"
-    tune(distillation_set, split.val, short, tmp_path, table, views=64, trials=1)
-    best = tune(distillation_set, split.val, short, tmp_path, table, views=64, trials=2)
+    tune(distillation_set, everybody, short, tmp_path, table, views=64, trials=1)
+    best = tune(distillation_set, everybody, short, tmp_path, table, views=64, trials=2)
     rows = table.read_text().splitlines()
     assert len(rows) == 1 + 2
     assert 0 <= best["eer"] <= 1
