@@ -23,10 +23,9 @@ from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, model_input
 from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import SCRATCH
 from tools.harness.sessions import openvino_session
-from training.data.datasets import Crop, data_dir, load_crops, load_mrl
+from training.data.datasets import LabelledCrop, data_dir, load_crops, load_mrl
 from training.data.labels import read_held_out
-from training.data.split import hold_out, split_by_subject
-from training.evaluation.compare import SCORED
+from training.data.split import hold_out
 from training.evaluation.intervals import Interval, bootstrap_eer
 
 BATCHES: Final = (1, 8, 32, 64, 256)
@@ -84,15 +83,13 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
     side = bundle.manifest.input.side
     int8, sets = None, []
     if data_dir().is_dir():
-        split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
+        mrl = load_mrl(data_dir() / "mrl-eyes.zip").crops
         unlabelled = data_dir() / "eyes-dataset.zip"
         int8 = SCRATCH / f"{bundle.manifest.name}-int8.onnx"
         pool, _ = hold_out(load_crops(unlabelled).crops)
-        write_int8(bundle.onnx, calibration_crops(split.train, pool, side), int8)
-        sets = [
-            labelled_set("held-out crops", read_held_out(unlabelled, data_dir() / "human-labels.csv"), side),
-            labelled_set("crops of MRL test subjects", split.test[::SCORED], side),
-        ]
+        write_int8(bundle.onnx, calibration_crops(mrl, pool, side), int8)
+        held_out = read_held_out(unlabelled, data_dir() / "held-out-labels.csv")
+        sets = [labelled_set("held-out crops", held_out, side)]
     found = list(executions(bundle, int8, threads))
     speeds = measure_speeds(found, side, batches, seconds, rounds)
     rows = compare(found, speeds, sets, bundle.manifest.thresholds)
@@ -127,9 +124,9 @@ def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Exec
                 yield Execution(name, session)
 
 
-def labelled_set(name: str, labelled: Sequence[Crop], side: int) -> LabelledSet:
+def labelled_set(name: str, labelled: Sequence[LabelledCrop], side: int) -> LabelledSet:
     """Decode labelled crops."""
-    return LabelledSet(name, model_inputs(labelled, side), [crop.label or 0 for crop in labelled])
+    return LabelledSet(name, model_inputs(labelled, side), [crop.label for crop in labelled])
 
 
 def measure_speeds(

@@ -1,10 +1,15 @@
-"""Accuracy of each candidate: its scores on crops that no model of this project was trained on, and their EER."""
+"""Accuracy of each candidate on crops and people that it has never seen.
+
+Crops that no network of this project learnt from are scored by all candidates. From the other collections the networks
+that ship have learnt, so only public models are scored on them; for this project's models the manifests say how
+networks of the same training did that had never seen the person.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,22 +18,43 @@ import numpy as np
 from tqdm import tqdm
 
 from eyestate.arrays import Pixels
+from eyestate.bundle import Metric
 from eyestate.execution import open_session
 from eyestate.images import decode
 from eyestate.scorer import Scorer
 from tools.benchmarks.candidates import WHOLE, Network, group_by_size, read_scores
-from training.data.datasets import FAR_SIDE, Crop, data_dir, fingerprint, load_mrl, shrunk
-from training.data.labels import read_held_out
+from training.commands.options import read_judging
+from training.data.datasets import (
+    FAR_SIDE,
+    LabelledCrop,
+    data_dir,
+    fingerprint,
+    labels_of,
+    load_mrl,
+    load_people,
+    shrunk,
+)
 from training.data.split import split_by_subject
+from training.evaluation import judging
 from training.evaluation.eer import Labels, Scores, equal_error_rate
 from training.evaluation.intervals import Interval, bootstrap_eer
 from training.files import write_json
 from training.runs import sha256
 
-SELECTION: Final = "mrl_val"
-MRL_TEST: Final = "mrl_test"
-MRL_FAR: Final = "mrl_test_far"
 HELD_OUT: Final = "held_out"
+EASY: Final = "held_out_easy"
+SELECTION: Final = "mrl_val"
+MRL: Final = "mrl"
+MRL_FAR: Final = "mrl_far"
+COLOUR: Final = "colour"
+UNSEEN: Final = (HELD_OUT, EASY)  # no network of this project learnt from these
+# What the manifests of this project's models call the other sets, scored by networks that never saw the people.
+STRANGERS: Final = {
+    MRL: judging.STRANGERS,
+    MRL_FAR: judging.STRANGERS_FAR,
+    COLOUR: f"{COLOUR}, people never seen",
+}
+_OVER_CROPS: Final = "95 % bootstrap over crops"  # an interval of the manifests, too narrow for frames of few people
 _BATCH: Final = 64
 _ROUNDS: Final = 1000
 
@@ -62,7 +88,7 @@ class Evaluation:
 
     Attributes:
         chosen_region: region of the crop that it is given, by evaluation set.
-        region_eers: EER by region and evaluation set.
+        region_eers: EER by region and evaluation set, without MRL as a whole.
         scores: P(open) with the chosen region, by evaluation set.
     """
 
@@ -74,56 +100,60 @@ class Evaluation:
 def load_evaluation_sets(every: int = 1) -> dict[str, EvaluationSet]:
     """The evaluation sets whose data are available, by name, reduced to every ``every``-th crop.
 
-    ``SELECTION``, MRL's validation subjects, serves only to choose the region of the crop that each peer is given.
+    ``SELECTION``, a part of MRL's subjects, serves only to choose the region of the crop that each peer is given.
     """
     found = []
-    if (data_dir() / "mrl-eyes.zip").exists():
-        split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
-        test = split.test[::every]
+    unlabelled, colour = data_dir() / "eyes-dataset.zip", data_dir() / "colour-eyes.zip"
+    if unlabelled.exists():
+        held_out = read_judging(unlabelled, data_dir() / "held-out-labels.csv", data_dir() / "human-labels.csv")
         found += [
-            make_evaluation_set(SELECTION, "MRL validation subjects", split.val[::every]),
-            make_evaluation_set(MRL_TEST, "MRL test subjects", test),
-            make_evaluation_set(
-                MRL_FAR, f"MRL test subjects, shrunk to {FAR_SIDE} px", [shrunk(crop) for crop in test]
-            ),
+            make_evaluation_set(HELD_OUT, judging.HELD_OUT, held_out.everything[::every]),
+            make_evaluation_set(EASY, judging.EASY, held_out.easy[::every]),
         ]
-    unlabelled, answers = data_dir() / "eyes-dataset.zip", data_dir() / "human-labels.csv"
-    if unlabelled.exists() and answers.exists():
-        what = "held-out crops of the unlabelled set"
-        found.append(make_evaluation_set(HELD_OUT, what, read_held_out(unlabelled, answers)[::every]))
-    return {test.name: test for test in found}
+    if (data_dir() / "mrl-eyes.zip").exists():
+        everybody = load_mrl(data_dir() / "mrl-eyes.zip").crops
+        crops = everybody[::every]
+        found += [
+            make_evaluation_set(SELECTION, "MRL validation subjects", split_by_subject(everybody).val[::every]),
+            make_evaluation_set(MRL, "MRL", crops),
+            make_evaluation_set(MRL_FAR, f"MRL shrunk to {FAR_SIDE} px", [shrunk(crop) for crop in crops]),
+        ]
+    if colour.exists():
+        found.append(make_evaluation_set(COLOUR, "colour photos", load_people(colour).crops[::every]))
+    return {test.name: test for test in found if len(test.labels)}
 
 
-def make_evaluation_set(name: str, what: str, crops: Sequence[Crop]) -> EvaluationSet:
+def make_evaluation_set(name: str, what: str, crops: Sequence[LabelledCrop]) -> EvaluationSet:
     """Decode labelled crops."""
     subjects = [crop.subject for crop in crops if crop.subject is not None]
     return EvaluationSet(
         name,
         what,
         [decode(crop.data) for crop in crops],
-        np.array([crop.label for crop in crops]),
+        labels_of(crops),
         subjects or None,
         fingerprint(crops),
     )
 
 
 def evaluate_network(network: Network, sets: Mapping[str, EvaluationSet], cache: Path) -> Evaluation:
-    """Score all sets with each region of the crop, and choose one per set.
+    """Choose a region of the crop per set, and score all sets.
 
-    For MRL it is the region with the lowest EER on ``SELECTION``. Held-out crops are framed differently and have no
+    For MRL it is the region with the lowest EER on ``SELECTION``. Other crops are framed differently and have no
     validation set, so there it is the region that the network was designed for.
     """
-    scores = {
-        region: {name: network_scores(network, region, test, cache) for name, test in sets.items()}
+    compared = [test for test in sets.values() if test.name not in (MRL, MRL_FAR)]
+    regions = {
+        region: {
+            test.name: equal_error_rate(network_scores(network, region, test, cache), test.labels) for test in compared
+        }
         for region in network.regions
     }
-    regions = {
-        region: {name: equal_error_rate(found, sets[name].labels) for name, found in by_test.items()}
-        for region, by_test in scores.items()
-    }
     best = min(network.regions, key=lambda region: regions[region].get(SELECTION, 0))  # the first one if several tie
-    shown = {name: network.regions[0] if name == HELD_OUT else best for name in sets}
-    return Evaluation(shown, regions, {name: scores[region][name] for name, region in shown.items()})
+    shown = {name: best if name in (SELECTION, MRL, MRL_FAR) else network.regions[0] for name in sets}
+    return Evaluation(
+        shown, regions, {name: network_scores(network, shown[name], test, cache) for name, test in sets.items()}
+    )
 
 
 def evaluate_scorer(scorer: Scorer, sets: Mapping[str, EvaluationSet], cache: Path) -> Evaluation:
@@ -164,6 +194,18 @@ def cached_scores(cache: Path, key: Sequence[str], compute: Callable[[], Scores]
     scores = compute()
     write_json(path, {"key": key, "scores": scores.tolist()})
     return scores
+
+
+def stranger_metrics(kind: str, metrics: Iterable[Metric], sets: Iterable[str]) -> dict[str, Metric]:
+    """Metrics on people whom the scoring network had never seen, by evaluation set.
+
+    Args:
+        kind: of the metrics, such as "EER".
+        metrics: of a manifest.
+        sets: names of the evaluation sets to look for.
+    """
+    names = {f"{kind}, {STRANGERS[name]}": name for name in sets if name in STRANGERS}
+    return {names[m.name]: m for m in metrics if m.name in names and m.interval != _OVER_CROPS}
 
 
 def eer(test: EvaluationSet, scores: Scores) -> Interval:

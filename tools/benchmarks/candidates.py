@@ -13,7 +13,7 @@ import onnx
 from PIL import Image
 
 from eyestate.arrays import Pixels, Scores
-from eyestate.bundle import Bundle, load_bundle
+from eyestate.bundle import Bundle, Metric, load_bundle
 from eyestate.errors import BundleError
 from eyestate.execution import open_session
 from eyestate.images import to_input
@@ -48,12 +48,14 @@ class Network:
         onnx: ONNX file with a dynamic batch dimension.
         licence: of the network.
         note: caveat about its figures.
+        metrics: of its manifest, none for other networks.
     """
 
     name: str
     onnx: Path
     licence: str
     note: str = ""
+    metrics: Sequence[Metric] = ()
 
     @property
     def regions(self) -> Sequence[str]:
@@ -163,7 +165,10 @@ def peer_network(name: str, path: Path, scratch: Path) -> PeerNetwork:
 
 def own_network(bundle: Bundle) -> OwnNetwork:
     """The network of a bundle."""
-    return OwnNetwork(bundle.manifest.name, bundle.onnx, OWN_LICENCE, side=bundle.manifest.input.side)
+    manifest = bundle.manifest
+    return OwnNetwork(
+        manifest.name, bundle.onnx, OWN_LICENCE, metrics=tuple(manifest.metrics), side=manifest.input.side
+    )
 
 
 def quantise(network: OwnNetwork, calibration: Pixels, scratch: Path) -> OwnNetwork:

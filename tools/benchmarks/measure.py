@@ -16,8 +16,10 @@ from eyestate.images import decode
 from eyestate.scorer import Scorer, open_scorer
 from eyestate.settings import Device
 from tools.benchmarks.accuracy import (
-    MRL_TEST,
+    HELD_OUT,
+    MRL,
     SELECTION,
+    UNSEEN,
     Evaluation,
     EvaluationSet,
     eer,
@@ -25,6 +27,7 @@ from tools.benchmarks.accuracy import (
     evaluate_scorer,
     load_evaluation_sets,
     paired_difference,
+    stranger_metrics,
 )
 from tools.benchmarks.candidates import (
     CASCADE,
@@ -44,7 +47,8 @@ from tools.benchmarks.speed import measure_roofline, measure_speeds, mix_runner,
 from tools.harness.int8 import calibration_crops
 from tools.harness.report import conditions
 from training.data.datasets import data_dir, load_crops, load_mrl
-from training.data.split import hold_out, split_by_subject
+from training.data.split import hold_out
+from training.evaluation.intervals import Interval
 
 MEMORY_BATCH: Final = 64
 MIXED: Final = 512  # crops of each kind
@@ -69,9 +73,13 @@ def measure(
     found = find_candidates(peers, scratch / "networks")
     networks = found.networks
     lite = found.get(LITE)
-    if isinstance(lite, OwnNetwork) and sets:
+    if isinstance(lite, OwnNetwork) and {HELD_OUT, MRL} <= sets.keys():
         networks.insert(networks.index(lite) + 1, int8(lite, scratch / "networks"))
-    evaluated = {network.name: evaluate_network(network, sets, scratch / "scores") for network in networks}
+    unseen = {name: test for name, test in sets.items() if name in UNSEEN}
+    evaluated = {
+        network.name: evaluate_network(network, sets if network.name in PEERS else unseen, scratch / "scores")
+        for network in networks
+    }
     rows = [
         row(
             network,
@@ -94,7 +102,7 @@ def measure(
         assert isinstance(cascade, CascadeBundle)
         scorers[CASCADE] = open_scorer(cascade, device)
         deferred = deferred_share(scorers[CASCADE], crops)
-        evaluated[CASCADE] = evaluate_scorer(scorers[CASCADE], sets, scratch / "scores")
+        evaluated[CASCADE] = evaluate_scorer(scorers[CASCADE], unseen, scratch / "scores")
         rows.append(cascade_row(cascade, evaluated, sets, deferred))
     return Report(
         about=conditions(device=device, seconds=seconds, rounds=rounds, threads=cores(), one_crop_in=every),
@@ -117,10 +125,10 @@ def measure(
 
 
 def int8(lite: OwnNetwork, folder: Path) -> OwnNetwork:
-    """The small network in int8, calibrated on crops that are disjoint from the evaluation sets."""
-    split = split_by_subject(load_mrl(data_dir() / "mrl-eyes.zip").crops)
+    """The small network in int8, calibrated on crops of the kinds that it was trained on."""
+    mrl = load_mrl(data_dir() / "mrl-eyes.zip").crops
     pool, _ = hold_out(load_crops(data_dir() / "eyes-dataset.zip").crops)
-    return quantise(lite, calibration_crops(split.train, pool, lite.side), folder)
+    return quantise(lite, calibration_crops(mrl, pool, lite.side), folder)
 
 
 def row(
@@ -132,8 +140,12 @@ def row(
     costs: Cost,
     memory: float,
 ) -> Row:
-    """The row of a candidate, without figures on the set that selects regions."""
-    reported = [test for test in sets.values() if test.name != SELECTION]
+    """The row of a candidate, without figures on the set that selects regions.
+
+    Sets that it was not scored on get the figures of its manifest, where that has them.
+    """
+    reported = [sets[name] for name in evaluated.scores if name != SELECTION]
+    strangers = stranger_metrics("EER", network.metrics, sets.keys() - evaluated.scores.keys())
     differences = {}
     if reference and network.name not in (FINAL_BEST, *PEERS):
         differences = {
@@ -148,7 +160,9 @@ def row(
         region_eers=evaluated.region_eers,
         cost=costs,
         memory=memory,
-        eer={test.name: eer(test, evaluated.scores[test.name]) for test in reported},
+        eer={test.name: eer(test, evaluated.scores[test.name]) for test in reported}
+        | {name: Interval(metric.value, metric.low, metric.high) for name, metric in strangers.items()},
+        from_manifest=sorted(strangers),
         difference=differences,
         deferred={},
     )
@@ -174,7 +188,7 @@ def cascade_row(
         small.weights + large.weights,
     )
     found = row(
-        Network(CASCADE, cascade.path, OWN_LICENCE),
+        Network(CASCADE, cascade.path, OWN_LICENCE, metrics=cascade.manifest.metrics),
         evaluated[CASCADE],
         evaluated.get(FINAL_BEST),
         sets=sets,
@@ -182,20 +196,21 @@ def cascade_row(
         memory=peak_memory([cascade.small.onnx, cascade.large.onnx], MEMORY_BATCH),
     )
     band, scores = cascade.manifest.deferral_band, evaluated[cascade.small.manifest.name].scores
-    shares = {name: float(((scores[name] >= band.low) & (scores[name] <= band.high)).mean()) for name in found.eer}
-    return found.model_copy(update={"deferred": shares})
+    shares = {name: float(((some >= band.low) & (some <= band.high)).mean()) for name, some in scores.items()}
+    strangers = stranger_metrics("Deferred", cascade.manifest.metrics, sets)
+    return found.model_copy(update={"deferred": shares | {name: m.value for name, m in strangers.items()}})
 
 
 def mix(sets: Mapping[str, EvaluationSet]) -> list[Pixels]:
-    """A realistic workload: held-out crops, also those that annotators disagree on, and sequences of MRL test frames.
+    """A realistic workload: held-out crops, and sequences of MRL's frames.
 
     Empty if either data set is missing.
     """
     unlabelled = data_dir() / "eyes-dataset.zip"
-    if MRL_TEST not in sets or not unlabelled.exists():
+    if MRL not in sets or not unlabelled.exists():
         return []
     held_out = [decode(crop.data) for crop in hold_out(load_crops(unlabelled).crops)[1][:MIXED]]
-    frames = sets[MRL_TEST].pixels
+    frames = sets[MRL].pixels
     starts = np.linspace(0, len(frames) - FOOTAGE, MIXED // FOOTAGE).astype(int).clip(0)
     return [*held_out, *(frame for start in starts for frame in frames[start : start + FOOTAGE])]
 

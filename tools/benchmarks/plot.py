@@ -11,12 +11,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tools.benchmarks.accuracy import HELD_OUT, MRL_TEST
+from tools.benchmarks.accuracy import HELD_OUT, MRL
 from tools.benchmarks.candidates import PEERS
 from tools.benchmarks.report import Report, Row
 from tools.benchmarks.speed import ONNX_RUNTIME, Speed
 
-SHOWN: Final = (HELD_OUT, MRL_TEST)
+SHOWN: Final = (HELD_OUT, MRL)
 BATCH: Final = 64
 _OURS, _THEIRS = "tab:blue", "tab:orange"
 _MARKERS: Final = "osD^vP*X"
@@ -44,8 +44,12 @@ def draw(report: Report, path: Path) -> bool:
                 ylabel="EER with its 95 % interval",
             )
             axes.grid(visible=True, which="major", alpha=0.3)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        shown = {
+            label: handle
+            for axes in figure.axes
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
     return True

@@ -27,7 +27,7 @@ from eyestate.images import decode, to_input
 from training.data.datasets import Crop
 
 CALIBRATION_CROPS: Final = 256
-# Convolutions and the layers between them; preprocessing and softmax stay in float32.
+# Convolutions and the layers between them; standardisation and the last layer stay in float32.
 _OPERATORS: Final = ("Conv", "Relu", "Add", "Mul", "Concat", "MaxPool")
 # Min-max, moving-average, symmetric and percentile calibration were tried: this one's scores are closest to float32's.
 _PERCENTILE: Final = 99.999

@@ -14,19 +14,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from eyestate.arrays import Pixels
-from eyestate.bundle import CascadeManifest, DeferralBand, Member, cascade_sha256, load_bundle
+from eyestate.bundle import CascadeManifest, DeferralBand, Member, Metric, cascade_sha256, load_bundle
 from eyestate.images import to_input
 from eyestate.scorer import load
 from tests.bundles import write_bundle
 from tests.training.conftest import jpeg
+from tools.benchmarks.accuracy import STRANGERS
 from tools.benchmarks.candidates import CASCADE, FINAL_BEST, LITE
 from tools.harness.small_bundle import write_small_bundle
 from training.data.datasets import FAR_SIDE
 from training.data.split import SPLIT_FOLDS
-from training.data.synthetic import labelled
+from training.data.synthetic import SIDE, labelled
 
 FRAMES = 28  # per subject; with as many unlabelled crops enough to calibrate int8
-UNLABELLED = 200
+UNLABELLED = 240
+PEOPLE = 6  # in the colour photos
 
 
 def peer_network(width: int, height: int, *, batch: int | str = "batch", classes: int = 0) -> onnx.ModelProto:
@@ -96,11 +98,30 @@ def drawn_eyes() -> list[tuple[Pixels, int]]:
     return list(labelled(16, seed=0))
 
 
-def eyes(number: int, seed: int) -> Iterator[tuple[Pixels, int]]:
-    """Labelled eyes, all different: the rendered ones in turn, with noise."""
+def eyes(number: int, seed: int, side: int = SIDE) -> Iterator[tuple[Pixels, int]]:
+    """Labelled eyes, all different: the rendered ones in turn, with so much noise that none are near-duplicates."""
     random = np.random.default_rng(seed)
     for pixels, label in islice(cycle(drawn_eyes()), number):
-        yield np.clip(pixels + random.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8), label
+        noisy = to_input(pixels, side) + random.normal(0, 20, (side, side))
+        yield np.clip(noisy, 0, 255).astype(np.uint8), label
+
+
+def metrics() -> list[Metric]:
+    """As a manifest has them: EERs on people never seen, once by subject and once by crop, and shares."""
+    kinds = {"EER": ("95 % bootstrap over subjects", "95 % bootstrap over crops"), "Deferred": ("Wilson, 95 %",)}
+    return [
+        Metric(name=f"{kind}, {name}", value=0.05, low=0.04 + 0.005 * place, high=0.06, n=100, interval=interval)
+        for kind, intervals in kinds.items()
+        for name in STRANGERS.values()
+        for place, interval in enumerate(intervals)
+    ]
+
+
+def judged(bundle: Path, **changes: str) -> Path:
+    """The bundle, its manifest with ``metrics`` and other changes."""
+    manifest = load_bundle(bundle).manifest.model_copy(update={"metrics": metrics(), **changes})
+    (bundle / "manifest.json").write_text(manifest.model_dump_json())
+    return bundle
 
 
 @pytest.fixture(scope="session")
@@ -116,9 +137,8 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundles: final_best scores brightness, final_best_lite is an untrained network, and their cascade."""
     folder = tmp_path_factory.mktemp("bundles")
-    best = load_bundle(write_bundle(folder, FINAL_BEST)).manifest
-    lite = write_small_bundle(folder).rename(folder / LITE)
-    (lite / "manifest.json").write_text(load_bundle(lite).manifest.model_copy(update={"name": LITE}).model_dump_json())
+    best = load_bundle(judged(write_bundle(folder, FINAL_BEST))).manifest
+    lite = judged(write_small_bundle(folder).rename(folder / LITE), name=LITE)
     low, high = np.quantile(load(lite, "cpu").score([pixels for pixels, _ in labelled(16, seed=3)]), [0.3, 0.7])
     small, large = (Member(name=name, sha256=load_bundle(folder / name).manifest.sha256) for name in (LITE, FINAL_BEST))
     band = DeferralBand(low=low, high=high, rule="made for a test")
@@ -137,17 +157,28 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the data sets in their layout, of generated crops: MRL, the unlabelled crops, people's answers."""
+    """A folder of the data sets in their layout, of generated crops.
+
+    They are MRL, colour photos, the unlabelled crops with their collection's labels, and people's answers on two thirds
+    of those.
+    """
     folder = tmp_path_factory.mktemp("data")
     with zipfile.ZipFile(folder / "mrl-eyes.zip", "w") as archive:
         for subject in range(1, SPLIT_FOLDS + 1):
             for number, (pixels, label) in enumerate(eyes(FRAMES, seed=subject)):
                 name = f"mrlEyes_2018_01/s{subject:04d}/s{subject:04d}_{number:05d}_0_0_{label}_0_1_01.jpg"
                 archive.writestr(name, jpeg(pixels))
-    answers = ["file,label,annotators,votes_open"]
+    with zipfile.ZipFile(folder / "colour-eyes.zip", "w") as archive:
+        for number, (pixels, label) in enumerate(eyes(8 * PEOPLE, seed=SPLIT_FOLDS + 1)):
+            name = f"{('closed', 'open')[label]}/{number % PEOPLE:04d}_{number:05d}.jpg"
+            archive.writestr(f"colour/{name}", jpeg(np.stack([pixels] * 3, axis=2)))
+    labels, answers = ["file,label"], ["file,label,annotators,votes_open"]
     with zipfile.ZipFile(folder / "eyes-dataset.zip", "w") as archive:
-        for number, (pixels, label) in enumerate(eyes(UNLABELLED, seed=SPLIT_FOLDS + 1)):
-            archive.writestr(f"EyesDataset/{number:06d}.jpg", jpeg(to_input(pixels, FAR_SIDE)))
-            answers.append(f"{number:06d}.jpg,{('closed', 'open')[label]},2,{2 * label}")
+        for number, (pixels, label) in enumerate(eyes(UNLABELLED, SPLIT_FOLDS + 2, FAR_SIDE)):
+            archive.writestr(f"EyesDataset/{number:06d}.jpg", jpeg(pixels))
+            labels.append(f"{number:06d}.jpg,{('closed', 'open')[label]}")
+            if number % 3:
+                answers.append(f"{labels[-1]},2,{2 * label}")
+    (folder / "held-out-labels.csv").write_text("\n".join(labels) + "\n")
     (folder / "human-labels.csv").write_text("\n".join(answers) + "\n")
     return folder

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from eyestate.scorer import load
+from tests.tools.benchmarks.conftest import PEOPLE, metrics
 from tools.benchmarks.accuracy import (
+    COLOUR,
+    EASY,
     HELD_OUT,
-    MRL_TEST,
+    MRL,
+    MRL_FAR,
     SELECTION,
     EvaluationSet,
     cached_scores,
@@ -17,6 +21,7 @@ from tools.benchmarks.accuracy import (
     evaluate_scorer,
     load_evaluation_sets,
     paired_difference,
+    stranger_metrics,
 )
 from tools.benchmarks.candidates import WHOLE, PeerNetwork
 from training.data.split import SPLIT_FOLDS
@@ -45,18 +50,19 @@ class TestEvaluateNetwork:
         return PeerNetwork("peer", peers / "ocec_p.onnx", "MIT", width=40, height=24)
 
     def test_region_is_chosen_on_the_selection_set(self, peer: PeerNetwork, tmp_path: Path) -> None:
-        tests = {SELECTION: crops(SELECTION, bright_middle=True), MRL_TEST: crops(MRL_TEST, bright_middle=False)}
+        tests = {SELECTION: crops(SELECTION, bright_middle=True), MRL: crops(MRL, bright_middle=False)}
         evaluated = evaluate_network(peer, tests, tmp_path)
-        best = evaluated.chosen_region[MRL_TEST]
+        best = evaluated.chosen_region[MRL]
         assert best != WHOLE
         assert evaluated.region_eers[WHOLE][SELECTION] > evaluated.region_eers[best][SELECTION] == 0
-        assert evaluated.region_eers[WHOLE][MRL_TEST] == 0
         assert list(evaluated.region_eers) == list(peer.regions)
+        assert all(MRL not in eers for eers in evaluated.region_eers.values())
 
-    def test_held_out_crops_use_the_native_region(self, peer: PeerNetwork, tmp_path: Path) -> None:
-        tests = {name: crops(name, bright_middle=True) for name in (SELECTION, HELD_OUT)}
+    @pytest.mark.parametrize("name", [HELD_OUT, EASY, COLOUR])
+    def test_other_crops_use_the_native_region(self, peer: PeerNetwork, tmp_path: Path, name: str) -> None:
+        tests = {test: crops(test, bright_middle=True) for test in (SELECTION, name)}
         evaluated = evaluate_network(peer, tests, tmp_path)
-        assert evaluated.chosen_region[HELD_OUT] == peer.native_region != evaluated.chosen_region[SELECTION]
+        assert evaluated.chosen_region[name] == peer.native_region != evaluated.chosen_region[SELECTION]
         assert evaluate_network(peer, {}, tmp_path).scores == {}
 
 
@@ -101,15 +107,30 @@ class TestPairedDifference:
         assert found.high - found.low < (alone.high - alone.low) / 2
 
 
-def test_evaluation_sets_are_disjoint_from_training_data(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestStrangerMetrics:
+    def test_are_those_over_subjects(self) -> None:
+        found = stranger_metrics("EER", metrics(), [HELD_OUT, SELECTION, MRL, COLOUR])
+        assert list(found) == [MRL, COLOUR]
+        assert {metric.interval for metric in found.values()} == {"95 % bootstrap over subjects"}
+        assert {metric.low for metric in found.values()} == {0.04}
+
+    def test_are_of_one_kind(self) -> None:
+        (found,) = stranger_metrics("Deferred", metrics(), [MRL_FAR]).values()
+        assert found.name == "Deferred, MRL, people never seen, at 24 px"
+
+    def test_a_manifest_may_lack_them(self) -> None:
+        assert stranger_metrics("EER", metrics()[-1:], [MRL]) == {}
+
+
+def test_evaluation_sets(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DATA", str(data))
     tests = load_evaluation_sets()
-    assert list(tests) == ["mrl_val", "mrl_test", "mrl_test_far", "held_out"]
-    subjects = [set(tests[name].subjects or ()) for name in ("mrl_val", "mrl_test")]
-    assert subjects[0].isdisjoint(subjects[1])
-    assert 0 < len(subjects[0] | subjects[1]) < SPLIT_FOLDS
-    assert {crop.shape for crop in tests["mrl_test_far"].pixels} == {(24, 24)}
-    assert len(load_evaluation_sets(every=4)["mrl_test"].pixels) == -(-len(tests["mrl_test"].pixels) // 4)
+    assert list(tests) == [HELD_OUT, EASY, SELECTION, MRL, MRL_FAR, COLOUR]
+    subjects = {name: len(set(test.subjects or ())) for name, test in tests.items()}
+    assert subjects == {HELD_OUT: 0, EASY: 0, SELECTION: 1, MRL: SPLIT_FOLDS, MRL_FAR: SPLIT_FOLDS, COLOUR: PEOPLE}
+    assert 0 < len(tests[EASY].pixels) < len(tests[HELD_OUT].pixels)
+    assert {crop.shape for crop in tests[MRL_FAR].pixels} == {(24, 24)}
+    assert len(load_evaluation_sets(every=4)[MRL].pixels) == -(-len(tests[MRL].pixels) // 4)
 
 
 def test_without_data_there_are_no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
