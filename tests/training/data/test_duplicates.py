@@ -39,7 +39,7 @@ def test_different_eyes_are_different() -> None:
         st.tuples(
             st.integers(0, len(EYES) - 1),
             st.integers(60, 95),
-            st.sampled_from([24, 48, 64]),
+            st.sampled_from([32, 48, 64]),
             st.sampled_from([0.8, 1.0]),
         ),
         min_size=1,
