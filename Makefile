@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
+.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -43,6 +43,9 @@ test-runtime: $(RUNTIME)/.test ## Test the runtime and the service only, in an e
 
 coverage: $(RUNTIME)/.test ## Test the runtime and the service as test-runtime does, and fail below the coverage floor
 	$(call pytest,$(RUNTIME)/bin) tests/eyestate tests/service --cov
+
+fuzz: $(RUNTIME)/.test ## Fuzz what parses images and requests for about ten minutes, with other examples each time
+	$(call pytest,$(RUNTIME)/bin) tests/eyestate -m fuzz --hypothesis-profile fuzz --timeout 1800
 
 loadtest: $(VENV)/.dev ## Start the service and load it for 30 seconds; fails if an objective is missed (SCENARIO=mixed)
 	$(BIN)/python -m loadtests.scenarios $(SCENARIO) --seconds 30

@@ -86,7 +86,7 @@ class EmptyBodyError(RequestError):
 
 
 class MalformedRequestError(RequestError):
-    """Bytes that are not an HTTP/1.1 request."""
+    """Bytes that are not an HTTP/1.1 request, or a body that is not in its content coding."""
 
     status = 400
     code = "malformed_request"
@@ -111,6 +111,13 @@ class UnsupportedMediaTypeError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UnsupportedCodingError(RequestError):
+    """A content coding other than gzip, deflate and identity."""
+
+    status = 415
+    code = "unsupported_content_coding"
 
 
 class InferenceRequestError(RequestError):

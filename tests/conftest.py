@@ -9,9 +9,18 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 settings.register_profile("tests", deadline=None)  # what else the machine has to do is no fault of an example
+# Of `make fuzz`: each time other examples, for minutes rather than seconds, and those that fail printed to be replayed.
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=5_000,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("tests")
 
 # A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests send it to them.

@@ -27,8 +27,9 @@ from eyestate.errors import (
     OverloadedError,
     RequestTimeoutError,
     UnauthorizedError,
+    UnsupportedCodingError,
 )
-from eyestate.server import metrics
+from eyestate.server import codings, metrics
 from eyestate.server.auth import ApiKeys
 from eyestate.server.routing import Target
 from eyestate.server.tracing import Tracing
@@ -234,6 +235,8 @@ def _error_response(target: Target, error: EyestateError) -> Response:
         response.headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, DrainingError):
         response.headers["Retry-After"] = str(_DRAIN_RETRY_SECONDS)
+    elif isinstance(error, UnsupportedCodingError):
+        response.headers["Accept-Encoding"] = codings.ACCEPTED
     elif isinstance(error, UnauthorizedError):
         response.headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestTimeoutError):

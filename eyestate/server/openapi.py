@@ -47,8 +47,10 @@ _IMAGE_LIMITS: Final = f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides 
 _BINARY: Final = {"type": "string", "format": "binary"}
 _REQUEST_ERRORS: Final = (
     errors.EmptyBodyError,
+    errors.MalformedRequestError,
     errors.BodyTooLargeError,
     errors.UnsupportedMediaTypeError,
+    errors.UnsupportedCodingError,
     errors.RequestError,
     errors.UnauthorizedError,
     errors.RequestTimeoutError,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +16,7 @@ from eyestate.arrays import Pixels
 from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, RequestError, UnsupportedMediaTypeError
 from eyestate.images import MAX_BYTES
 from eyestate.media_types import ARROW, MULTIPART, NPY, OCTET_STREAM
-from eyestate.server import packed
+from eyestate.server import codings, packed
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -99,17 +101,21 @@ async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
 
 
 async def body(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
+    """The whole body, decoded from its content coding.
 
     Raises:
-        EmptyBodyError, BodyTooLargeError: it is empty or over the limit.
+        EmptyBodyError, BodyTooLargeError, UnsupportedCodingError, MalformedRequestError: it is empty, over the limit,
+            or not in a coding that is known.
     """
-    chunks, more = [], True
     received = _Received(request, max_bytes)
+    chunk, more = await received.chunk()
+    if not more:
+        return chunk
+    whole = bytearray(chunk)  # a list of chunks would cost many times their bytes where they are tiny
     while more:
         chunk, more = await received.chunk()
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        whole += chunk
+    return bytes(whole)
 
 
 def _media_type(request: Request) -> str:
@@ -117,32 +123,56 @@ def _media_type(request: Request) -> str:
 
 
 class _Received:
-    """A body as it arrives, rejected as soon as it is known to be empty or over the limit."""
+    """A body as it arrives, decoded, and rejected as soon as it is known to be empty or over the limit."""
 
     def __init__(self, request: Request, max_bytes: int) -> None:
         self._request = request
         self._max_bytes = max_bytes
         self._size = 0
+        self._more = True
+        self._inflater = codings.inflater(_content_encoding(request))
         self._refuse_over(int(request.headers.get("content-length", 0)))
 
     async def chunk(self) -> tuple[bytes, bool]:
         """The next bytes, and whether there are more."""
-        message = await self._request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk, more = message.get("body", b""), message.get("more_body", False)
+        inflater = self._inflater
+        if inflater is None:
+            chunk = await self._arrived()
+        elif inflater.pending:
+            chunk = await asyncio.to_thread(inflater.step)
+        else:
+            chunk = inflater.step(await self._arrived())
         self._size += len(chunk)
         self._refuse_over(self._size)
         self._request.scope[BODY_BUDGET].take(self._request.scope, len(chunk))
-        if not more:
+        if self._more or (inflater is not None and inflater.pending):
+            return chunk, True
+        if self._size == 0:
+            raise EmptyBodyError("the body is empty; send an image")
+        if inflater is not None:
+            inflater.finish()
+        return chunk, False
+
+    async def _arrived(self) -> bytes:
+        """The next bytes as they were sent."""
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._more = message.get("more_body", False)
+        if not self._more:
             self._request.scope[BODY_READ] = True
-            if self._size == 0:
-                raise EmptyBodyError("the body is empty; send an image")
-        return chunk, more
+        chunk: bytes = message.get("body", b"")
+        return chunk
 
     def _refuse_over(self, size: int) -> None:
         if size > self._max_bytes:
             raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes:,} bytes")
+
+
+def _content_encoding(request: Request) -> str:
+    return b",".join([value for name, value in request.scope["headers"] if name == b"content-encoding"]).decode(
+        "latin-1"
+    )
 
 
 async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
@@ -158,12 +188,13 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
             chunk, more = await received.chunk()
             parser.write(chunk)
     except FormParserError as error:
-        raise RequestError(f"the multipart body is malformed: {error}") from None
+        reason = str(error).partition(" at ")[0]  # the position is one in a chunk
+        raise RequestError(f"the multipart body is malformed: {reason}") from None
     if not collector.complete:
         raise RequestError("the multipart body ends before its closing boundary")
     if not collector.parts:
         raise RequestError(f"the multipart body has no part named '{name}'")
-    return [bytes(part) for part in collector.parts]
+    return [bytes(collector.parts.popleft()) for _ in range(len(collector.parts))]  # and no part twice in memory
 
 
 class _Collector:
@@ -171,7 +202,7 @@ class _Collector:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.parts: list[bytearray] = []
+        self.parts: deque[bytearray] = deque()
         self.complete = False
         self._header = bytearray()
         self._value = bytearray()

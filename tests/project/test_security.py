@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyestate import errors, images
-from eyestate.server import connections, packed, uploads
+from eyestate.server import codings, connections, packed, uploads
 from eyestate.server.openinference import tensors
 from eyestate.settings import Settings
 
@@ -27,6 +27,10 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
     ),
     "Body with one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
     "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    f"Bytes per compressed byte of a body over {codings.FREE_BYTES // MIB} MiB": (
+        f"{codings.MAX_RATIO}",
+        [errors.BodyTooLargeError],
+    ),
     "JSON in a `/v2` body": (f"{tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
     "Files in a batch; parts of a multipart body": (
         f"{uploads.MAX_IMAGES:,}; {uploads.MAX_PARTS:,}",

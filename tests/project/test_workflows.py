@@ -81,6 +81,13 @@ def test_the_tests_run_on_every_supported_python() -> None:
         assert jobs[job]["strategy"]["matrix"]["python"] == supported
 
 
+def test_parsers_are_fuzzed_on_a_schedule() -> None:
+    workflow = load(GITHUB / "workflows" / "ci.yml")
+    assert workflow[True]["schedule"]  # YAML 1.1 takes the key "on" for a truth
+    assert workflow["jobs"]["fuzz"]["if"] == "github.event_name == 'schedule'"
+    assert {"run": "make fuzz"} in workflow["jobs"]["fuzz"]["steps"]
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 class TestWorkflow:
     def test_actionlint(self, workflow: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -171,6 +174,37 @@ class TestBatch:
             400,
             "empty_body",
         )
+
+
+FORM_HEAD = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+NPY = io.BytesIO()
+np.save(NPY, np.random.default_rng(3).integers(0, 256, (4, 24, 24), dtype=np.uint8))
+POSTED = {  # content type and body, by what is posted
+    "/v1/score image": ("image/jpeg", OPEN),
+    "/v1/score form": ("multipart/form-data; boundary=x", FORM_HEAD + OPEN + b"\r\n--x--\r\n"),
+    "/v1/score/batch npy": ("application/x-npy", NPY.getvalue()),
+    "/v1/faces photo": ("image/jpeg", (PROJECT / "docs" / "images" / "face.jpg").read_bytes()),
+    "/v2/models/cascade/infer json": ("application/json", (PROJECT / "examples" / "infer.json").read_bytes()),
+}
+
+
+@pytest.mark.parametrize("what", POSTED)
+class TestContentCodings:
+    @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+    def test_are_decoded_on_every_route(self, client: httpx.Client, what: str, coding: str, compress: Any) -> None:
+        content_type, body = POSTED[what]
+        path = what.partition(" ")[0]
+        plain = client.post(path, content=body, headers={"content-type": content_type})
+        headers = {"content-type": content_type, "content-encoding": coding}
+        compressed = client.post(path, content=compress(body), headers=headers)
+        assert (compressed.status_code, compressed.json()) == (200, plain.json())
+
+    def test_others_are_refused_with_those_that_are_decoded(self, client: httpx.Client, what: str) -> None:
+        content_type, body = POSTED[what]
+        headers = {"content-type": content_type, "content-encoding": "br"}
+        answer = client.post(what.partition(" ")[0], content=body, headers=headers)
+        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate")
+        assert "the content coding is 'br'" in answer.text
 
 
 class TestCarelessClient:

@@ -92,12 +92,11 @@ async def infer(request: Request) -> Response:
     manifest = _manifest(request)
     runtime: Runtime = request.app.state.runtime
     body = await uploads.body(request, uploads.MAX_BODY_BYTES)
-    encoding = request.headers.get("content-encoding", "identity").lower()
     json_length = request.headers.get(JSON_LENGTH)
-    if len(body) <= _INLINE_BYTES and encoding == "identity":
-        asked, tensors = read(body, encoding, json_length)
+    if len(body) <= _INLINE_BYTES:
+        asked, tensors = read(body, json_length)
     else:
-        asked, tensors = await asyncio.to_thread(read, body, encoding, json_length)
+        asked, tensors = await asyncio.to_thread(read, body, json_length)
     crops = []
     for tensor in tensors:
         decoded = await runtime.decode(request.scope, tensor)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eyestate.bundle import State
 
 
 class _Part(BaseModel):
-    """Strict about known fields; unknown fields and parameters are ignored."""
+    """Strict about known members; unknown ones are ignored, and one that is null counts as absent."""
 
     model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, members: Any) -> Any:
+        if isinstance(members, dict):
+            return {name: value for name, value in members.items() if value is not None}
+        return members
 
 
 Size = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import zlib
 from itertools import chain
 from typing import Any, Final, get_args
 
@@ -15,7 +14,7 @@ from pydantic_core import from_json
 
 from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Card, State
-from eyestate.errors import BodyTooLargeError, InferenceRequestError, UnsupportedMediaTypeError
+from eyestate.errors import BodyTooLargeError, InferenceRequestError
 from eyestate.images import check_size
 from eyestate.server.openinference.schema import (
     BinaryPart,
@@ -28,22 +27,19 @@ from eyestate.server.openinference.schema import (
     StateOutput,
 )
 from eyestate.server.packed import MAX_CROPS
-from eyestate.server.uploads import MAX_BODY_BYTES
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the bytes of the JSON before binary data
 MAX_JSON_BYTES: Final = 4 * 2**20  # nothing else runs while JSON is parsed: at worst, nested lists, a second
-_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
 _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
 _ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
 
 
-def read(body: bytes, encoding: str, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[bytes]]]:
+def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[bytes]]]:
     """What a body asks for.
 
     Args:
-        body: as it came.
-        encoding: the header ``Content-Encoding``.
+        body: decoded from its content coding.
         json_length: the header ``JSON_LENGTH``, if there was one.
 
     Returns:
@@ -54,7 +50,6 @@ def read(body: bytes, encoding: str, json_length: str | None) -> tuple[Inference
         RequestError: the body is not what the protocol prescribes, or over a limit.
         ImageError: the crops are smaller or larger than an image may be.
     """
-    body = _decompressed(body, encoding)
     split = _json_end(json_length, body)
     asked = _parsed(body[:split])
     parts = _binary_parts(asked, memoryview(body)[split:])
@@ -62,23 +57,6 @@ def read(body: bytes, encoding: str, json_length: str | None) -> tuple[Inference
         _crops(tensor, part) if isinstance(tensor, CropsInput) else _images(tensor, part)
         for tensor, part in zip(asked.inputs, parts, strict=True)
     ]
-
-
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    if encoding == "identity":
-        return body
-    if encoding not in _WINDOW_BITS:
-        raise UnsupportedMediaTypeError(f"the content encoding is {encoding!r}; send gzip, deflate or none")
-    decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        plain = decompressor.decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise InferenceRequestError(f"the body is not {encoding}: {error}") from None
-    if len(plain) > MAX_BODY_BYTES:
-        raise BodyTooLargeError(f"the decompressed body is over the limit of {MAX_BODY_BYTES:,} bytes")
-    if not decompressor.eof or decompressor.unused_data:
-        raise InferenceRequestError(f"the body is not one whole {encoding} stream")
-    return plain
 
 
 def _json_end(json_length: str | None, body: bytes) -> int:
@@ -163,7 +141,7 @@ def _from_base64(data: list[str]) -> list[bytes]:
     files = []
     for index, text in enumerate(data):
         try:
-            files.append(base64.b64decode(text, validate=True))
+            files.append(base64.b64decode("".join(text.split()), validate=True))  # MIME has line breaks
         except (binascii.Error, ValueError) as error:
             raise InferenceRequestError(f"element {index} of 'images' is not base64: {error}") from None
     return files
