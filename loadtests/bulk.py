@@ -1,4 +1,4 @@
-"""``python -m loadtests.bulk``: throughput of packed requests compared with bare ONNX Runtime sessions."""
+"""``python -m loadtests.bulk``: throughput of packed requests compared with the model without a service."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ import pyarrow as pa
 from eyestate.arrays import Pixels, Scores
 from eyestate.execution import cores
 from eyestate.media_types import ARROW, JSON, NPY
-from eyestate.scorer import Network
+from eyestate.scorer import open_scorer
 from eyestate.settings import Device
 from tools.harness import crops
 from tools.harness.load import Connection, LoadGenerator, http_request, losses, run, statuses, stop_after
 from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
 from tools.harness.servers import Server, ServerError
 from tools.harness.service import running_service
-from tools.harness.sessions import BareSessions
+from tools.harness.sessions import BareScorers
 from tools.harness.small_bundle import NAME as SMALL
 from tools.harness.wrk import drive
 
 SHORT: Final = {JSON: "JSON", NPY: "npy", ARROW: "Arrow"}
 MODES: Final = ((NPY, NPY), (NPY, JSON), (ARROW, ARROW), (ARROW, JSON))  # formats of request and response
-TARGET_SMALL: Final = 0.8  # of the bare sessions' throughput, in bulk
+TARGET_SMALL: Final = 0.8  # of the bare scorers' throughput, in bulk
 TARGET: Final = 0.95  # with a model that costs more than serving
 SINGLE_CONNECTIONS: Final = 128
 WARM_UP_SECONDS: Final = 1
@@ -64,7 +64,7 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measurement of a mode; ``bare`` is the crops per second of the bare sessions around it."""
+    """One measurement of a mode; ``bare`` is the crops per second of the bare scorers around it."""
 
     mode: Mode
     load: Load
@@ -72,7 +72,7 @@ class Point:
 
     @property
     def share(self) -> float:
-        """Share of the bare sessions' throughput."""
+        """Share of the bare scorers' throughput."""
         return self.load.crops_per_second / self.bare
 
 
@@ -88,7 +88,7 @@ class Row:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is generated.")
+@crops.model_option(SMALL)
 @click.option("--device", type=click.Choice(get_args(Device)), default="cpu", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
 @click.option("--crops", "sizes", type=click.IntRange(1, 16_384), multiple=True, default=(256, 1024, 4096))
@@ -109,16 +109,16 @@ def main(
     rounds: int,
     output: Path,
 ) -> None:
-    """Measure bulk and single requests against bare sessions with the same number of threads.
+    """Measure bulk and single requests against bare scorers with the same number of threads.
 
-    Writes bulk-MODEL.json and bulk-MODEL.md. The bare sessions run at their best batch size before and after every
+    Writes bulk-MODEL.json and bulk-MODEL.md. The bare scorers run at their best batch size before and after every
     point, so that interference on the machine affects both.
     """
     bundle = crops.bundle(model)
     threads = max(1, cores() // workers)
-    bare = BareSessions(bundle, device, sessions=workers, threads=threads)
+    bare = BareScorers(bundle, device, scorers=workers, threads=threads)
     batch = bare.best_batch(seconds / 4)
-    scorer = Network(bundle, device)
+    scorer = open_scorer(bundle, device)
     settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
     about = conditions(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
     points = []
@@ -148,8 +148,7 @@ def main(
 
 def pack(content_type: str, number: int, side: int) -> tuple[bytes, Pixels]:
     """A body with that many crops, an eye with noise, and the crops, uint8 (number, side, side)."""
-    noise = np.random.default_rng(0).integers(0, 32, (number, side, side))
-    pixels = np.clip(crops.eye(side) + noise, 0, 255).astype(np.uint8)
+    pixels = crops.noisy_eyes(number, side)
     if content_type == NPY:
         file = io.BytesIO()
         np.save(file, pixels)
@@ -190,8 +189,8 @@ async def check(server: Server, request: bytes, expected: Scores) -> None:
         )
 
 
-def measure_around(bare: BareSessions, batch: int, seconds: int, mode: Mode, load: Callable[[], Load]) -> Point:
-    """Measure a load between two runs of the bare sessions, each half as long, so that interference affects both."""
+def measure_around(bare: BareScorers, batch: int, seconds: int, mode: Mode, load: Callable[[], Load]) -> Point:
+    """Measure a load between two runs of the bare scorers, each half as long, so that interference affects both."""
     before = bare.crops_per_second(batch, seconds / 2)
     found = load()
     after = bare.crops_per_second(batch, seconds / 2)
@@ -267,10 +266,10 @@ def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
         [
             f"# Bulk requests, `{about['settings']['model']}`\n",
             describe_conditions(about) + "\n",
-            "Crops per second over HTTP as a share of the throughput of bare ONNX Runtime sessions at their best batch "
-            "size, with the same number of threads, measured before and after each point. The load generator runs on "
-            "the same cores; the service resizes the crops, the bare sessions do not. Medians over the rounds. The "
-            "first table has the best load of each mode.\n",
+            "Crops per second over HTTP as a share of the throughput of the bare scorer at its best batch size, with "
+            "the same number of threads, measured before and after each point. The load generator runs on the same "
+            "cores; the service resizes the crops, the bare scorer is given them at its own size. Medians over the "
+            "rounds. The first table has the best load of each mode.\n",
             table(
                 ["Request → response", "Target", "Best share", "Met"],
                 [

@@ -1,4 +1,4 @@
-"""``python -m loadtests.devices``: one network on every device and in every precision of this machine."""
+"""``python -m loadtests.devices``: the networks of a model on every device and in every precision of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import click
 import numpy as np
@@ -67,8 +67,27 @@ class Row:
     eer: dict[str, Interval]
 
 
+class Plan(NamedTuple):
+    """Batch sizes, seconds at each point, rounds, and threads of a session."""
+
+    batches: Sequence[int]
+    seconds: float
+    rounds: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A network: its executions, and the number of crops in each labelled set that they scored."""
+
+    network: str
+    sha256: str
+    rows: list[Row]
+    sets: dict[str, int]
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default="final_best", show_default=True, help="Name or path of a bundle.")
+@crops.model_option()
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=BATCHES, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="At each point.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in a different order.")
@@ -77,26 +96,37 @@ class Row:
 def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, threads: int, output: Path) -> None:
     """Measure crops/s by batch size, score differences and EER of every execution, and write devices.json and .md.
 
-    Without the data sets ($EYESTATE_DATA), int8 and scores are skipped and only speed is measured.
+    A cascade is measured network by network. Without the data sets ($EYESTATE_DATA), int8 and scores are skipped and
+    only speed is measured.
     """
     bundle = crops.bundle(model)
-    side = bundle.manifest.input.side
+    about = conditions(model=bundle.manifest.name, threads=threads, seconds=seconds, rounds=rounds)
+    thresholds = bundle.manifest.thresholds
+    plan = Plan(batches, seconds, rounds, threads)
+    parts = [measure(network, thresholds, plan) for network in crops.networks(bundle)]
+    title = f"# Devices and precisions, `{bundle.manifest.name}`\n"
+    text = "\n".join([title, f"{describe_conditions(about)}\n", *map(page, parts)])
+    write_report(output, "devices", {"about": about, "networks": [dataclasses.asdict(part) for part in parts]}, text)
+    click.echo("\n" + text)
+
+
+def measure(network: Bundle, thresholds: Thresholds, plan: Plan) -> Measured:
+    """Measure every execution of a network; verdicts are those by the thresholds of the model that it is a part of."""
+    side = network.manifest.input.side
     int8, sets = None, []
     if data_dir().is_dir():
         mrl = load_mrl(data_dir() / "mrl-eyes.zip").crops
         unlabelled = data_dir() / "eyes-dataset.zip"
-        int8 = SCRATCH / f"{bundle.manifest.name}-int8.onnx"
+        int8 = SCRATCH / f"{network.manifest.name}-int8.onnx"
         pool, _ = hold_out(load_crops(unlabelled).crops)
-        write_int8(bundle.onnx, calibration_crops(mrl, pool, side), int8)
+        write_int8(network.onnx, calibration_crops(mrl, pool, side), int8)
         held_out = read_held_out(unlabelled, data_dir() / "held-out-labels.csv")
         sets = [labelled_set("held-out crops", held_out, side)]
-    found = list(executions(bundle, int8, threads))
-    speeds = measure_speeds(found, side, batches, seconds, rounds)
-    rows = compare(found, speeds, sets, bundle.manifest.thresholds)
-    about = conditions(model=bundle.manifest.name, side=side, threads=threads, seconds=seconds, rounds=rounds)
-    text = page(about, rows, sets)
-    write_report(output, "devices", {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, text)
-    click.echo("\n" + text)
+    found = list(executions(network, int8, plan.threads))
+    speeds = measure_speeds(found, side, plan.batches, plan.seconds, plan.rounds)
+    rows = compare(found, speeds, sets, thresholds)
+    sizes = {item.name: len(item.labels) for item in sets}
+    return Measured(network.manifest.name, network.manifest.sha256, rows, sizes)
 
 
 def executions(bundle: Bundle, int8: Path | None, threads: int) -> Iterator[Execution]:
@@ -199,13 +229,13 @@ def states_changed(found: Scores, reference: Scores, thresholds: Thresholds) -> 
     return round(float((verdicts[0] != verdicts[1]).mean()), 5)
 
 
-def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]) -> str:
-    """The measurement as Markdown."""
+def page(measured: Measured) -> str:
+    """The measurement of a network as Markdown."""
+    rows = measured.rows
     batches = list(rows[0].crops_per_second)
-    labelled = " and ".join(f"{len(item.labels):,} {item.name}" for item in sets)
+    labelled = " and ".join(f"{number:,} {name}" for name, number in measured.sets.items())
     parts = [
-        f"# Devices and precisions, `{about['settings']['model']}`\n",
-        describe_conditions(about) + "\n",
+        f"## `{measured.network}`\n",
         "Crops per second by batch size, medians over rounds that take all executions in turn; the ratio compares "
         "best batch sizes.\n",
         table(
@@ -216,14 +246,14 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
             ],
         ),
     ]
-    if sets:
+    if measured.sets:
         parts += [
             f"Scores of {labelled}, which no network was trained on, compared with those of {REFERENCE}; int8 was "
             f"calibrated on {CALIBRATION_CROPS} other crops. EERs have 95 % bootstrap intervals over crops.\n",
             table(
                 [
                     *("Execution", "Largest difference", "Mean difference", "States changed"),
-                    *(f"EER, {item.name}" for item in sets),
+                    *(f"EER, {name}" for name in measured.sets),
                 ],
                 [
                     (
@@ -231,7 +261,7 @@ def page(about: dict[str, Any], rows: Sequence[Row], sets: Sequence[LabelledSet]
                         f"{row.largest_difference:.4f}",
                         f"{row.mean_difference:.5f}",
                         f"{row.states_changed:.2%}",
-                        *(eer_cell(row.eer[item.name]) for item in sets),
+                        *(eer_cell(row.eer[name]) for name in measured.sets),
                     )
                     for row in rows
                 ],

@@ -74,9 +74,7 @@ def loads() -> tuple[Load, ...]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--model", default="final_best", show_default=True, help="Name or path of a bundle; `small` is generated."
-)
+@crops.model_option()
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of the service.")
 @click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Of each load.")

@@ -12,6 +12,7 @@ import click
 from pydantic import TypeAdapter
 
 from eyestate.atomic import write_atomically
+from eyestate.bundle import DEFAULT_MODEL
 from loadtests.capacity.measure import Curve, Placement, Plan, RequestKind, batch, measure_curves, single
 from loadtests.capacity.page import Measurement, fill, report
 from loadtests.capacity.plot import draw
@@ -34,7 +35,7 @@ DEFAULTS: Final = Assumptions()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--models", multiple=True, default=("final_best", SMALL), show_default=True, help="Bundles to measure.")
+@click.option("--models", multiple=True, default=(DEFAULT_MODEL, SMALL), show_default=True, help="Bundles to measure.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=6.0, show_default=True, help="Of load at each rate.")
 @click.option("--batch", "size", type=click.IntRange(1, 16_384), default=256, show_default=True, help="Packed crops.")
 @click.option("--p99-ms", default=50.0, show_default=True, help="Longest acceptable p99 of single crops: the knee.")

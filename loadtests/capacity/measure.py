@@ -19,7 +19,7 @@ from typing import Final, Literal
 import numpy as np
 import psutil
 
-from eyestate.bundle import Bundle
+from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.media_types import NPY
 from loadtests.bulk import pack
 from tools.harness import crops
@@ -170,7 +170,7 @@ class Plan:
 
 
 def measure_curves(
-    bundle: Bundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None
+    bundle: Bundle | CascadeBundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None
 ) -> Iterator[Curve]:
     """Start a service and yield a curve for each plan.
 

@@ -35,7 +35,7 @@ def service_options(command: Any) -> Any:
         click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True),
         click.option("--workers", type=click.IntRange(1), default=2, show_default=True),
         click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
-        click.option("--model", default="final_best", show_default=True, help="Name or path of a bundle, or `small`."),
+        crops.model_option(),
     ):
         command = option(command)
     return command

@@ -11,7 +11,7 @@ from typing import Final, get_args
 import click
 
 from eyestate.execution import cores
-from eyestate.scorer import Network
+from eyestate.scorer import open_scorer
 from eyestate.settings import Device
 from loadtests.peers.environments import programs
 from loadtests.peers.servers import PEERS, Peer
@@ -29,7 +29,7 @@ NAMES: Final = [peer.name for peer in PEERS]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default=SMALL, show_default=True, help="Name or path of a bundle; `small` is generated.")
+@crops.model_option(SMALL)
 @click.option(
     "--device",
     type=click.Choice(get_args(Device)),
@@ -86,7 +86,7 @@ def main(
         workers=workers,
         threads=threads,
     )
-    expected = float(Network(bundle, device).score([crops.jpeg(crops.eye())])[0])
+    expected = float(open_scorer(bundle, device).score([crops.jpeg(crops.eye())])[0])
     points: list[Point] = []
     failed: dict[str, str] = {}
     for turn in range(rounds):

@@ -17,7 +17,7 @@ model = Model()
 
 async def score(request: Request) -> JSONResponse:
     """One image in the body, its score and state as JSON."""
-    return JSONResponse(model.predict([model.preprocess(await request.body())])[0])
+    return JSONResponse(model.predict([await request.body()])[0])
 
 
 async def ready(_: Request) -> PlainTextResponse:

@@ -21,4 +21,4 @@ class Quickstart:
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def score(self, images: list[Image.Image]) -> list[dict[str, Any]]:
         """One result per image; BentoML has opened the images."""
-        return self.model.predict([self.model.resize(np.asarray(image.convert("L"))) for image in images])
+        return self.model.score([np.asarray(image.convert("L")) for image in images])

@@ -13,6 +13,7 @@ from typing import Any
 import litserve
 
 from eyestate.arrays import Pixels
+from eyestate.images import decode
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 
@@ -23,13 +24,13 @@ class EyeState(litserve.LitAPI):  # type: ignore[misc]  # LitServe comes without
         self.model = Model()
 
     def decode_request(self, request: dict[str, str]) -> Pixels:
-        return self.model.preprocess(base64.b64decode(request["image"]))
+        return decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: Sequence[Pixels]) -> Sequence[Pixels]:
         return inputs
 
     def predict(self, batch: Sequence[Pixels]) -> list[dict[str, Any]]:
-        return self.model.predict(batch)
+        return self.model.score(batch)
 
     def unbatch(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return answers

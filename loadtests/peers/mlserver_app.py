@@ -20,6 +20,6 @@ class EyeState(MLModel):  # type: ignore[misc]  # not installed where types are 
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         (images,) = (self.decode(item) for item in payload.inputs)
-        answers = self.model.predict([self.model.preprocess(image) for image in images])
+        answers = self.model.predict(images)
         output = StringCodec.encode_output("verdict", [json.dumps(answer) for answer in answers])
         return InferenceResponse(model_name=self.name, outputs=[output])

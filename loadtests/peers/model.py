@@ -1,4 +1,4 @@
-"""What every peer serves: the bundle, in the same ONNX Runtime session and with the same response as ours."""
+"""What every peer serves: the bundle, by the same scorer and with the same response as ours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from eyestate.arrays import Pixels
-from eyestate.bundle import load_bundle
-from eyestate.execution import open_session
-from eyestate.images import decode, to_input
-from eyestate.settings import device_from_environment
+from eyestate.bundle import load_model
+from eyestate.images import decode
+from eyestate.scorer import open_scorer
 
 WORKERS: Final = int(os.environ.get("PEER_WORKERS", "1"))  # processes that run inference
 THREADS: Final = int(os.environ.get("PEER_THREADS", "1"))  # of ONNX Runtime in each of them
@@ -24,25 +23,18 @@ class Model:
     """The bundle in ``$EYESTATE_MODEL``, on the device in ``$EYESTATE_DEVICE``."""
 
     def __init__(self) -> None:
-        self.bundle = load_bundle()
-        self.manifest = self.bundle.manifest
-        self._session, _ = open_session(self.bundle.onnx, device_from_environment(), THREADS)
+        self._scorer = open_scorer(load_model(), threads=THREADS)
+        manifest = self._scorer.manifest
+        self._model = {"name": manifest.name, "version": manifest.version}
 
-    def preprocess(self, image: bytes) -> Pixels:
-        """Image bytes to one model input (side, side)."""
-        return self.resize(decode(image))
+    def predict(self, images: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Score one batch of encoded images; for each, the JSON of our ``/v1/score``."""
+        return self.score([decode(image) for image in images])
 
-    def resize(self, pixels: Pixels) -> Pixels:
-        """Greyscale pixels (height, width) to one model input (side, side)."""
-        return to_input(pixels, self.manifest.input.side)
-
-    def predict(self, inputs: Sequence[Pixels]) -> list[dict[str, Any]]:
-        """Score one batch of model inputs; for each, the JSON of our ``/v1/score``."""
-        (scores,) = self._session.run([self.manifest.output.name], {self.manifest.input.name: np.stack(inputs)})
-        return [self._response(score) for score in scores.tolist()]
-
-    def _response(self, score: float) -> dict[str, Any]:
-        thresholds = self.manifest.thresholds
-        state = "open" if score >= thresholds.open else "closed" if score <= thresholds.closed else "uncertain"
-        model = {"name": self.manifest.name, "version": self.manifest.version}
-        return {"score": round(score, 6), "state": state, "model": model}
+    def score(self, crops: Sequence[Pixels]) -> list[dict[str, Any]]:
+        """Score one batch of grey crops, uint8 (height, width) each; for each, the JSON of our ``/v1/score``."""
+        scores = self._scorer.score_parts([crop[np.newaxis] for crop in crops])
+        return [
+            {"score": round(score, 6), "state": self._scorer.state(score), "model": self._model}
+            for score in scores.tolist()
+        ]

@@ -11,6 +11,7 @@ from typing import Any
 import mosec
 
 from eyestate.arrays import Pixels
+from eyestate.images import decode
 from loadtests.peers.model import MAX_BATCH, MAX_WAIT_MS, WORKERS, Model
 
 
@@ -22,10 +23,10 @@ class EyeState(mosec.Worker):  # type: ignore[misc]  # not installed where types
         self.model = Model()
 
     def deserialize(self, data: bytes) -> Pixels:
-        return self.model.preprocess(data)
+        return decode(data)
 
     def forward(self, data: Sequence[Pixels]) -> list[dict[str, Any]]:
-        return self.model.predict(data)
+        return self.model.score(data)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run_options(command: Any) -> Any:
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @run_options
 @click.option("--host", metavar="URL", help="A running service.  [default: one is started]")
-@click.option("--model", default="final_best", show_default=True, help="Bundle of the started service.")
+@crops.model_option()
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True, help="Of it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of it.")
 @click.option(

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from eyestate.bundle import Thresholds, load_bundle
-from loadtests.devices import REFERENCE, LabelledSet, compare, executions, measure_speeds, page, states_changed
-from tools.harness.report import conditions
+from loadtests.devices import (
+    REFERENCE,
+    LabelledSet,
+    Measured,
+    compare,
+    executions,
+    measure_speeds,
+    page,
+    states_changed,
+)
 from tools.harness.small_bundle import SIDE, write_small_bundle
 
 THRESHOLDS = Thresholds(closed=0.25, open=0.75, rule="")
@@ -31,7 +39,7 @@ def test_rows_compare_with_the_first(tmp_path: Path) -> None:
     assert [row.name for row in rows] == [item.name for item in found]
     assert (rows[0].speedup, rows[0].largest_difference, rows[0].states_changed) == (1, 0, 0)
     assert all(row.largest_difference is not None and row.largest_difference < 0.05 for row in rows)
-    text = page(conditions(model="small"), rows, [labelled])
+    text = page(Measured("small", "ab" * 32, rows, {"noise": 40}))
     assert f"| {REFERENCE} | 0.0000 |" in text
 
 
@@ -40,4 +48,4 @@ def test_without_data_only_speed_is_measured(tmp_path: Path) -> None:
     found = list(executions(bundle, None, 1))[:1]
     rows = compare(found, measure_speeds(found, SIDE, (1,), 0.01, 1), [], bundle.manifest.thresholds)
     assert rows[0].largest_difference is None
-    assert "EER" not in page(conditions(model="small"), rows, [])
+    assert "EER" not in page(Measured("small", "ab" * 32, rows, {}))

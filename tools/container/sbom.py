@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from eyestate.atomic import write_atomically
-from eyestate.bundle import Manifest
+from eyestate.bundle import Bundle, load_model
 from eyestate.mtcnn import DESCRIPTION, Description
 from tools.container.engine import Config, ImageError
 
@@ -163,17 +163,23 @@ def _debian_packages(root: Path) -> Iterator[Component]:
 
 def _models(root: Path) -> Iterator[Component]:
     for path in sorted((root / "models").glob("*/manifest.json")):
-        manifest = Manifest.model_validate_json(path.read_bytes())
-        with (path.parent / "model.onnx").open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        model = load_model(path.parent)
+        manifest = model.manifest
+        if isinstance(model, Bundle):
+            training = model.manifest.training
+            what = training.architecture
+            data = [Property(name="eyestate:training-data", value=source.name) for source in training.data]
+        else:
+            what = f"a cascade of {model.small.manifest.name} and {model.large.manifest.name}"
+            data = []
         yield Component(
             type=ComponentType.MACHINE_LEARNING_MODEL,
             name=manifest.name,
             version=manifest.version,
             bom_ref=f"model:{manifest.name}",
-            description=f"{manifest.training.architecture}, {' or '.join(manifest.classes)} eye",
-            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=content)],
-            properties=[Property(name="eyestate:training-data", value=data.name) for data in manifest.training.data],
+            description=f"{what}, {' or '.join(manifest.classes)} eye",
+            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=manifest.sha256)],
+            properties=data,
         )
     for path in sorted((root / "models").glob(f"*/{DESCRIPTION}")):
         detector = Description.model_validate_json(path.read_bytes())

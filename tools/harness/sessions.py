@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions without the service: the baseline for serving overhead, and OpenVINO by precision."""
+"""Models without the service: the baseline for serving overhead, and OpenVINO by precision."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnxruntime
 
 from eyestate.arrays import Pixels
-from eyestate.bundle import Bundle
-from eyestate.execution import open_session
+from eyestate.bundle import Bundle, CascadeBundle
+from eyestate.scorer import open_scorer
 from eyestate.settings import Device
+from tools.harness import crops
 
 BATCHES: Final = (8, 16, 32, 64, 128, 256)
 
 
-class BareSessions:
-    """As many sessions as a service has workers, opened the way the service opens them."""
+class BareScorers:
+    """As many scorers as a service has workers, opened the way the service opens them.
 
-    def __init__(self, bundle: Bundle, device: Device, *, sessions: int, threads: int) -> None:
-        """Open the sessions.
+    They are given crops of their own input's size, so that nothing but the networks is measured.
+    """
+
+    def __init__(self, bundle: Bundle | CascadeBundle, device: Device, *, scorers: int, threads: int) -> None:
+        """Open the scorers.
 
         Args:
-            bundle: the network.
+            bundle: the model.
             device: where it runs.
-            sessions: number of sessions that run concurrently.
-            threads: of each session.
+            scorers: how many score at a time.
+            threads: of each of them.
         """
-        opened = [open_session(bundle.onnx, device, threads) for _ in range(sessions)]
-        self._sessions = [session for session, _ in opened]
-        self.device = opened[0][1]
-        self._input, self._output = bundle.manifest.input.name, bundle.manifest.output.name
-        self._side = bundle.manifest.input.side
+        self._scorers = [open_scorer(bundle, device, threads) for _ in range(scorers)]
+        self.device = self._scorers[0].device
 
     def crops_per_second(self, batch: int, seconds: float) -> float:
-        """Combined throughput of all sessions in crops per second, with batches of that size."""
-        crops = np.random.default_rng(0).integers(0, 256, (batch, self._side, self._side)).astype(np.uint8)
-        self._run_until(0, 0, crops)
+        """Combined throughput in crops per second, with batches of that size."""
+        inputs = crops.noisy_eyes(batch, self._scorers[0].side)
+        self._run_until(0, 0, inputs)
         started = time.perf_counter()
-        with ThreadPoolExecutor(len(self._sessions)) as threads:
+        with ThreadPoolExecutor(len(self._scorers)) as threads:
             batches = sum(
                 threads.map(
-                    lambda number: self._run_until(started + seconds, number, crops), range(len(self._sessions))
+                    lambda number: self._run_until(started + seconds, number, inputs), range(len(self._scorers))
                 )
             )
         return batches * batch / (time.perf_counter() - started)
@@ -55,11 +55,11 @@ class BareSessions:
         """The batch size with the highest throughput, each measured for that many seconds."""
         return max(batches, key=lambda batch: self.crops_per_second(batch, seconds))
 
-    def _run_until(self, deadline: float, number: int, crops: Pixels) -> int:
-        """Run one session until the deadline, at least once; return the number of inferences."""
+    def _run_until(self, deadline: float, number: int, inputs: Pixels) -> int:
+        """Score until the deadline, at least once; return the number of batches."""
         count = 0
         while count == 0 or time.perf_counter() < deadline:
-            self._sessions[number].run([self._output], {self._input: crops})
+            self._scorers[number].run(inputs)
             count += 1
         return count
 

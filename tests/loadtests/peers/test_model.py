@@ -19,7 +19,7 @@ def test_responds_like_our_service(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     image = jpeg(eye())
     scorer = Network(load_bundle(path), "cpu")
     score = scorer.score([image]).item()
-    (answer,) = model.predict([model.preprocess(image)])
+    (answer,) = model.predict([image])
     assert answer == {
         "score": pytest.approx(score, abs=1e-6),
         "state": scorer.state(score),

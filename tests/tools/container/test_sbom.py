@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eyestate.bundle import DEFAULT_MODEL, load_model
 from tests.bundles import write_bundle
 from tools.container import sbom
 from tools.container.engine import PROJECT, Config
@@ -89,6 +90,19 @@ def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_pat
     needs = {entry["ref"]: entry.get("dependsOn", []) for entry in bill["dependencies"]}
     assert needs["pypi:web-server==2.0"] == ["pypi:parser==1.5"]
     assert len(needs["image"]) == len(components)
+
+
+def test_models_that_ship_are_listed(root: Path, config: Config) -> None:
+    shutil.copytree(PROJECT / "models", root / "models", dirs_exist_ok=True)
+    models = {
+        component.name: component.hashes[0].content
+        for component in sbom.build_bom(root, "eyestate:1.0-cpu", config).components
+        if component.bom_ref.value and component.bom_ref.value.startswith("model:")
+    }
+    shipped = [load_model(path.parent).manifest for path in (PROJECT / "models").glob("*/manifest.json")]
+    assert DEFAULT_MODEL in models
+    for manifest in shipped:
+        assert models[manifest.name] == manifest.sha256
 
 
 def test_only_relevant_files_are_extracted() -> None:
