@@ -187,9 +187,8 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
         while more:
             chunk, more = await received.chunk()
             parser.write(chunk)
-    except FormParserError as error:
-        reason = str(error).partition(" at ")[0]  # the position is one in a chunk
-        raise RequestError(f"the multipart body is malformed: {reason}") from None
+    except FormParserError:  # its message has numbers of bytes and positions in a chunk
+        raise RequestError("the multipart body is malformed, or has another boundary than the content type") from None
     if not collector.complete:
         raise RequestError("the multipart body ends before its closing boundary")
     if not collector.parts:
