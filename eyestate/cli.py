@@ -156,7 +156,7 @@ def _shard(value: str) -> tuple[int, int]:
 
 @main.command(
     epilog="""\b
-Exit code: 0 all rows are scored; 3 the job is finished, some rows have an error; 1 stopped; 2 wrong usage.
+Exit code: 0 all rows are scored; 1 stopped, or rows are postponed; 2 wrong usage; 3 finished, some rows have an error.
 
 \b
 Examples:
@@ -273,8 +273,13 @@ def batch(
     totals = manifest.totals
     click.echo(
         f"{totals.rows:,} rows in {output}: {totals.open:,} open, {totals.closed:,} closed, {totals.uncertain:,} "
-        f"uncertain, {totals.failed:,} failed"
+        f"uncertain, {totals.failed:,} failed" + (f", {totals.postponed:,} postponed" if totals.postponed else "")
     )
+    if totals.postponed:
+        raise click.ClickException(
+            f"{totals.postponed:,} rows could not be scored for reasons outside of them, which their messages say; run "
+            "the same command to try these again"
+        )
     if totals.failed:
         raise SystemExit(3)
 

@@ -7,6 +7,8 @@ stderr, and a Python caller catches :class:`EyestateError`.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class EyestateError(Exception):
     """Base of all errors below. ``code`` is stable and meant for programs, the message for people."""
@@ -69,6 +71,26 @@ class UnreadableFileError(ImageError):
     """A path that is no readable file."""
 
     code = "unreadable_file"
+
+
+class UnavailableFileError(ImageError):
+    """A file that is there but cannot be read now."""
+
+    code = "unavailable_file"
+
+
+# Errors of an image itself, which it will have whenever it is scored. All others have their reason elsewhere.
+FINAL: Final = frozenset(
+    error.code
+    for error in (
+        EmptyImageError,
+        ImageTooLargeError,
+        UnsupportedImageError,
+        CorruptImageError,
+        ImageTooSmallError,
+        UnreadableFileError,
+    )
+)
 
 
 class RequestError(EyestateError):
@@ -221,6 +243,14 @@ class UnreachableError(ServiceError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=503, code="unreachable")
+
+
+class NoAnswerError(UnreachableError):
+    """A service that was reached and does not answer a request, or not in time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = "no_answer"
 
 
 class JobError(EyestateError):

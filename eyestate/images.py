@@ -88,6 +88,19 @@ def read(path: Path) -> bytes:
         raise UnreadableFileError(f"cannot read {path}: {error.strerror}") from None
 
 
+def header_pixels(data: bytes) -> int:
+    """The number of pixels of an encoded image by its header, 0 where that cannot be read."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            return int(height * width)
+        with _NO_WARNINGS:
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+        return int(width * height)
+    except Exception:  # Pillow's decoders raise all kinds of errors for broken files
+        return 0
+
+
 def luma(rgb: Pixels) -> Pixels:
     """RGB (height, width, 3) to grey (height, width), uint8, ITU-R 601-2 luma."""
     return np.asarray(Image.fromarray(rgb).convert("L"))

@@ -2,7 +2,8 @@
 
 A fault is taken from the list that was put for each POST, in turn: ``{"status": 429, "headers": {...}}`` is answered
 in place of the service, ``{"delay": 0.5}`` waits before it answers, ``{"cut": true}`` breaks off in the middle of the
-answer, ``{"page": true}`` answers 200 with a page of HTML as a proxy may. ``null`` is no fault.
+answer, ``{"page": true}`` answers 200 with a page of HTML as a proxy may. ``{"over": 1000, …}`` is a fault of requests
+with more bytes than that, and ``{"holding": "text", …}`` of those that hold the text. ``null`` is no fault.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import httpx
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eyestate import limits
 from eyestate.server.app import create_app, wrap
 from eyestate.settings import Settings
 from tools.harness.servers import free_port
@@ -49,11 +51,13 @@ class FaultyService:
 
 
 @contextmanager
-def faulty_service(bundle: Path, log: Path, port: int = 0) -> Iterator[FaultyService]:
-    """A service of its own with the model of a bundle."""
+def faulty_service(
+    bundle: Path, log: Path, port: int = 0, max_pixels: int = limits.MAX_PIXELS
+) -> Iterator[FaultyService]:
+    """A service of its own with the model of a bundle, perhaps with a lower limit on the pixels of a request."""
     port = port or free_port()
     command = [sys.executable, "-m", "tests.faulty_service", str(port)]
-    environment = {**os.environ, "EYESTATE_MODEL": str(bundle)}
+    environment = {**os.environ, "EYESTATE_MODEL": str(bundle), "MAX_PIXELS": str(max_pixels)}
     with (
         log.open("ab") as output,
         subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=output) as process,
@@ -109,6 +113,11 @@ class Faults:
             await self._app(scope, receive, send)
 
     async def _post(self, fault: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+        if fault.keys() & {"over", "holding"}:
+            content = await Request(scope, receive).body()
+            receive = _received(content)
+            if len(content) <= fault.get("over", 0) or fault.get("holding", "").encode() not in content:
+                fault = {}
         await asyncio.sleep(fault.get("delay", 0))
         if "status" in fault:
             body = {"error": {"code": "ordered", "message": "as ordered"}}
@@ -123,7 +132,18 @@ class Faults:
             await self._app(scope, receive, send)
 
 
+def _received(body: bytes) -> Receive:
+    """A body that was read, to be read again."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await asyncio.Future()
+
+    return receive
+
+
 if __name__ == "__main__":
+    limits.MAX_PIXELS = int(os.environ.get("MAX_PIXELS", limits.MAX_PIXELS))  # type: ignore[misc]
     settings = Settings.from_environment()
     service = create_app(settings)
     uvicorn.run(Faults(wrap(service, service, settings)), port=int(sys.argv[1]), log_level="warning")

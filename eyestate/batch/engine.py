@@ -8,11 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from eyestate.batch.inputs import Part, Reader, Row
 from eyestate.batch.outputs import SCHEMA, PartEntry, same_model, write_part
 from eyestate.client import ANSWER, AsyncClient, ordered, served_model
+from eyestate.client.bulk import Room
 from eyestate.errors import ImageError
 from eyestate.extras import extra
 from eyestate.schema import LoadedModel
@@ -20,8 +21,6 @@ from eyestate.schema import LoadedModel
 with extra("client"):
     import pyarrow as pa
     import pyarrow.compute as pc
-
-REQUEST_BYTES: Final = 32 * 2**20  # largest body of a request; the service accepts twice as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class _Unit(NamedTuple):
 
 class _Scored(NamedTuple):
     table: pa.Table
-    model: LoadedModel | None  # None if no row could be sent
+    model: LoadedModel | None  # None if no row could be scored
 
 
 def score_parts(
@@ -119,14 +118,13 @@ def _units(parts: Iterable[Part], rows_per_request: int) -> Generator[_Unit, Non
     reader = Reader()
     try:
         for part in parts:
-            place, last, rows, size = part.first, part.first + part.rows, list[Row](), 0
+            place, last, rows, room = part.first, part.first + part.rows, list[Row](), Room(rows_per_request)
             for row in reader.rows(part):
-                length = len(row.image) if isinstance(row.image, bytes) else 0
-                if rows and (len(rows) == rows_per_request or size + length > REQUEST_BYTES):
+                if not room.take(row.image if isinstance(row.image, bytes) else b""):
                     yield _Unit(part, place, rows, ends_part=False)
-                    place, rows, size = place + len(rows), [], 0
+                    place, rows, room = place + len(rows), [], Room(rows_per_request)
+                    room.take(row.image if isinstance(row.image, bytes) else b"")
                 rows.append(row)
-                size += length
             assert place + len(rows) == last
             yield _Unit(part, place, rows, ends_part=True)
     finally:
@@ -155,7 +153,7 @@ async def _score(client: AsyncClient, unit: _Unit) -> _Scored:
         ],
         schema=SCHEMA,
     )
-    return _Scored(table, served_model(answers) if sent else None)
+    return _Scored(table, served_model(answers) if answers.schema.metadata else None)
 
 
 def _text(name: str) -> str:

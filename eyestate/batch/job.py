@@ -31,7 +31,7 @@ class Job:
 
 
 def run(job: Job, progress: Progress) -> Manifest:
-    """Score what earlier runs have not, and return the manifest of the finished job.
+    """Score what earlier runs have not or have postponed, and return the manifest of the finished job.
 
     Raises:
         ServiceError: the service rejects the request, or is unavailable for longer than the patience.
@@ -52,10 +52,10 @@ def run(job: Job, progress: Progress) -> Manifest:
         if output.lost:
             progress.note(f"{output.lost} parts are missing or damaged and are scored again")
         rows = _rows(source, job)
-        progress.begin(rows, output.manifest.totals.rows)
+        done = output.done
+        progress.begin(rows, sum(part.rows for part in output.manifest.parts if part.number in done))
         if output.manifest.complete:
             return output.manifest
-        done = output.done
         mine = (part for part in source.parts(job.rows_per_part) if part.number % job.shards == job.shard)
         pending = (part for part in mine if part.number not in done)
         destination = Destination(job.output, job.shard, output.manifest.model)

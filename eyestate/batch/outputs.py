@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyestate.atomic import PREFIX, atomic_writer
-from eyestate.errors import InputChangedError, ModelChangedError, OutputError
+from eyestate.errors import FINAL, InputChangedError, ModelChangedError, OutputError
 from eyestate.extras import extra
 from eyestate.schema import LoadedModel
 
@@ -46,7 +46,11 @@ class _Entry(BaseModel):
 
 
 class PartEntry(_Entry):
-    """A complete part: its rows by outcome, and the SHA-256 of its file."""
+    """A part that was written: its rows by outcome, and the SHA-256 of its file.
+
+    ``failed`` are rows with an error of their own, which is final. ``postponed`` are rows that failed for a reason
+    outside of them, such as a service that did not answer; they are scored when the job is run again.
+    """
 
     number: Count
     name: str
@@ -56,6 +60,7 @@ class PartEntry(_Entry):
     closed: Count
     uncertain: Count
     failed: Count
+    postponed: Count = 0
 
 
 class Totals(_Entry):
@@ -66,6 +71,7 @@ class Totals(_Entry):
     closed: Count
     uncertain: Count
     failed: Count
+    postponed: Count = 0
 
     @classmethod
     def of(cls, parts: Sequence[PartEntry]) -> Self:
@@ -83,9 +89,13 @@ class Plan(_Entry):
 
 
 class Manifest(_Entry):
-    """``_manifest.json``, or ``_manifest-<shard>.json`` if the job has several shards."""
+    """``_manifest.json``, or ``_manifest-<shard>.json`` if the job has several shards.
 
-    schema_version: Literal[1] = 1
+    ``complete`` where every row of the shard has a score or a final error. Version 1 did not tell final errors from
+    others.
+    """
+
+    schema_version: Literal[1, 2] = 2
     plan: Plan
     shard: Count
     model: LoadedModel | None = None
@@ -109,12 +119,14 @@ def write_part(folder: Path, number: int, shard: int, table: pa.Table) -> PartEn
     name = f"part-{number:06d}.parquet"  # names sort as the rows do
     _write(folder / name, data, shard)
     states = Counter(table["state"].to_pylist())
+    errors = Counter(code in FINAL for code in table["error"].to_pylist() if code is not None)
     return PartEntry(
         number=number,
         name=name,
         sha256=hashlib.sha256(data).hexdigest(),
         rows=table.num_rows,
-        failed=states.pop(None, 0),
+        failed=errors[True],
+        postponed=errors[False],
         **{state: states[state] for state in ("open", "closed", "uncertain")},
     )
 
@@ -144,29 +156,33 @@ class Output:
 
     @property
     def done(self) -> frozenset[int]:
-        """The numbers of the complete parts."""
-        return frozenset(part.number for part in self.manifest.parts)
+        """The numbers of the parts of which no row is postponed."""
+        return frozenset(part.number for part in self.manifest.parts if not part.postponed)
 
     def begin(self, model: LoadedModel | None) -> None:
         """Drop parts whose files are missing or damaged, and note the model that other shards use."""
-        parts = tuple(part for part in self.manifest.parts if _is_whole(self._folder / part.name, part.sha256))
-        self.lost = len(self.manifest.parts) - len(parts)
-        complete = self.manifest.complete and not self.lost
+        kept = self.manifest.parts
+        if self.manifest.schema_version == 1:
+            kept = tuple(part for part in kept if not part.failed)
+        parts = tuple(part for part in kept if _is_whole(self._folder / part.name, part.sha256))
+        self.lost = len(kept) - len(parts)
+        complete = self.manifest.complete and len(parts) == len(self.manifest.parts)
         first = same_model(self.manifest.model, model)
-        self._replace(parts=parts, totals=Totals.of(parts), model=first, complete=complete)
+        self._replace(parts=parts, totals=Totals.of(parts), model=first, complete=complete, schema_version=2)
 
     def add(self, part: PartEntry, model: LoadedModel | None) -> None:
-        """Record a part that was written.
+        """Record a part that was written, in place of an earlier one of its number.
 
         Raises:
             ModelChangedError: it was scored by another model than those before.
         """
-        parts = sorted((*self.manifest.parts, part), key=lambda part: part.number)
+        others = (other for other in self.manifest.parts if other.number != part.number)
+        parts = sorted((*others, part), key=lambda part: part.number)
         self._replace(parts=tuple(parts), totals=Totals.of(parts), model=same_model(self.manifest.model, model))
 
     def finish(self) -> None:
-        """Record that no part is missing."""
-        self._replace(complete=True)
+        """Record that no part is missing; the output is complete unless rows are postponed."""
+        self._replace(complete=not self.manifest.totals.postponed)
 
     def _replace(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

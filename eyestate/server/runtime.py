@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from starlette.types import Scope
 
-from eyestate import quality
+from eyestate import limits, quality
 from eyestate.arrays import Pixels, Scores
 from eyestate.errors import DetectorError, ImageError
 from eyestate.faces import Found, find
@@ -26,7 +26,6 @@ from eyestate.server.face_pool import FacePool
 from eyestate.server.metrics import Monitor
 from eyestate.server.responses import ResponseWriter
 
-_MAX_PIXELS: Final = 2**26  # of all images of a request together
 _INLINE_BYTES: Final = 8 * 2**10  # smaller images decode faster than a thread starts
 
 
@@ -123,7 +122,7 @@ def _decode(
         originals = _grey(images)
     else:
         originals = []
-        left = _MAX_PIXELS
+        left = limits.MAX_PIXELS
         for place, image in enumerate(images):
             try:
                 originals.append(decode(image or b"", min(left, MAX_SIDE**2)))

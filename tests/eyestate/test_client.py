@@ -173,11 +173,11 @@ class TestFaults:
     def test_long_trouble_is_logged_once(
         self, service: FaultyService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("eyestate.client._SILENT_SECONDS", 0.1)
+        monkeypatch.setattr("eyestate.client.attempts._SILENT_SECONDS", 0.1)
         service.order(*[{"status": 503}] * 6)
         with Client(service.url, patience=20) as client:
             client.score(jpeg(255))
-        (message,) = [record.getMessage() for record in caplog.records if record.name == "eyestate.client"]
+        (message,) = [record.getMessage() for record in caplog.records if record.name == "eyestate.client.attempts"]
         assert message.endswith("answered 503 (ordered): as ordered; retrying for up to 20 s")
 
     def test_nothing_answers(self) -> None:

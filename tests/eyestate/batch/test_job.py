@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from eyestate.batch import engine, progress
+from eyestate import limits
+from eyestate.batch import progress
 from eyestate.batch.containers import Columns
 from eyestate.batch.engine import Destination, Service, score_parts
 from eyestate.batch.inputs import Part, open_input
@@ -92,6 +94,7 @@ class TestScores:
         assert manifest.totals.model_dump() == {
             "rows": 250,
             "failed": 2,
+            "postponed": 0,
             **{state: states.count(state) for state in ("open", "closed", "uncertain")},
         }
         assert manifest.complete
@@ -122,7 +125,7 @@ class TestScores:
     def test_requests_are_bounded_in_bytes(
         self, service: FaultyService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "REQUEST_BYTES", 3 * len(png(100)))
+        monkeypatch.setattr(limits, "REQUEST_BYTES", 3 * len(png(100)))
         run(job(service, tmp_path / "out", write_folder(tmp_path / "in", CROPS)), Told())
         assert_scored(tmp_path / "out")
         assert service.seen()["posts"] >= 250 / 3
@@ -187,6 +190,45 @@ class TestFaults:
         assert run(job(service, tmp_path / "out", source), told) == first
         assert "1 parts are missing or damaged and are scored again" in told
         assert_scored(tmp_path / "out")
+
+    def test_rows_that_failed_for_other_reasons_are_tried_again(
+        self, service: FaultyService, tmp_path: Path, source: Path
+    ) -> None:
+        (source / "123.png").write_bytes(png(123) + b"poison")
+        (source / "007.png").write_bytes(b"no image")
+        images = CROPS | {"007.png": b"no image"}
+        service.order(then={"holding": "poison", "status": 500})
+        first = run(job(service, tmp_path / "out", source), Told())
+        assert (first.totals.failed, first.totals.postponed, first.complete) == (1, 1, False)
+        row = pq.read_table(tmp_path / "out").to_pylist()[123]
+        assert (row["score"], row["error"]) == (None, "ordered")
+        service.order(then={"holding": "poison", "status": 413})
+        again = run(job(service, tmp_path / "out", source), Told())
+        assert (again.totals, again.complete) == (first.totals, False)
+        service.order()
+        told = Told()
+        last = run(job(service, tmp_path / "out", source), told)
+        assert (last.totals.failed, last.totals.postponed, last.complete) == (1, 0, True)
+        assert service.seen()["posts"] == 4  # the requests of that one part
+        assert (told.total, told.done) == (250, 250)
+        assert_scored(tmp_path / "out", images)
+        service.order(then={"status": 500})
+        assert run(job(service, tmp_path / "out", source), Told()) == last
+
+    def test_refusals_that_an_older_version_took_for_final(
+        self, service: FaultyService, tmp_path: Path, source: Path
+    ) -> None:
+        (source / "007.png").write_bytes(b"no image")
+        run(job(service, tmp_path / "out", source), Told())
+        path = tmp_path / "out" / "_manifest.json"
+        older = json.loads(path.read_text()) | {"schema_version": 1}
+        for entry in (older["totals"], *older["parts"]):
+            del entry["postponed"]
+        path.write_text(json.dumps(older))
+        service.order()
+        assert run(job(service, tmp_path / "out", source), Told()).complete
+        assert service.seen()["posts"] == 4
+        assert_scored(tmp_path / "out", CROPS | {"007.png": b"no image"})
 
     def test_killed_service_that_comes_back(self, tmp_path: Path, source: Path) -> None:
         bundle, log = write_bundle(tmp_path), tmp_path / "service.log"
@@ -312,6 +354,14 @@ class TestCommand:
         assert result.returncode == 3, result.stderr
         assert pq.read_table(tmp_path / "out")["key"].to_pylist() == ["eye-0", "eye-1"]
         assert (tmp_path / "out" / "_manifest-0.json").exists()
+
+    def test_some_postponed(self, service: FaultyService, tmp_path: Path) -> None:
+        service.order(then={"holding": "poison", "status": 413})
+        source = write_folder(tmp_path / "in", {"0.png": png(0), "1.png": png(1) + b"poison"})
+        result = self.eyestate(source, "--endpoint", service.url, "--output", tmp_path / "out")
+        assert result.returncode == 1
+        assert result.stdout.endswith(": 0 open, 1 closed, 0 uncertain, 0 failed, 1 postponed\n")
+        assert "run the same command to try these again" in result.stderr
 
     def test_gives_up(self, service: FaultyService, tmp_path: Path) -> None:
         service.order(then={"status": 429, "headers": {"Retry-After": "1"}})

@@ -46,7 +46,7 @@ def test_parts_and_manifest(tmp_path: Path) -> None:
     assert [part.name for part in found.parts] == [f"part-00000{number}.parquet" for number in range(3)]
     assert found.complete
     assert found.model == MODEL
-    assert found.totals.model_dump() == {"rows": 6, "open": 0, "closed": 0, "uncertain": 3, "failed": 3}
+    assert found.totals.model_dump() == {"rows": 6, "open": 0, "closed": 0, "uncertain": 3, "failed": 3, "postponed": 0}
     assert pq.read_table(folder)["row"].to_pylist() == list(range(6))  # the folder is a data set: nothing else is seen
 
 
