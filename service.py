@@ -1,14 +1,16 @@
-"""The BentoML service: BentoML runs the processes, sockets, probes and the documentation page, eyestate answers.
+"""The BentoML service: BentoML runs the processes and sockets, eyestate answers.
 
 Start it with ``make serve`` or ``bentoml serve service:EyeState``.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import bentoml
 from bentoml import Service
+from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
 from eyestate.bundle import load_model
@@ -16,6 +18,9 @@ from eyestate.errors import EyestateError
 from eyestate.server import connections, logs
 from eyestate.server.app import create_app, wrap
 from eyestate.settings import Settings, unknown_variables
+
+os.environ[usage_stats.BENTOML_DO_NOT_TRACK] = "True"  # BentoML reports nothing to its makers, here or in the workers
+usage_stats.do_not_track.cache_clear()  # its command line has asked before it came to this file
 
 try:
     SETTINGS = Settings.from_environment()

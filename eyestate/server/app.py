@@ -21,7 +21,7 @@ from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import openapi, tracing, try_page, uploads
+from eyestate.server import openapi, pages, tracing, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import Batcher
 from eyestate.server.edge import Edge
@@ -72,6 +72,11 @@ async def faces(request: Request) -> Response:
     return runtime.responses.faces(found, scores, runtime.scorer.states(scores), crops.qualities)
 
 
+async def liveness(request: Request) -> Response:
+    """``GET /livez`` and, for what asks for it by its older name, ``/healthz``: the process runs."""
+    return Response("ok\n", media_type="text/plain")
+
+
 async def readiness(request: Request) -> Response:
     """``GET /readyz``: whether to send requests here, and what answers them."""
     runtime: Runtime = request.app.state.runtime
@@ -93,7 +98,7 @@ async def prometheus(request: Request) -> Response:
 
 
 async def openapi_document(request: Request) -> Response:
-    """``GET /openapi.json``, and ``/docs.json``, where BentoML's Swagger page at ``/`` looks for it."""
+    """``GET /openapi.json``."""
     return Response(openapi.document(), media_type=JSON)
 
 
@@ -103,17 +108,17 @@ _API: Final = Api(
         Route("/v1/score", score, "POST"),
         Route("/v1/score/batch", score_batch, "POST"),
         Route("/v1/faces", faces, "POST"),
+        Route("/livez", liveness, operational=True),
+        Route("/healthz", liveness, operational=True),
         Route("/readyz", readiness, operational=True),
         Route("/metrics", prometheus, operational=True),
         Route("/openapi.json", openapi_document, operational=True),
-        Route("/docs.json", openapi_document, operational=True),
-        *(Route(path, try_page.page, operational=True) for path in try_page.PATHS),
+        *(Route(path, pages.page, operational=True) for path in pages.PATHS),
     ),
     error_form=error_response,
     hint="GET / describes what there is",
 )
 _ROUTES: Final = RoutingTable(openinference.API, _API)
-_BENTOML: Final = frozenset({"/", "/livez", "/healthz", "/schema.json"})  # with /static_content, what BentoML answers
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -156,7 +161,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> Edge:
-    """Put the routes of ``app`` in front of another ASGI application, which keeps BentoML's own pages.
+    """Put the routes of ``app`` in front of another ASGI application, which is left with the events of its lifespan.
 
     Raises:
         SettingError: the API keys cannot be loaded.
@@ -164,9 +169,6 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> Edge:
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
     def find(scope: Scope) -> Target | None:
-        path = scope["path"]
-        if path in _BENTOML or path.startswith("/static_content/"):
-            return None
         scope["app"] = app
         return _ROUTES.find(scope)
 

@@ -99,7 +99,7 @@ def document() -> bytes:
             "title": "eyestate",
             "version": __version__,
             "description": "Tells open eyes from closed ones. A score is P(open), 0 to 1; the state is the verdict "
-            "under the model's thresholds: open, closed, or uncertain in between. [Try it with a picture](try).",
+            "under the model's thresholds: open, closed, or uncertain in between.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser.conftest import PATIENCE, needs_chromium
 from tests.training.labelling.page.desks import commanded, drawn, made_task, served, write_task
 from tools.harness.servers import free_port
 from training.data.datasets import CLOSED, OPEN
@@ -20,32 +20,9 @@ from training.data.labels import Answer, read_answers
 from training.labelling.page.app import Task
 from training.labelling.page.store import Vote
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+pytestmark = needs_chromium
 CROPS = drawn(5)
 NAMES = [crop.name for crop in CROPS]
-PATIENCE = 30_000  # milliseconds that a busy machine may take to react
-
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser profile of its own; no script of the page may fail in it."""
-    with browser.new_context() as context:
-        context.set_default_timeout(PATIENCE)
-        failures: list[str] = []
-        context.on("weberror", lambda error: failures.append(str(error.error)))
-        yield context
-        assert failures == []
 
 
 @pytest.fixture

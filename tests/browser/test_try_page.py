@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import skimage.data
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
 
+from tests.browser.conftest import ASTRONAUT, CHROMIUM, FOREIGN, PATIENCE, needs_chromium
 from tests.bundles import write_bundle
 from tests.images import encoded, orientation
 from tests.npm import installed
 from tests.service.conftest import PROJECT, started_service, wait_until_ready
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-PATIENCE = 60_000  # milliseconds that a busy machine may take to react
-ASTRONAUT = Image.fromarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
+pytestmark = needs_chromium
 PHOTO = encoded(ASTRONAUT, "PNG")
 OPEN = (PROJECT / "examples" / "open.jpg").read_bytes()
 CLOSED = (PROJECT / "examples" / "closed.jpg").read_bytes()
 NO_FACE = encoded(Image.linear_gradient("L").resize((200, 160)), "PNG")
 KEY = "a-key-of-this-test"
-FOREIGN = "eyes.test"  # resolves to this machine, but no browser takes it for secure
 MAX_SHIFT = 0.01  # of a mark on the page from where the service says, as a share of the picture
 
 Box = tuple[float, float, float, float]
-
-expect.set_options(timeout=PATIENCE)
 
 
 def group_photo(width: int = 1_200, height: int = 800) -> Image.Image:
@@ -47,38 +39,6 @@ def group_photo(width: int = 1_200, height: int = 800) -> Image.Image:
 
 
 GROUP = encoded(group_photo(), "JPEG", quality=95)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Its webcam shows the astronaut."""
-    film = tmp_path_factory.mktemp("webcam") / "astronaut.mjpeg"
-    film.write_bytes(encoded(ASTRONAUT, "JPEG", quality=95) * 2)
-    flags = [
-        "--no-sandbox",
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-video-capture={film}",
-        f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser profile of its own. No script may fail in it, and nothing may be asked for that the policy forbids."""
-    with browser.new_context() as context:
-        context.set_default_timeout(PATIENCE)
-        failures: list[str] = []
-        context.on("weberror", lambda error: failures.append(str(error.error)))
-        context.on("console", lambda said: failures.append(said.text) if "Policy" in said.text else None)
-        hosts: set[str] = set()
-        context.on("request", lambda request: hosts.add(httpx.URL(request.url).host))
-        yield context
-        assert failures == []
-        assert hosts <= {"127.0.0.1", FOREIGN}
 
 
 @pytest.fixture

@@ -369,13 +369,6 @@ def test_foreign_paths_lead_nowhere(url: str, path: bytes, host: bytes) -> None:
     assert error_of(answer) == (404, "not_found")
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/healthz", "/schema.json", "/static_content/index.css"])
-def test_bentomls_own_pages_stay(url: str, path: str) -> None:
-    answer = httpx.get(url + path)
-    assert answer.status_code == 200
-    assert "x-request-id" not in answer.headers
-
-
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/score/batch"])
 def test_a_body_of_nothing_but_parts_is_refused_at_once(url: str, path: str) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n'

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -245,3 +246,18 @@ def test_a_wrong_setting_ends_the_start_with_one_clear_line(
         assert process.wait(60) != 0
     assert message in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path, model: str) -> None:
+    """However it is started; what BentoML reports of its users would go through the proxy."""
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        settings = {"EYESTATE_MODEL": model, "EYESTATE_DRAIN": "0", "BENTOML_DO_NOT_TRACK": "False"}
+        with started_service(tmp_path, log, HTTPS_PROXY=address, HTTP_PROXY=address, **settings) as (process, url):
+            wait_until_ready(process, url, log)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        with pytest.raises(BlockingIOError):
+            proxy.accept()

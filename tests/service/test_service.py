@@ -268,7 +268,7 @@ class TestAnyRequest:
 
 
 class TestOperations:
-    @pytest.mark.parametrize("path", ["/livez", "/readyz"])
+    @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
     def test_probes(self, client: httpx.Client, path: str) -> None:
         assert client.get(path).status_code == 200
 
@@ -308,7 +308,6 @@ class TestOperations:
 
     def test_openapi_describes_what_is_served(self, client: httpx.Client) -> None:
         document = client.get("/openapi.json").raise_for_status().json()
-        assert document == client.get("/docs.json").json()
         manifest = eyestate.load().manifest
         for template, methods in document["paths"].items():
             path = template.format(name=manifest.name, version=manifest.version)
@@ -316,7 +315,6 @@ class TestOperations:
                 assert client.request(method, path).status_code not in {404, 405, 500}
         answer = client.post("/v1/score?quality=true", content=OPEN).json()
         assert set(answer) == set(document["components"]["schemas"]["ScoreResponse"]["properties"])
-        assert "Swagger" in client.get("/").text or "swagger" in client.get("/").text
 
     def test_damaged_model_ends_the_start_with_one_clear_line(self, tmp_path: Path) -> None:
         bundle = tmp_path / "models" / "broken"

@@ -7,7 +7,10 @@ from importlib.metadata import version
 import pytest
 
 CHECKED = {
-    "bentoml": ("1.4.39", "service_class, to_asgi, server_context in service.py; HTTP_PROTOCOLS in connections"),
+    "bentoml": (
+        "1.4.39",
+        "service_class, to_asgi, server_context, usage_stats in service.py; HTTP_PROTOCOLS",
+    ),
     "uvicorn": ("0.54.0", "HttpToolsProtocol's attributes and callbacks in connections.Connection"),
     "httptools": ("0.9.0", "the exceptions that feed_data raises in connections.Connection"),
     "starlette": ("1.10.0", "compile_path in routing.RoutingTable; Response.raw_headers in edge and connections"),

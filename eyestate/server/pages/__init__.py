@@ -1,19 +1,31 @@
-"""The page ``GET /try``: a photo, a crop or the webcam, and beside it what the service makes of it.
+"""The pages for people: ``/``, which describes the API, and ``/try``, which scores a picture or the webcam.
 
-It is a client of the HTTP API like any other and loads nothing from elsewhere; ``page.js`` says how it works.
+They are clients of the HTTP API like any other and load nothing from elsewhere. ``try.js`` says how ``/try`` works.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eyestate.server import openapi
+from eyestate.server.pages import api
+
 _FOLDER: Final = Path(__file__).parent
+_ASSETS: Final = ("base.css", "icon.svg", "api.css", "api.js", "try.css", "try.js")
+_MEDIA_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _HEADERS: Final = {
     "Cache-Control": "no-cache",  # kept, and asked for with its ETag each time: a release changes all files at once
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -24,6 +36,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+PATHS: Final = ("/", "/try", *(f"/pages/{name}" for name in _ASSETS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +46,21 @@ class _File:
     etag: str
 
 
-def _read(name: str, media_type: str) -> _File:
-    content = (_FOLDER / name).read_bytes()
-    return _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-
-
-_FILES: Final = {
-    "/try": _read("page.html", "text/html; charset=utf-8"),
-    "/try/page.css": _read("page.css", "text/css; charset=utf-8"),
-    "/try/page.js": _read("page.js", "text/javascript; charset=utf-8"),
-    "/try/page.svg": _read("page.svg", "image/svg+xml"),
-}
-PATHS: Final = tuple(_FILES)
-
-
 async def page(request: Request) -> Response:
     """One of ``PATHS``: 304 where the browser has it already."""
-    file = _FILES[request.scope["path"]]
+    file = _file(request.scope["path"])
     headers = {**_HEADERS, "ETag": file.etag}
     known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
     if file.etag in known:
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.media_type, headers=headers)
+
+
+@cache
+def _file(path: str) -> _File:
+    if path == "/":
+        content, suffix = api.html(json.loads(openapi.document())).encode(), ".html"
+    else:
+        source = _FOLDER / ("try.html" if path == "/try" else path.removeprefix("/pages/"))
+        content, suffix = source.read_bytes(), source.suffix
+    return _File(content, _MEDIA_TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
