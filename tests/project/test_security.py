@@ -32,6 +32,7 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
         [errors.BodyTooLargeError],
     ),
     "JSON in a `/v2` body": (f"{tensors.MAX_JSON_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
+    "Values in that JSON besides the numbers of tensors": (f"{tensors.MAX_JSON_VALUES:,}", [errors.BodyTooLargeError]),
     "Files in a batch; parts of a multipart body": (
         f"{uploads.MAX_IMAGES:,}; {uploads.MAX_PARTS:,}",
         [errors.BodyTooLargeError],

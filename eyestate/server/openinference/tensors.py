@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from itertools import chain
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Card, State
 from eyestate.errors import BodyTooLargeError, InferenceRequestError
 from eyestate.images import check_size
+from eyestate.server.openinference import numbers
 from eyestate.server.openinference.schema import (
     BinaryPart,
     CropsInput,
@@ -29,7 +29,9 @@ from eyestate.server.openinference.schema import (
 from eyestate.server.packed import MAX_CROPS
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the bytes of the JSON before binary data
-MAX_JSON_BYTES: Final = 4 * 2**20  # nothing else runs while JSON is parsed: at worst, nested lists, a second
+MAX_JSON_BYTES: Final = 4 * 2**20
+MAX_JSON_VALUES: Final = 65_536  # and nothing else runs for at most 20 ms while they are parsed
+_STRUCTURE: Final = (b"[", b"{", b",", b":")  # one of these before each value
 _LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
 _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
 _ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
@@ -51,10 +53,11 @@ def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[P
         ImageError: the crops are smaller or larger than an image may be.
     """
     split = _json_end(json_length, body)
-    asked = _parsed(body[:split])
+    document, arrays = numbers.cut(body[:split])
+    asked = _parsed(document)
     parts = _binary_parts(asked, memoryview(body)[split:])
     return asked, [
-        _crops(tensor, part) if isinstance(tensor, CropsInput) else _images(tensor, part)
+        _crops(tensor, part, arrays) if isinstance(tensor, CropsInput) else _images(tensor, part)
         for tensor, part in zip(asked.inputs, parts, strict=True)
     ]
 
@@ -71,15 +74,17 @@ def _json_end(json_length: str | None, body: bytes) -> int:
     return end
 
 
-def _parsed(data: bytes) -> InferenceRequest:
+def _parsed(document: bytes) -> InferenceRequest:
+    if sum(map(document.count, _STRUCTURE)) > MAX_JSON_VALUES:
+        raise BodyTooLargeError(f"the JSON has more than {MAX_JSON_VALUES:,} values besides the numbers of tensors")
     try:
-        asked = InferenceRequest.model_validate(from_json(data))
+        asked = InferenceRequest.model_validate(from_json(document))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, fault["loc"])) or "the request"
         raise InferenceRequestError(f"{where}: {fault['msg'][:200]}") from None
     except ValueError as error:
-        raise InferenceRequestError(f"the {len(data)} bytes that should be JSON are not: {error}") from None
+        raise InferenceRequestError(f"the {len(document)} bytes that should be JSON are not: {error}") from None
     for tensors in (asked.inputs, asked.outputs):
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise InferenceRequestError(f"'{tensors[0].name}' is there twice")
@@ -109,24 +114,23 @@ def _binary_parts(asked: InferenceRequest, binary: memoryview) -> list[memoryvie
     return parts
 
 
-def _crops(tensor: CropsInput, binary: memoryview | None) -> Pixels:
+def _crops(tensor: CropsInput, binary: memoryview | None, arrays: list[bytes]) -> Pixels:
     shape = tensor.shape
     if shape[3:] not in ([], [3]):
         raise InferenceRequestError(f"the shape of 'crops' is {shape}; of four dimensions the last must be 3")
     check_size(width=shape[2], height=shape[1])
-    pixels = np.frombuffer(_numbers(tensor.data or []) if binary is None else binary, np.uint8)
+    pixels = np.frombuffer(_numbers(tensor.data or [], arrays) if binary is None else binary, np.uint8)
     if pixels.size != math.prod(shape):
         raise InferenceRequestError(f"the shape of 'crops' is {shape}, but it has {pixels.size} elements")
     return pixels.reshape(shape)
 
 
-def _numbers(data: list[Any]) -> bytes:
-    """The elements of a tensor in JSON, flat or nested."""
+def _numbers(data: list[Any], arrays: list[bytes]) -> bytes:
+    """The elements of a tensor in JSON, whose data stand for one of the arrays that were cut out."""
     try:
-        while data and isinstance(data[0], list):
-            data = list(chain.from_iterable(data))
-        return bytes(data)
-    except (TypeError, ValueError):
+        (place,) = data
+        return numbers.parse(arrays[place])
+    except (TypeError, ValueError, IndexError):
         raise InferenceRequestError("the data of 'crops' must be whole numbers from 0 to 255, flat or nested") from None
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -254,6 +256,30 @@ class TestRefused:
     def test_more_json_than_accepted(self) -> None:
         with pytest.raises(BodyTooLargeError, match="binary data"):
             read_plain(bytes(MAX_JSON_BYTES + 1))
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            b"[" + b"[]," * 1_398_000 + b"[]]",
+            b"[" + b"{}," * 1_000_000 + b"{}]",
+            b"[" * 2**22,
+            b'["' + b'","' * 10**6 + b'"]',
+        ],
+        ids=["lists", "objects", "depth", "strings"],
+    )
+    def test_more_values_than_are_parsed_while_others_wait(self, document: bytes) -> None:
+        started = time.thread_time()
+        with pytest.raises(BodyTooLargeError, match="65,536 values"):
+            read_plain(document)
+        assert time.thread_time() - started < 0.2  # a second where they are parsed
+
+    @pytest.mark.parametrize("element", ["[0,0,0]", "[[7]]", "0"])
+    def test_as_much_json_as_accepted_is_read(self, element: str) -> None:
+        pixels = [element] * (MAX_CROPS * 64 // (3 if "0,0" in element else 1) // 2)
+        tensor = crops_tensor(np.zeros((MAX_CROPS // 2, 8, 8), np.uint8), data=["DATA"])
+        document = as_json(tensor).replace(b'["DATA"]', f"[{','.join(pixels)}]".encode())
+        with pytest.raises(InferenceRequestError, match="elements") if "0,0" in element else nullcontext():
+            assert read_plain(document)[1][0].shape == (MAX_CROPS // 2, 8, 8)  # type: ignore[union-attr]
 
     def test_more_crops_than_accepted(self) -> None:
         head = as_json(
