@@ -17,14 +17,18 @@ from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
 from eyestate.server import connections, logs
 from eyestate.server.app import create_app, wrap
-from eyestate.settings import Settings, unknown_variables
+from eyestate.server.auth import ApiKeys
+from eyestate.settings import settings, unknown_variables
 
 os.environ[usage_stats.BENTOML_DO_NOT_TRACK] = "True"  # BentoML reports nothing to its makers, here or in the workers
 usage_stats.do_not_track.cache_clear()  # its command line has asked before it came to this file
 
 try:
-    SETTINGS = Settings.from_environment()
-    load_model()  # here rather than in the workers, which would be restarted again and again
+    # What is wrong ends the start here rather than in the workers, which would be restarted again and again.
+    SETTINGS = settings()
+    load_model()
+    if SETTINGS.api_keys_file:
+        ApiKeys(SETTINGS.api_keys_file)
 except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 

@@ -6,15 +6,18 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, Self, cast, get_args
+from typing import Annotated, Final, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, ValidationError
 
 from eyestate.errors import SettingError
 
 PREFIX: Final = "EYESTATE_"
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_AnyCase: Final = BeforeValidator(str.lower)
 
 # Variables that are read elsewhere: by the model runtime, the client, the training, and the tests.
 _OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA", "KSERVE_PYTHON")
@@ -27,7 +30,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    device: Device = Field("auto", description="what computes: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`")
+    device: Annotated[Device, _AnyCase] = Field(
+        "auto", description="what computes: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`"
+    )
     workers: int = Field(1, ge=1, le=256, description="processes that answer requests; each holds the model")
     timeout: float = Field(60, gt=0, le=3600, description="seconds a request may take before it is answered with 504")
     drain: float = Field(
@@ -39,24 +44,24 @@ class Settings(BaseModel):
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[LogLevel, _AnyCase] = Field(
         "info", description="`info` logs refused requests, `debug` every request"
     )
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read the settings of a service. An empty variable counts as unset.
 
-        Raises:
-            SettingError: a variable has an invalid value; the message names both.
-        """
-        given = {field: environment.get(PREFIX + field.upper()) for field in cls.model_fields}
-        try:
-            return cls.model_validate({field: value for field, value in given.items() if value})
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            variable = PREFIX + str(fault["loc"][0]).upper()
-            raise SettingError(f"{variable} is {fault['input']!r}: {fault['msg']}") from None
+def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of a service. An empty variable counts as unset, and names of a choice may be in capitals.
+
+    Raises:
+        SettingError: a variable has an invalid value; the message names both.
+    """
+    given = {field: environment.get(PREFIX + field.upper()) for field in Settings.model_fields}
+    try:
+        return Settings.model_validate({field: value for field, value in given.items() if value})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        variable = PREFIX + str(fault["loc"][0]).upper()
+        raise SettingError(f"{variable} is {given[str(fault['loc'][0])]!r}: {fault['msg']}") from None
 
 
 def device_from_environment(environment: Mapping[str, str] = os.environ) -> Device:
@@ -65,9 +70,9 @@ def device_from_environment(environment: Mapping[str, str] = os.environ) -> Devi
     Raises:
         SettingError: there is no such device.
     """
-    device = environment.get(f"{PREFIX}DEVICE") or "auto"
-    if device not in get_args(Device):
-        raise SettingError(f"{PREFIX}DEVICE is {device!r}: choose one of {', '.join(get_args(Device))}")
+    given = environment.get(f"{PREFIX}DEVICE") or "auto"
+    if (device := given.lower()) not in get_args(Device):
+        raise SettingError(f"{PREFIX}DEVICE is {given!r}: choose one of {', '.join(get_args(Device))}")
     return cast("Device", device)
 
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyestate import limits
 from eyestate.server.app import create_app, wrap
-from eyestate.settings import Settings
+from eyestate.settings import settings
 from tools.harness.servers import free_port
 
 PROJECT = Path(__file__).parents[1]
@@ -144,6 +144,6 @@ def _received(body: bytes) -> Receive:
 
 if __name__ == "__main__":
     limits.MAX_PIXELS = int(os.environ.get("MAX_PIXELS", limits.MAX_PIXELS))  # type: ignore[misc]
-    settings = Settings.from_environment()
-    service = create_app(settings)
-    uvicorn.run(Faults(wrap(service, service, settings)), port=int(sys.argv[1]), log_level="warning")
+    chosen = settings()
+    service = create_app(chosen)
+    uvicorn.run(Faults(wrap(service, service, chosen)), port=int(sys.argv[1]), log_level="warning")

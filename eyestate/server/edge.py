@@ -142,7 +142,7 @@ class Edge:
             elif status >= 400 or log.isEnabledFor(logging.DEBUG):
                 self._log(target.route, status, seconds, request_id, scope)
 
-    async def _respond(self, target: Target, request: _ActiveRequest, key: str | None) -> Response:
+    async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
         try:
             if not target.operational:
                 self._admit(key)
@@ -164,7 +164,7 @@ class Edge:
         finally:
             request.unwatch()
 
-    def _admit(self, key: str | None) -> None:
+    def _admit(self, key: bytes) -> None:
         if len(self._active) > MAX_ACTIVE:
             raise OverloadedError(f"{MAX_ACTIVE:,} requests are on their way already; try again in 1 s", 1)
         if self.rejecting:
@@ -192,16 +192,16 @@ class Edge:
                 elif BODY_READ in request.scope and request.watch is None:
                     request.watch_client()
 
-    def _identity(self, scope: Scope) -> tuple[bytes, str | None]:
+    def _identity(self, scope: Scope) -> tuple[bytes, bytes]:
         """The request's id, the caller's own where it is valid, and its API key."""
-        request_id, key = b"", None
+        request_id = key = b""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 request_id = value if _REQUEST_ID.fullmatch(value) else b""
             elif name == b"x-api-key":
-                key = value.decode("latin-1")
+                key = value
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
-                key = value[7:].strip().decode("latin-1")
+                key = value[7:].strip()
         return request_id or b"%016x" % getrandbits(64), key
 
     def _log_overload(self) -> None:

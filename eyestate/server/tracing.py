@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
+from threading import Thread
 from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -16,6 +18,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 
 from eyestate import __version__
 
+log = logging.getLogger("eyestate.server.tracing")
+
+CLOSE_SECONDS: Final = 2.0  # for the last spans
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SCOPE_KEY: Final = "eyestate.trace"
 _UNTRACED: Final = nullcontext()
@@ -28,7 +33,7 @@ class Tracing:
         resource = Resource.create({"service.version": __version__})
         if resource.attributes["service.name"] == "unknown_service":
             resource = resource.merge(Resource({"service.name": "eyestate"}))
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("eyestate", __version__)
 
@@ -52,8 +57,15 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Export the remaining spans."""
-        self._provider.shutdown()
+        """Export the remaining spans, unless the collector takes longer than ``CLOSE_SECONDS``.
+
+        OpenTelemetry itself would wait for it, and try it again, for 30 seconds.
+        """
+        exporting = Thread(target=self._provider.shutdown, daemon=True)
+        exporting.start()
+        exporting.join(CLOSE_SECONDS)
+        if exporting.is_alive():
+            log.warning("the last spans are lost: the collector did not take them within %g s", CLOSE_SECONDS)
 
 
 def configured() -> Tracing | None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
 from eyestate.errors import SettingError
-from eyestate.settings import Settings, device_from_environment, unknown_variables
+from eyestate.settings import Settings, device_from_environment, settings, unknown_variables
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -18,9 +19,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "LOG_LEVEL": "",
     }.items():
         monkeypatch.setenv(f"EYESTATE_{name}", value)
-    assert Settings.from_environment() == Settings(
-        device="cpu", workers=3, timeout=2.5, api_keys_file=tmp_path / "keys"
-    )
+    assert settings() == Settings(device="cpu", workers=3, timeout=2.5, api_keys_file=tmp_path / "keys")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +29,23 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"EYESTATE_{name}", value)
     with pytest.raises(SettingError, match=f"EYESTATE_{name} is '{value}'"):
-        Settings.from_environment()
+        settings()
+
+
+def test_names_of_a_choice_may_be_in_capitals() -> None:
+    """As most programs have them; said for whatever setting is a choice."""
+    choices = {
+        name: get_args(field.annotation)
+        for name, field in Settings.model_fields.items()
+        if get_origin(field.annotation) is Literal
+    }
+    assert {"device", "log_level"} <= choices.keys()
+    for name, names in choices.items():
+        for value in names:
+            for written in (value.upper(), value.title()):
+                assert getattr(settings({f"EYESTATE_{name.upper()}": written}), name) == value
+    with pytest.raises(SettingError, match="EYESTATE_LOG_LEVEL is 'LOUD'"):
+        settings({"EYESTATE_LOG_LEVEL": "LOUD"})
 
 
 def test_the_documentation_lists_every_setting() -> None:
@@ -44,6 +59,7 @@ def test_the_device_is_read_without_the_settings_of_the_service(monkeypatch: pyt
     monkeypatch.delenv("EYESTATE_DEVICE", raising=False)
     assert device_from_environment() == "auto"
     assert device_from_environment({"EYESTATE_DEVICE": "openvino"}) == "openvino"
+    assert device_from_environment({"EYESTATE_DEVICE": "CPU"}) == "cpu"
     with pytest.raises(SettingError, match="EYESTATE_DEVICE is 'tpu': choose one of auto, cpu"):
         device_from_environment({"EYESTATE_DEVICE": "tpu"})
 

@@ -236,13 +236,16 @@ def test_keys_tls_traces_and_logs(
         ({"EYESTATE_DEVICE": "tpu"}, "EYESTATE_DEVICE is 'tpu'"),
         ({"EYESTATE_MODEL": "nothing"}, "there is no model 'nothing'"),
         ({"EYESTATE_API_KEYS_FILE": os.devnull}, "EYESTATE_API_KEYS_FILE"),
+        ({"EYESTATE_API_KEYS_FILE": "{folder}/keys"}, "is not UTF-8 text; save it as UTF-8"),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_one_clear_line(
     tmp_path: Path, setting: dict[str, str], message: str
 ) -> None:
     log = tmp_path / "log"
-    with started_service(tmp_path, log, **setting) as (process, _):
+    (tmp_path / "keys").write_bytes("# Schlüssel\nkey\n".encode("cp1252"))
+    environment = {name: value.format(folder=tmp_path) for name, value in setting.items()}
+    with started_service(tmp_path, log, **environment) as (process, _):
         assert process.wait(60) != 0
     assert message in log.read_text()
     assert "Traceback" not in log.read_text()

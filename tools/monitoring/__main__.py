@@ -13,7 +13,7 @@ import click
 from eyestate.atomic import write_atomically
 from eyestate.bundle import load_model
 from eyestate.cli import Commands
-from eyestate.settings import Settings
+from eyestate.settings import settings
 from tools.harness.servers import PROJECT, SCRATCH
 from tools.harness.service import running_service
 from tools.monitoring.artefacts import DOCS, generated
@@ -83,7 +83,7 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
     folder = SCRATCH / "monitoring" / str(prometheus_port)
     with ExitStack() as started, suppress(KeyboardInterrupt):
         click.echo("Starting the service and Prometheus …")
-        chosen, bundle = Settings.from_environment(), load_model()
+        chosen, bundle = settings(), load_model()
         service = started.enter_context(running_service(bundle, chosen.device, chosen.workers, "monitoring", port))
         prometheus_server = started.enter_context(
             prometheus(f"127.0.0.1:{port}", folder / "prometheus", port=prometheus_port)

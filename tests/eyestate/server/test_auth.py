@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,40 +11,94 @@ from eyestate.server import auth
 from eyestate.server.auth import ApiKeys
 
 
-def write(path: Path, text: str, changed: int) -> None:
-    path.write_text(text)
+def write(path: Path, content: bytes, changed: int) -> None:
+    path.write_bytes(content)
     os.utime(path, ns=(changed, changed))
 
 
-def test_keys_are_rotated_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_RELOAD_SECONDS", 0)
-    file = tmp_path / "keys"
-    write(file, "old\n", 1)
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where keys are; each request sees its changes."""
+    monkeypatch.setattr(auth, "_RELOAD_SECONDS", -1)
+    return tmp_path / "keys"
+
+
+def test_keys_are_rotated_without_a_restart(file: Path) -> None:
+    write(file, b"old\n", 1)
     keys = ApiKeys(file)
-    assert keys.accept("old")
-    assert not keys.accept("new")
-    write(file, "old\nnew\n", 2)
-    assert keys.accept("old")
-    assert keys.accept("new")
-    write(file, "new\n", 3)
-    assert not keys.accept("old")
-    file.unlink()
-    assert keys.accept("new"), "a file that is away for a moment locks nobody out"
+    assert keys.accept(b"old")
+    assert not keys.accept(b"new")
+    write(file, b"old\nnew\n", 2)
+    assert keys.accept(b"old")
+    assert keys.accept(b"new")
+    write(file, b"new\n", 3)
+    assert not keys.accept(b"old")
+    write(file, b"other\n", 3)
+    assert keys.accept(b"other"), "a file that is written twice within a tick of the clock differs in size"
 
 
-@pytest.mark.parametrize("text", ["", "\n  \n", "# only a comment\n"])
-def test_a_file_without_keys_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "keys").write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"# all of them are to be written below\n",
+        "# Schlüssel\nnew\n".encode("cp1252"),
+        "new\n".encode("utf-16"),
+        "new\n".encode("utf-16-le"),
+        b"new\x00\n",
+    ],
+)
+def test_a_fault_at_a_rotation_keeps_the_old_keys_and_is_said_once(
+    file: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rewrite in progress, an editor's encoding or a file that is away locks nobody out."""
+    write(file, b"old\n", 1)
+    keys = ApiKeys(file)
+    if content is None:
+        file.unlink()
+    else:
+        write(file, content, 2)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert keys.accept(b"old")
+            assert not keys.accept(b"new")
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "cannot read the API keys again, the old ones stay valid"
+    ]
+    write(file, b"new\n", 2)
+    assert keys.accept(b"new")
+    assert not keys.accept(b"old")
+
+
+@pytest.mark.parametrize("text", ["", "\n  \n", "# only a comment\n", "\ufeff", "\ufeff# comment\n"])
+def test_a_file_without_keys_is_an_error(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(SettingError, match="no key"):
-        ApiKeys(tmp_path / "keys")
+        ApiKeys(file)
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(file: Path) -> None:
     with pytest.raises(SettingError, match="cannot read"):
-        ApiKeys(tmp_path / "keys")
+        ApiKeys(file)
 
 
-@pytest.mark.parametrize("key", [None, "", " ", "right\n", "RIGHT", "ключ"])
-def test_what_is_no_key(tmp_path: Path, key: str | None) -> None:
-    (tmp_path / "keys").write_text("right\n")
-    assert not ApiKeys(tmp_path / "keys").accept(key)
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_another_encoding_is_an_error_that_says_what_to_do(file: Path, encoding: str) -> None:
+    file.write_bytes("# Schlüssel\nkey\n".encode(encoding))
+    with pytest.raises(SettingError, match="save it as UTF-8"):
+        ApiKeys(file)
+
+
+@pytest.mark.parametrize("content", ["first\nключ\n", "\ufefffirst\r\nключ\r\n", "# ü\n\n first \t\nключ"])
+def test_keys_are_the_bytes_of_utf8(file: Path, content: str) -> None:
+    file.write_text(content, encoding="utf-8", newline="")
+    keys = ApiKeys(file)
+    assert keys.accept(b"first")
+    assert keys.accept("ключ".encode())
+
+
+@pytest.mark.parametrize("key", [b"", b" ", b"right\n", b"RIGHT", "ключ".encode()])
+def test_what_is_no_key(file: Path, key: bytes) -> None:
+    file.write_text("right\n")
+    assert not ApiKeys(file).accept(key)

@@ -192,7 +192,7 @@ def test_while_it_drains_answers_close_their_connection_and_then_requests_are_re
 
 def test_only_those_with_a_key_are_answered(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# for the tests\n\nright-key\nsecond\n")
+    file.write_text("# for the tests\n\nright-key\nsecond\nключ\n", encoding="utf-8")
 
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         async def status(**headers: str) -> int:
@@ -201,6 +201,8 @@ def test_only_those_with_a_key_are_answered(tmp_path: Path) -> None:
         assert await status(Authorization="Bearer right-key") == 200
         assert await status(Authorization="bearer second") == 200
         assert await status(**{"X-API-Key": "right-key"}) == 200
+        as_our_client_sends_it = {b"Authorization": "Bearer ключ".encode()}
+        assert (await client.post("/echo", content=b"x", headers=as_our_client_sends_it)).status_code == 200
         assert await status(Authorization="Basic right-key") == 401
         assert await status(Authorization="Bearer x") == 401
         assert await status(**{"X-API-Key": "# for the tests"}) == 401
