@@ -14,6 +14,7 @@ import pyarrow as pa
 from eyestate.arrays import Pixels, Scores
 from eyestate.errors import BodyTooLargeError, RequestError
 from eyestate.images import check_size
+from eyestate.server import arrow_messages
 
 MAX_CROPS: Final = 16_384
 COLUMN: Final = "image"
@@ -58,7 +59,7 @@ def from_arrow(body: bytes) -> Pixels | list[bytes | None]:
             compressed, or with views of the same bytes again and again.
     """
     try:
-        _check_messages(body)
+        arrow_messages.check(body, MAX_CROPS)
         with pa.ipc.open_stream(body) as stream:
             names = stream.schema.names
             if names.count(COLUMN) != 1:
@@ -148,39 +149,6 @@ def _tensors(columns: Sequence[pa.FixedShapeTensorArray]) -> Pixels:
     crops: Pixels = np.concatenate([column.to_numpy_ndarray() for column in columns if len(column)])
     _check_shape(crops.shape)
     return crops
-
-
-def _check_messages(body: bytes) -> None:
-    """Reject a stream that would take far more memory than its length."""
-    reader = pa.ipc.MessageReader.open_stream(body)
-    for _ in range(MAX_CROPS + 2):  # a schema, batches of a crop or more, the end
-        try:
-            message = reader.read_next_message()
-        except StopIteration:
-            return
-        if _may_grow(message):
-            raise RequestError("the Arrow stream is compressed or has dictionaries; send plain columns")
-    raise BodyTooLargeError(f"the Arrow stream has more than {MAX_CROPS:,} record batches")
-
-
-def _may_grow(message: pa.Message) -> bool:
-    """Whether a message may expand when read: a compressed record batch, which pyarrow reveals only by reading it.
-
-    Reads the flatbuffer of Arrow's ``Message.fbs``: the field ``header`` (2) of a message is its record batch, whose
-    field ``compression`` (3) is there when it is.
-    """
-    if message.type not in ("record batch", "dictionary"):
-        return False
-    flat = message.metadata.to_pybytes()
-
-    def field(table: int, index: int) -> int:
-        vtable = table - struct.unpack_from("<i", flat, table)[0]
-        size = struct.unpack_from("<H", flat, vtable)[0]
-        offset = struct.unpack_from("<H", flat, vtable + 4 + 2 * index)[0] if 4 + 2 * index < size else 0
-        return table + offset if offset else 0
-
-    header = field(struct.unpack_from("<I", flat)[0], 2)
-    return message.type == "dictionary" or field(header + struct.unpack_from("<I", flat, header)[0], 3) != 0
 
 
 def _short(fault: object) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
 BODY_BUDGET: Final = "eyestate.body_budget"  # in a request's scope: the ``BodyBudget`` that its body counts against
 MAX_BODY_BYTES: Final = 64 * 2**20
+INLINE_BYTES: Final = 16 * 2**10  # smaller bodies are parsed faster than a thread starts
 MAX_IMAGES: Final = 1_000
 MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
 _MAX_PART_HEADER_BYTES: Final = 2_048  # per header of a part: file names may be long
@@ -92,7 +93,10 @@ async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
     if media_type == NPY:
         return packed.from_npy(await body(request, MAX_BODY_BYTES))
     if media_type == ARROW:
-        return packed.from_arrow(await body(request, MAX_BODY_BYTES))
+        content = await body(request, MAX_BODY_BYTES)
+        if len(content) <= INLINE_BYTES:
+            return packed.from_arrow(content)
+        return await asyncio.to_thread(packed.from_arrow, content)
     if media_type == MULTIPART:
         return await _parts(request, "images", MAX_BODY_BYTES)
     raise UnsupportedMediaTypeError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyestate import errors, images
-from eyestate.server import codings, connections, packed, uploads
+from eyestate.server import arrow_messages, codings, connections, packed, uploads
 from eyestate.server.openinference import tensors
 from eyestate.settings import Settings
 
@@ -38,6 +38,10 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
         [errors.BodyTooLargeError],
     ),
     "Packed crops in a batch": (f"{packed.MAX_CROPS:,}", [errors.BodyTooLargeError]),
+    "Columns and entries of metadata in an Arrow schema": (
+        f"{arrow_messages.MAX_COLUMNS:,}",
+        [errors.BodyTooLargeError],
+    ),
     "Image side in pixels": (
         f"{images.MIN_SIDE} to {images.MAX_SIDE:,}",
         [errors.ImageTooSmallError, errors.ImageTooLargeError],

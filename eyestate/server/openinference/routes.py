@@ -37,8 +37,6 @@ from eyestate.server.openinference.tensors import JSON_LENGTH, read, write
 from eyestate.server.routing import Api, Endpoint, Route
 from eyestate.server.runtime import Runtime
 
-_INLINE_BYTES: Final = 16 * 2**10  # smaller requests are parsed faster than a thread starts
-
 
 def error_response(error: EyestateError) -> Response:
     """An error in the form of the protocol."""
@@ -93,7 +91,7 @@ async def infer(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     body = await uploads.body(request, uploads.MAX_BODY_BYTES)
     json_length = request.headers.get(JSON_LENGTH)
-    if len(body) <= _INLINE_BYTES:
+    if len(body) <= uploads.INLINE_BYTES:
         asked, tensors = read(body, json_length)
     else:
         asked, tensors = await asyncio.to_thread(read, body, json_length)

@@ -248,7 +248,7 @@ class TestRefused:
         with pytest.raises(InferenceRequestError, match="bytes of binary data"):
             read_plain(head + bytes(GREY.size + difference), len(head))
 
-    @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b"1", b"null", b"[" * 100_000, b'"\\ud800"', b"{}"])
+    @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b"1", b"null", b"[" * 10_000, b'"\\ud800"', b"{}"])
     def test_what_is_no_request(self, body: bytes) -> None:
         with pytest.raises(InferenceRequestError):
             read_plain(body)
