@@ -43,7 +43,7 @@ class EdgeService(Service[Any]):  # type: ignore[misc]  # BentoML is not typed
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """What a worker serves; called right before the worker configures uvicorn."""
-        connections.install(SETTINGS.timeout)
+        connections.install(SETTINGS)
         return wrap(app, super().to_asgi(is_main), SETTINGS)
 
 

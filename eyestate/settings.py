@@ -35,6 +35,12 @@ class Settings(BaseModel):
     )
     workers: int = Field(1, ge=1, le=256, description="processes that answer requests; each holds the model")
     timeout: float = Field(60, gt=0, le=3600, description="seconds a request may take before it is answered with 504")
+    keep_alive: float = Field(
+        75,
+        gt=0,
+        le=3600,
+        description="seconds a connection may be idle between requests; more than load balancers allow",
+    )
     drain: float = Field(
         3, ge=0, le=600, description="seconds after SIGTERM in which requests are still taken while `/readyz` says 503"
     )

@@ -1,7 +1,8 @@
-"""Connections: limits on the size of request heads and on the time that clients may take.
+"""Connections: where requests begin and end, how large their heads may be, and how long clients may take.
 
-uvicorn reads heads of any length and waits for the rest of one for ever. What is wrong with a connection is answered
-here, before there is a request that the edge could answer, and in the same form.
+uvicorn reads heads of any length, waits for the rest of one for ever, and takes what follows the offer of an upgrade
+for the next request. What is wrong with a connection is answered here, before there is a request that the edge could
+answer, and in the same form.
 """
 
 from __future__ import annotations
@@ -20,27 +21,34 @@ from uvicorn.server import ServerState
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
 from eyestate.server.responses import error_response
+from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate.requests")
 
 MAX_HEAD_BYTES: Final = 64 * 2**10
 _LINGER_SECONDS: Final = 2.0  # for a rejected client to read the response, while what it sends is discarded
+_VERSIONS: Final = ("1.1", "1.0")
+# The headers that say where a request ends and whom it is for, of which each request has one at most. As trailers they
+# are forbidden (RFC 9110, 6.5.1).
+_FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_NO_TRAILERS: Final = _FRAMING | {b"connection", b"upgrade"}
 
 
-def install(timeout: float) -> None:
+def install(settings: Settings) -> None:
     """Have the server of this process speak HTTP through ``Connection``.
 
     BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
     own table of protocols when it starts.
-
-    Args:
-        timeout: seconds that a connection may be idle, a head may take to arrive, and a client may not read.
     """
-    HTTP_PROTOCOLS["auto"] = partial(Connection, timeout=timeout)  # type: ignore[assignment]  # uvicorn takes classes too
+    protocol = partial(Connection, timeout=settings.timeout, keep_alive=settings.keep_alive)
+    HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with limits.
+    """uvicorn's HTTP/1.1, with limits, and strict about where a request ends.
+
+    llhttp, the parser, rejects most of what proxies and servers understand in different ways; the rest is rejected
+    here. An offer to upgrade is ignored (RFC 9110, 7.8).
 
     uvicorn's timer for idle connections runs from the start of the connection and after each answer until the next
     head is complete, so that requests whose head comes in one piece pay for nothing else.
@@ -54,19 +62,28 @@ class Connection(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
         *,
         timeout: float,
+        keep_alive: float,
     ) -> None:
+        """Args:
+        config, server_state, app_state, _loop: uvicorn's.
+        timeout: seconds that a head may take to arrive, and a client may not read.
+        keep_alive: seconds that a connection may be idle after an answer.
+        """
         super().__init__(config, server_state, app_state, _loop)
-        self.timeout_keep_alive: float = timeout  # type: ignore[assignment]  # uvicorn says int
+        self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
+        self._timeout = timeout
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
-        self._head_began: float | None = None  # None outside heads
+        self._framing: dict[bytes, bytes] = {}  # of the present head
+        self._in_head = False
+        self._head_timed = False
         self._refused = False
         self._unread: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Start the idle timer, which also limits the first head."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
-        self._time(self.timeout_keep_alive)
+        self._time(self._timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
@@ -80,35 +97,98 @@ class Connection(HttpToolsProtocol):
             return
         self._pending += len(data)
         try:
-            self.parser.feed_data(data)
+            self._parse(data)
         except httptools.HttpParserError as error:
             fault = error.__context__ or error  # raised by a callback below
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
-        except httptools.HttpParserUpgrade:
-            pass  # upgrades are not supported, and the request is answered without one
-        else:
-            if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
-                self._refuse(_too_large())
+            return
+        if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
+            self._refuse(_too_large())
+        elif self._in_head and not self._head_timed:
+            self._time_head()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Have the parser take all of it. It stops at a head that offers an upgrade, whose body it takes for data of
+        the other protocol; another takes the head without the offer, and what follows.
+        """
+        offer = self._feed(data)
+        while offer is not None:
+            data = memoryview(data)[offer:]
+            head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            head += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: it is ignored
+            self._feed(b"\r\n".join([*head, b"", b""]))
+            offer = self._feed(data)
+
+    def _feed(self, data: bytes | memoryview) -> int | None:
+        """Have the parser take data, up to where the head of an upgrade ends, which is returned."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            end: int = offer.args[0]
+            return end
+        return None
 
     def on_message_begin(self) -> None:
         """The first byte of a head has arrived."""
         super().on_message_begin()
-        self._head_began = self.loop.time()
+        self._framing.clear()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is complete, or a trailer, which is ignored.
+
+        Raises:
+            MalformedRequestError: it is ambiguous.
+        """
+        name = name.lower()
+        if not self._in_head:
+            if name in _NO_TRAILERS:
+                raise MalformedRequestError(f"{name.decode()} is no trailer")
+            return
+        if name in _FRAMING:
+            if name in self._framing:
+                raise MalformedRequestError(f"there is more than one {name.decode()}")
+            self._framing[name] = value
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """A head is complete.
 
         Raises:
             HeadTooLargeError: it is over the limit.
+            MalformedRequestError: it is ambiguous.
         """
         if self._pending > MAX_HEAD_BYTES:  # may include bytes of the body in the same piece
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 raise _too_large()
+        self._check_head()
+        if self.parser.should_upgrade():
+            return  # it comes again, without the offer
         self._pending = 0
-        self._head_began = None
+        self._in_head = self._head_timed = False
         self._unset_keepalive_if_required()
         super().on_headers_complete()
+        if self.expect_100_continue:
+            self.cycle.keep_alive = False  # until the body has come: who is answered before need not send it
+
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            raise MalformedRequestError(f"this is HTTP/{version}; send HTTP/1.1")
+        if version == "1.1" and b"host" not in self._framing:
+            raise MalformedRequestError("the request has no Host")
+        coding = self._framing.get(b"transfer-encoding")
+        if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
+            raise MalformedRequestError("the transfer encoding has to be chunked, in HTTP/1.1")
+        if self.parser.get_method() == b"CONNECT":
+            raise MalformedRequestError("this is no proxy")
+        if not self.url.startswith(b"/") and not httptools.parse_url(self.url).path:
+            raise MalformedRequestError("the target of the request has no path")
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has arrived."""
@@ -117,29 +197,40 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is complete."""
+        if self._in_head:
+            return  # of the head that offers an upgrade
         self._pending = 0
+        if self.expect_100_continue and not self.cycle.response_started:
+            self.cycle.keep_alive = self.scope["http_version"] == "1.1" and self.parser.should_keep_alive()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """An answer is complete: the connection is idle, unless another head has begun to arrive."""
+        super().on_response_complete()
+        if self._in_head and not self.transport.is_closing():
+            self._time_head()
+
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection: no complete head arrived in time."""
-        if self._head_began is None:
-            self.transport.close()
-            return
-        left = self._head_began + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._time(left)  # the head started after an idle time
+        """Close the connection: nothing or no complete head arrived in time."""
+        if self._in_head:
+            self._refuse(RequestTimeoutError(f"the head was not complete within {self._timeout:g} s"))
         else:
-            self._refuse(RequestTimeoutError(f"the head was not complete within {self.timeout_keep_alive:g} s"))
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read its response: abort after the timeout, since closing would wait for it."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+        self._unread = self.loop.call_later(self._timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._stop_waiting_for_reader()
         super().resume_writing()
+
+    def _time_head(self) -> None:
+        self._head_timed = True
+        self._unset_keepalive_if_required()
+        self._time(self._timeout)
 
     def _time(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)

@@ -15,7 +15,10 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time (UTC), level, logger, process, message, and what came by ``extra``."""
+    """A record as one line of JSON: time (UTC), level, logger, process, message, and what came by ``extra``.
+
+    All but printable ASCII is escaped: control characters and marks of direction would reach the reader's terminal.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -28,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)
 
 
 def configure(level: str) -> None:

@@ -95,6 +95,8 @@ class RoutingTable:
         return next((target for prefix, target in self._unknown if path.startswith(prefix)), None)
 
     def _match(self, path: str, scope: Scope) -> _Entry | None:
+        if not path.isprintable():  # also for the pattern's end, which would match before a line feed
+            return None
         for pattern, entry in self._patterns:
             if match := pattern.match(path):
                 scope["path_params"] = match.groupdict()

@@ -21,10 +21,11 @@ DEFAULTS = Settings()
 
 STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
     "Request line and headers": (f"{connections.MAX_HEAD_BYTES // 2**10} KiB", [errors.HeadTooLargeError]),
-    "Seconds for an idle connection, for receiving a head or a body, for reading a response": (
+    "Seconds for receiving a head or a body, for reading a response": (
         f"{DEFAULTS.timeout:g} (`EYESTATE_TIMEOUT`)",
         [errors.RequestTimeoutError],
     ),
+    "Seconds a connection may be idle between requests": (f"{DEFAULTS.keep_alive:g} (`EYESTATE_KEEP_ALIVE`)", []),
     "Body with one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
     "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
     f"Bytes per compressed byte of a body over {codings.FREE_BYTES // MIB} MiB": (

@@ -74,6 +74,15 @@ def test_an_unknown_path_belongs_to_the_api_of_its_prefix(path: str, api: Api) -
     assert (target.route, target.error_form, target.operational) == (UNKNOWN, api.error_form, False)
 
 
+@pytest.mark.parametrize(
+    "path", ["/inner/x\n", "/inner/\n", "/inner/a\x00b", "/inner/\x7f", "/inner/\x85", "/inner\u2028x"]
+)
+def test_a_path_with_control_characters_is_unknown(path: str) -> None:
+    target = TABLE.find({"type": "http", "method": "GET", "path": path})
+    assert target is not None
+    assert (target.route, target.error_form) == (UNKNOWN, INNER.error_form)
+
+
 def test_a_path_outside_all_prefixes_is_nobodys() -> None:
     assert RoutingTable(INNER).find({"type": "http", "method": "GET", "path": "/send"}) is None
 
