@@ -94,7 +94,7 @@ async def readiness(request: Request) -> Response:
 async def prometheus(request: Request) -> Response:
     """``GET /metrics``."""
     runtime: Runtime = request.app.state.runtime
-    return Response(runtime.monitor.exposition(), media_type=CONTENT_TYPE)
+    return Response(await runtime.monitor.exposition(), media_type=CONTENT_TYPE)
 
 
 async def openapi_document(request: Request) -> Response:

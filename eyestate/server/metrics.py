@@ -36,6 +36,7 @@ from eyestate.drift import EDGES, Drift
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0
+FRESH_SECONDS: Final = 0.5  # rendering takes tens of milliseconds
 SAMPLE: Final = 64  # crops per worker and PUBLISH_SECONDS whose pixels are measured
 
 _LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -215,6 +216,8 @@ class Monitor:
         self._deferred = deferred
         self._deferred_published = 0
         self._sample: list[Pixels] = []
+        self._exposition: asyncio.Future[bytes] | None = None
+        self._exposed = 0.0  # when it was begun, on the loop's clock
         if reference := manifest.reference:
             UNCERTAIN.labels("reference").set(reference.uncertain)
             for feature, distribution in reference.features.items():
@@ -266,15 +269,14 @@ class Monitor:
         finally:
             self.publish()
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format, summed over the worker processes if there are several."""
-        self.publish()
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(REGISTRY)
-        _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client is untyped
-        return generate_latest(registry)
+    async def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format, at most ``FRESH_SECONDS`` old, however many ask for them."""
+        now = asyncio.get_running_loop().time()
+        if self._exposition is None or now - self._exposed > FRESH_SECONDS:
+            self.publish()
+            self._exposed = now
+            self._exposition = asyncio.ensure_future(asyncio.to_thread(_render))
+        return await asyncio.shield(self._exposition)  # others wait for it, too
 
     def _measure_sample(self) -> None:
         n = len(self._sample)
@@ -294,6 +296,16 @@ class Monitor:
         for counter in (DEFERRED, ESCALATED):
             counter.inc(total - self._deferred_published)
         self._deferred_published = total
+
+
+def _render() -> bytes:
+    """All metrics, summed over the worker processes if there are several."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client is untyped
+    return generate_latest(registry)
 
 
 def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:

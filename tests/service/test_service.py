@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import eyestate
 from eyestate.bundle import load_bundle
 from eyestate.images import MAX_BYTES
+from eyestate.server.metrics import FRESH_SECONDS
 from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES
 from tests.service.conftest import PROJECT, started_service
 from training.data.synthetic import labelled
@@ -333,6 +334,7 @@ def sample(name: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]
 
 
 def samples(client: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    time.sleep(FRESH_SECONDS)
     text = client.get("/metrics").raise_for_status().text
     return {
         sample(s.name, **s.labels): s.value for family in text_string_to_metric_families(text) for s in family.samples

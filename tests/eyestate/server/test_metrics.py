@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,7 +222,7 @@ def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
 )
 def test_reference_has_the_histograms_buckets(feature: str, histogram: str, monitor: Monitor) -> None:
     """Else a query could not subtract one from the other."""
-    families = {f.name: f for f in text_string_to_metric_families(monitor.exposition().decode())}
+    families = {f.name: f for f in text_string_to_metric_families(asyncio.run(monitor.exposition()).decode())}
     shares = {
         s.labels["le"]: s.value
         for s in families["eyestate_reference_cumulative_share"].samples
@@ -230,6 +232,28 @@ def test_reference_has_the_histograms_buckets(feature: str, histogram: str, moni
     assert set(shares) == buckets - {"+Inf"}
     assert len(shares) == len(EDGES[feature])  # type: ignore[index]
     assert sorted(shares.values()) == list(shares.values())
+
+
+def test_many_readers_are_told_from_one_rendering(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def render() -> bytes:
+        threads.append(threading.current_thread())
+        return b"%d" % len(threads)
+
+    async def read() -> None:
+        monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+        impatient = asyncio.create_task(monitor.exposition())
+        await asyncio.sleep(0)
+        impatient.cancel()  # and the others wait on
+        assert await asyncio.gather(*[monitor.exposition() for _ in range(20)]) == [b"1"] * 20
+        await asyncio.sleep(0.06)
+        assert await monitor.exposition() == b"2"
+
+    monkeypatch.setattr(metrics, "_render", render)
+    monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.05)
+    asyncio.run(read())
+    assert threading.main_thread() not in threads
 
 
 def test_costs_little(monitor: Monitor) -> None:
@@ -302,7 +326,7 @@ class TestSeveralWorkers:
         with pytest.raises(subprocess.CalledProcessError) as death:
             self.run(folder, bundle, work + killed)
         assert list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))
-        text = self.run(folder, bundle, work + "print(monitor.exposition().decode())")
+        text = self.run(folder, bundle, work + "import asyncio\nprint(asyncio.run(monitor.exposition()).decode())")
         samples = {
             (s.name, *sorted(s.labels.values())): s.value
             for family in text_string_to_metric_families(text)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from eyestate.server.metrics import FRESH_SECONDS
 from loadtests.scenarios.__main__ import LOCUSTFILE
 from tools.harness import crops
 from tools.harness.servers import PROJECT, Server, free_port
@@ -60,6 +62,7 @@ def rows(output: Path, scenario: str) -> dict[str, dict[str, int]]:
 
 def answered(server: Server, route: str) -> int:
     """Requests that the service answered with 200, by its own count."""
+    time.sleep(FRESH_SECONDS)
     with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         found = re.search(rf'eyestate_requests_total{{route="{route}",status="200"}} (\S+)', answer.read().decode())
     return int(float(found[1])) if found else 0
