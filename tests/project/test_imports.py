@@ -27,10 +27,10 @@ def test_the_contracts_are_kept() -> None:
 @pytest.mark.parametrize(
     ("module", "statement"),
     [
-        ("eyestate/images.py", "import eyestate.server.app"),
-        ("eyestate/images.py", "import training.runs"),
-        ("eyestate/images.py", "import torch"),
-        ("eyestate/images.py", "import starlette"),
+        ("eyestate/images/decoding.py", "import eyestate.server.app"),
+        ("eyestate/images/decoding.py", "import training.runs"),
+        ("eyestate/images/decoding.py", "import torch"),
+        ("eyestate/images/decoding.py", "import starlette"),
         ("eyestate/server/metrics.py", "import eyestate.server.app"),
         ("training/runs.py", "import eyestate.server.app"),
         ("training/runs.py", "import tools.harness.servers"),
