@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from eyestate.mtcnn import FaceDetector
@@ -33,7 +34,7 @@ class FacePool:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
 
     async def run(self, detect: Callable[[], Result]) -> Result:
-        """Call ``detect`` in a thread once one is free. Cancelling the caller frees its place.
+        """Call ``detect`` in a thread once one is free. Cancelling frees the place, once begun when the search ends.
 
         Raises:
             OverloadedError: too many photos are waiting.
@@ -41,13 +42,20 @@ class FacePool:
         wait = self._active * self._seconds_per_photo / self._threads
         if self._active >= self._threads and wait > self._max_wait:
             raise overloaded(f"{self._active:,} photos", wait - self._max_wait)
+        loop = asyncio.get_running_loop()
         self._active += 1
-        try:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, detect)
-        finally:
-            self._active -= 1
+        search = self._pool.submit(_timed, detect)
+        search.add_done_callback(lambda _: self._leave(loop))
+        result, seconds = await asyncio.wrap_future(search)
         self._seconds_per_photo = smoothed(self._seconds_per_photo, seconds)
         return result
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the loop has ended before its threads
+            loop.call_soon_threadsafe(self._forget)
+
+    def _forget(self) -> None:
+        self._active -= 1
 
     def close(self) -> None:
         """Release the threads; nothing may be run afterwards."""

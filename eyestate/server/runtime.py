@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from starlette.types import Scope
 
 from eyestate import limits, quality
 from eyestate.arrays import Pixels, Scores
-from eyestate.errors import DetectorError, ImageError
+from eyestate.errors import DetectorError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
 from eyestate.images import MAX_SIDE, decode, luma, shrunk, to_inputs
 from eyestate.mtcnn import FaceDetector
@@ -26,7 +27,11 @@ from eyestate.server.face_pool import FacePool
 from eyestate.server.metrics import Monitor
 from eyestate.server.responses import ResponseWriter
 
-_INLINE_BYTES: Final = 8 * 2**10  # smaller images decode faster than a thread starts
+# Images within both limits, all of a request together, are decoded faster than a thread starts.
+_INLINE_BYTES: Final = 8 * 2**10
+_INLINE_PIXELS: Final = 8 * 2**10
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Runtime:
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
     ) -> Decoded:
-        """Decode the images of a request, in a thread if they are large.
+        """Decode the images of a request, in a thread if they are large, which stops when the request ends.
 
         Args:
             scope: of the request.
@@ -67,11 +72,14 @@ class Runtime:
         """
         started = time.perf_counter()
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
+        work = partial(_decode, images, self.scorer.side, with_quality)
         with tracing.phase(scope, "decode"):
-            if size <= _INLINE_BYTES:
-                originals, decoded = _decode(images, self.scorer.side, with_quality)
+            if size > _INLINE_BYTES:
+                originals, decoded = await _in_thread(work)
             else:
-                originals, decoded = await asyncio.to_thread(_decode, images, self.scorer.side, with_quality)
+                originals, decoded = work(_INLINE_PIXELS)
+                if any(isinstance(failure, ImageTooLargeError) for failure in decoded.failures.values()):
+                    originals, decoded = await _in_thread(work)
         self.monitor.decoded(time.perf_counter() - started, originals)
         for failure in decoded.failures.values():
             metrics.failed(failure.code)
@@ -112,18 +120,41 @@ def _find(detector: FaceDetector, photo: bytes, side: int, with_quality: bool) -
     return found, Decoded(_waiting(found.crops, side), {}, qualities)
 
 
+async def _in_thread(work: Callable[[int, Callable[[], bool]], Result]) -> Result:
+    """What ``work`` makes of the pixels that a request may have; cancelling the caller stops it at the next image."""
+    cancelled = threading.Event()
+    try:
+        return await asyncio.to_thread(work, limits.MAX_PIXELS, cancelled.is_set)
+    except asyncio.CancelledError:
+        cancelled.set()
+        raise
+
+
 def _decode(
-    images: Pixels | Sequence[bytes | None], side: int, with_quality: bool
+    images: Pixels | Sequence[bytes | None],
+    side: int,
+    with_quality: bool,
+    max_pixels: int,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Pixels | list[Pixels], Decoded]:
-    """The crops as they were sent, and as they are queued for scoring."""
+    """The crops as they were sent, and as they are queued for scoring.
+
+    Args:
+        images, with_quality: as of ``Runtime.decode``.
+        side: of the model's input.
+        max_pixels: of all images together.
+        is_cancelled: asked before each image whether the result is still wanted.
+    """
     failures: dict[int, ImageError] = {}
     originals: Pixels | list[Pixels]
     if isinstance(images, np.ndarray):
         originals = _grey(images)
     else:
         originals = []
-        left = limits.MAX_PIXELS
+        left = max_pixels
         for place, image in enumerate(images):
+            if is_cancelled():
+                break
             try:
                 originals.append(decode(image or b"", min(left, MAX_SIDE**2)))
                 left -= originals[-1].size

@@ -61,6 +61,25 @@ class TestFacePool:
         assert len(refused) == 2
         assert refused[0].retry_after == 1
 
+    def test_a_search_that_goes_on_keeps_its_place(self) -> None:
+        """A thread cannot be stopped: who comes next must not be told that it were free."""
+        go = threading.Event()
+
+        async def impatient() -> None:
+            pool = FacePool(NoDetector(), threads=1, max_wait=0.05)  # less than a photo is thought to take
+            first = asyncio.ensure_future(pool.run(lambda: go.wait(10)))
+            await asyncio.sleep(0.05)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            with pytest.raises(OverloadedError):
+                await pool.run(lambda: None)
+            go.set()
+            await asyncio.sleep(0.1)
+            await pool.run(lambda: None)
+            pool.close()
+
+        asyncio.run(impatient())
+
     def test_cancelling_frees_the_place(self) -> None:
         go, looked = threading.Event(), []
 

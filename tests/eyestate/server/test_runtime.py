@@ -1,0 +1,89 @@
+"""Where the images of a request are decoded, and when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyestate.arrays import Pixels
+from eyestate.images import decode
+from eyestate.server import runtime
+from eyestate.server.runtime import Decoded, Runtime
+from tests.images import encoded
+
+CROP = encoded(Image.new("L", (24, 24), 90), "JPEG")
+
+
+@pytest.fixture
+def decoded_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that decoded an image, in order."""
+    names: list[str] = []
+
+    def noting(data: bytes, max_pixels: int) -> Pixels:
+        pixels = decode(data, max_pixels)
+        names.append(threading.current_thread().name)
+        return pixels
+
+    monkeypatch.setattr(runtime, "decode", noting)
+    return names
+
+
+def made(images: Sequence[bytes | None]) -> Decoded:
+    nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
+    service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+    return asyncio.run(service.decode({"type": "http"}, images))
+
+
+def test_small_crops_are_decoded_on_the_loop(decoded_by: list[str]) -> None:
+    assert len(made([CROP] * 5).crops) == 5
+    assert decoded_by == ["MainThread"] * 5
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "JPEG"])
+def test_many_pixels_in_few_bytes_are_not(decoded_by: list[str], kind: str) -> None:
+    few_bytes = encoded(Image.new("L", (512, 512)), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert len(few_bytes) < runtime._INLINE_BYTES
+    assert not made([few_bytes]).failures
+    assert "MainThread" not in decoded_by
+
+
+def test_nor_are_many_small_ones_of_few_bytes(decoded_by: list[str]) -> None:
+    tiny = encoded(Image.new("L", (64, 64)), "PNG")
+    assert len(tiny) * 40 < runtime._INLINE_BYTES
+    assert len(made([tiny] * 40).crops) == 40
+    assert decoded_by.count("MainThread") * 64 * 64 <= runtime._INLINE_PIXELS
+
+
+def test_an_image_that_is_too_large_in_few_bytes_is_refused() -> None:
+    (failure,) = made([encoded(Image.new("L", (4_097, 8)), "PNG")]).failures.values()
+    assert failure.code == "image_too_large"
+
+
+def test_decoding_stops_when_the_request_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+
+    def slow(data: bytes, max_pixels: int) -> Pixels:
+        nonlocal begun
+        begun += 1
+        time.sleep(0.05)
+        return np.zeros((24, 24), np.uint8)
+
+    async def leave() -> None:
+        nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
+        service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+        task = asyncio.ensure_future(service.decode({"type": "http"}, [bytes(1_000)] * 1_000))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    monkeypatch.setattr(runtime, "decode", slow)
+    asyncio.run(leave())  # waits for the thread, which would take 50 s
+    assert begun < 100
