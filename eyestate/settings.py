@@ -23,6 +23,19 @@ _AnyCase: Final = BeforeValidator(str.lower)
 _OTHERS: Final = ("MODEL", "MODELS", "API_KEY", "DATA", "KSERVE_PYTHON")
 # Variables that Kubernetes sets in every pod where a Service has the name eyestate.
 _SERVICE_LINK: Final = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_|$)")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_DEFAULT_PORT: Final = re.compile("http:.+:80|https:.+:443")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """Origins in the form in which browsers send them, separated by commas or spaces."""
+    origins = tuple(text.replace(",", " ").split())
+    for origin in origins:
+        if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
+            raise ValueError(
+                f"{origin} is no origin as browsers send it: scheme://host, in lower case, and an unusual port"
+            )
+    return origins
 
 
 class Settings(BaseModel):
@@ -50,6 +63,9 @@ class Settings(BaseModel):
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"
     )
+    allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
+        (), description="origins whose pages may use the service, such as `https://app.example`; `*` for all"
+    )
     log_level: Annotated[LogLevel, _AnyCase] = Field(
         "info", description="`info` logs refused requests, `debug` every request"
     )
@@ -67,7 +83,8 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         variable = PREFIX + str(fault["loc"][0]).upper()
-        raise SettingError(f"{variable} is {given[str(fault['loc'][0])]!r}: {fault['msg']}") from None
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise SettingError(f"{variable} is {given[str(fault['loc'][0])]!r}: {reason}") from None
 
 
 def device_from_environment(environment: Mapping[str, str] = os.environ) -> Device:

@@ -21,7 +21,7 @@ from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import openapi, pages, tracing, uploads
+from eyestate.server import cors, openapi, pages, tracing, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import Batcher
 from eyestate.server.edge import Edge
@@ -160,7 +160,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(lifespan=lifespan)
 
 
-def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> Edge:
+def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
     """Put the routes of ``app`` in front of another ASGI application, which is left with the events of its lifespan.
 
     Raises:
@@ -174,7 +174,7 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> Edge:
 
     edge = Edge(find, fallback, timeout=settings.timeout, keys=keys)
     app.state.edge = edge
-    return edge
+    return cors.shared(edge, settings.allowed_origins) if settings.allowed_origins else edge
 
 
 def _face_pool(settings: Settings) -> FacePool | None:

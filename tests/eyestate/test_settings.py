@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -24,11 +25,22 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DEVICE", "tpu"), ("WORKERS", "0"), ("WORKERS", "many"), ("TIMEOUT", "-1"), ("API_KEYS_FILE", "/not/there")],
+    [
+        ("DEVICE", "tpu"),
+        ("WORKERS", "0"),
+        ("WORKERS", "many"),
+        ("TIMEOUT", "-1"),
+        ("API_KEYS_FILE", "/not/there"),
+        ("ALLOWED_ORIGINS", "https://app.example/"),
+        ("ALLOWED_ORIGINS", "https://App.example"),
+        ("ALLOWED_ORIGINS", "https://app.example:443"),
+        ("ALLOWED_ORIGINS", "https://*.example"),
+        ("ALLOWED_ORIGINS", "http://localhost, app.example"),
+    ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"EYESTATE_{name}", value)
-    with pytest.raises(SettingError, match=f"EYESTATE_{name} is '{value}'"):
+    with pytest.raises(SettingError, match=re.escape(f"EYESTATE_{name} is '{value}'")):
         settings()
 
 
@@ -46,6 +58,14 @@ def test_names_of_a_choice_may_be_in_capitals() -> None:
                 assert getattr(settings({f"EYESTATE_{name.upper()}": written}), name) == value
     with pytest.raises(SettingError, match="EYESTATE_LOG_LEVEL is 'LOUD'"):
         settings({"EYESTATE_LOG_LEVEL": "LOUD"})
+
+
+def test_origins_are_separated_by_commas_or_spaces() -> None:
+    given = {"EYESTATE_ALLOWED_ORIGINS": " https://app.example,http://localhost:5173  http://[::1]:81, "}
+    origins = ("https://app.example", "http://localhost:5173", "http://[::1]:81")
+    assert settings(given).allowed_origins == origins
+    assert settings({"EYESTATE_ALLOWED_ORIGINS": "*"}).allowed_origins == ("*",)
+    assert settings({}).allowed_origins == ()
 
 
 def test_the_documentation_lists_every_setting() -> None:
