@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, Card, CascadeBundle, CascadeManifest, Manifest, State, load_model
-from eyestate.errors import BundleError, ImageError
-from eyestate.execution import open_session
+from eyestate.engine import Engine
+from eyestate.errors import ImageError
 from eyestate.images import check_size, decode, luma, read, shrunk, to_inputs
 from eyestate.settings import Device, device_from_environment
 
-BATCH: Final = 32  # crops per inference: with more, a CPU gains little, but memory grows
+BATCH: Final = 256  # crops prepared at a time, which bounds the memory
 
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
@@ -40,9 +40,19 @@ class Scorer(ABC):
     def side(self) -> int:
         """Width and height in pixels of the input of ``run``."""
 
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Crops of the largest inference."""
+
+    @property
+    @abstractmethod
+    def seconds_per_crop(self) -> float:
+        """Of such an inference, as measured when the network was opened."""
+
     @abstractmethod
     def run(self, batch: Pixels) -> Scores:
-        """P(open) of one batch, uint8 (N, side, side), in one inference: float32 (N,)."""
+        """P(open) of one batch, uint8 (N, side, side): float32 (N,)."""
 
     def score(self, crops: Sequence[Pixels | bytes | str | Path] | npt.NDArray[np.uint8]) -> Scores:
         """P(open) of each crop.
@@ -68,7 +78,7 @@ class Scorer(ABC):
         return [crop if isinstance(crop, ImageError) else next(scores) for crop in read]
 
     def score_parts(self, parts: Sequence[Pixels]) -> Scores:
-        """P(open) of all crops of all parts, in one inference.
+        """P(open) of all crops of all parts.
 
         Args:
             parts: grey crops of one size each, uint8 (n, height, width).
@@ -124,36 +134,24 @@ class Network(Scorer):
             BundleError: ONNX Runtime cannot read it, or its input or output is not what the manifest says.
             SettingError: ``$EYESTATE_DEVICE`` is needed and names no device.
         """
-        self.bundle = bundle
         self.manifest = bundle.manifest
-        device = device or device_from_environment()
-        try:
-            self._session, self.device = open_session(bundle.onnx, device, threads)
-        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-            raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
-        self._check_contract()
+        self._engine = Engine(bundle, device or device_from_environment(), threads)
+        self.device = self._engine.device
 
     @property
     def side(self) -> int:
         return self.manifest.input.side
 
-    def run(self, batch: Pixels) -> Scores:
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(self.manifest.input.name, np.ascontiguousarray(batch))
-        binding.bind_output(self.manifest.output.name)
-        self._session.run_with_iobinding(binding)
-        (scores,) = binding.copy_outputs_to_cpu()
-        return np.asarray(scores, np.float32)
+    @property
+    def batch_size(self) -> int:
+        return self._engine.sizes[-1]
 
-    def _check_contract(self) -> None:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        found = [(node.name, node.type, [s for s in node.shape if isinstance(s, int)]) for node in (*inputs, *outputs)]
-        declared = [
-            (self.manifest.input.name, "tensor(uint8)", [self.side, self.side]),
-            (self.manifest.output.name, "tensor(float)", []),
-        ]
-        if found != declared:
-            raise BundleError(f"{self.bundle.onnx} has {found}, its manifest declares {declared}")
+    @property
+    def seconds_per_crop(self) -> float:
+        return self._engine.seconds_per_crop
+
+    def run(self, batch: Pixels) -> Scores:
+        return self._engine.run(batch)
 
 
 class Cascade(Scorer):
@@ -175,6 +173,14 @@ class Cascade(Scorer):
     @property
     def side(self) -> int:
         return self._large.side
+
+    @property
+    def batch_size(self) -> int:
+        return self._small.batch_size
+
+    @property
+    def seconds_per_crop(self) -> float:
+        return self._small.seconds_per_crop
 
     def run(self, batch: Pixels) -> Scores:
         return self.score_parts([batch])

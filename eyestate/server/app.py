@@ -133,7 +133,11 @@ def create_app(settings: Settings) -> Starlette:
         edge: Edge = app.state.edge
         scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
         batcher = Batcher(
-            scorer.score_parts, side=scorer.side, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE
+            scorer.score_parts,
+            batch_size=scorer.batch_size,
+            seconds_per_crop=scorer.seconds_per_crop,
+            capacity=settings.queue,
+            max_wait=settings.timeout * _MAX_WAIT_SHARE,
         )
         face_pool = _face_pool(settings)
         monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)

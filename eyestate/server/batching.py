@@ -17,9 +17,6 @@ from eyestate.arrays import Pixels, Scores
 from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 
-_BATCH_SECONDS: Final = 0.03  # longest inference, for the latency of the requests behind it
-_BATCH_SIZES: Final = (32, 64, 128, 256)  # crops; the fastest is determined at start
-_TRIALS: Final = 3
 _INLINE_SECONDS: Final = 0.001  # shorter inferences run on the event loop: a thread would cost more
 _IN_FLIGHT: Final = 2  # batches submitted to the thread: one being computed, and a full one behind it
 
@@ -76,15 +73,16 @@ class Batcher:
     crops does not hold up one with a single crop. Belongs to one event loop; not thread-safe.
     """
 
-    def __init__(self, score: Score, *, side: int, capacity: int, max_wait: float) -> None:
-        """Measure the speed of ``score``, and choose the batch size accordingly.
-
-        Args:
-            score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
-                thread unless it is too fast for that to pay.
-            side: width and height of a model input in pixels, to measure with.
-            capacity: crops that may wait; more are rejected.
-            max_wait: longest expected time of a request in seconds; beyond that it is rejected.
+    def __init__(
+        self, score: Score, *, batch_size: int, seconds_per_crop: float, capacity: int, max_wait: float
+    ) -> None:
+        """Args:
+        score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
+            thread unless it is too fast for that to pay.
+        batch_size: crops that are scored together at most.
+        seconds_per_crop: what ``score`` is expected to take, until it has been seen.
+        capacity: crops that may wait; more are rejected.
+        max_wait: longest expected time of a request in seconds; beyond that it is rejected.
         """
         self._score = score
         self._capacity = capacity
@@ -95,7 +93,8 @@ class Batcher:
         self._waiting = 0
         self._in_flight = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self.batch_size, self._seconds_per_crop = _quickest(score, side)
+        self.batch_size = batch_size
+        self._seconds_per_crop = seconds_per_crop
 
     @property
     def waiting(self) -> int:
@@ -234,22 +233,3 @@ def _attempt(score: Score, crops: Crops) -> Scores | Exception:
         return score(_parts(crops))
     except Exception as error:
         return error
-
-
-def _quickest(score: Score, side: int) -> tuple[int, float]:
-    """The batch size with the highest throughput among those that are not too slow, and its seconds per crop."""
-    speeds: list[tuple[float, int]] = []
-    for size in _BATCH_SIZES:
-        if speeds and speeds[-1][0] * size > _BATCH_SECONDS:
-            break
-        crops = np.zeros((size, side, side), np.uint8)
-        score([crops])  # warms up
-        speeds.append((min(_seconds(score, crops) for _ in range(_TRIALS)) / size, size))
-    seconds_per_crop, size = min(speeds)
-    return size, seconds_per_crop
-
-
-def _seconds(score: Score, crops: Pixels) -> float:
-    started = time.perf_counter()
-    score([crops])
-    return time.perf_counter() - started

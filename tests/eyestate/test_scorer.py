@@ -54,7 +54,7 @@ def test_arrays_bytes_and_paths(scorer: Scorer, tmp_path: Path) -> None:
 
 
 def test_one_array_of_crops(scorer: Scorer) -> None:
-    values = np.arange(2 * BATCH + 1)
+    values = np.arange(2 * BATCH + 1) % 256
     crops = np.stack([grey(int(value), 24, 24) for value in values])
     np.testing.assert_allclose(scorer.score(crops), values / 255, atol=1e-6)
     np.testing.assert_allclose(scorer.score(np.repeat(crops[..., None], 3, axis=3)), values / 255, atol=1e-6)
@@ -115,11 +115,11 @@ def test_states_are_the_state_of_each_score(scorer: Scorer, scores: list[float])
 
 
 def test_score_each_puts_errors_where_the_crops_are(scorer: Scorer) -> None:
-    values = list(range(2 * BATCH + 3))
-    broken = {0, 5, 6, BATCH, 2 * BATCH + 2}
-    scores = scorer.score_each([b"x" if value in broken else png(value) for value in values])
-    for value, score in zip(values, scores, strict=True):
-        if value in broken:
+    values = [place % 256 for place in range(BATCH + 3)]
+    broken = {0, 5, 6, BATCH, BATCH + 2}
+    scores = scorer.score_each([b"x" if place in broken else png(value) for place, value in enumerate(values)])
+    for place, (value, score) in enumerate(zip(values, scores, strict=True)):
+        if place in broken:
             assert isinstance(score, ImageError)
         else:
             assert score == pytest.approx(value / 255, abs=1e-6)
@@ -235,7 +235,7 @@ class TestShippedModel:
 
     def test_score_does_not_depend_on_the_company(self) -> None:
         scorer = eyestate.load()
-        crops = [EXAMPLES / "closed.jpg", EXAMPLES / "open.jpg"] * BATCH
+        crops = [EXAMPLES / "closed.jpg", EXAMPLES / "open.jpg"] * 20
         np.testing.assert_allclose(scorer.score(crops)[:2], scorer.score(crops[:2]), atol=1e-5)
 
 

@@ -16,7 +16,7 @@ from eyestate.errors import OverloadedError
 from eyestate.server import batching, metrics
 from eyestate.server.batching import Batcher
 
-LEAST = 32  # crops per batch, where an inference takes long
+BATCH = 32  # crops per inference, at most
 
 
 class Brightness:
@@ -56,9 +56,13 @@ def with_batcher(
     score = score or Brightness()
 
     async def run() -> None:
-        batcher = Batcher(score, side=2, capacity=capacity, max_wait=max_wait)
-        score.sizes.clear()
-        score.asked.clear()
+        batcher = Batcher(
+            score,
+            batch_size=BATCH,
+            seconds_per_crop=score.seconds_per_crop,
+            capacity=capacity,
+            max_wait=max_wait,
+        )
         try:
             async with asyncio.timeout(10):
                 await work(batcher)
@@ -89,8 +93,8 @@ def test_each_caller_gets_its_own_scores_and_the_batches_grow_under_load() -> No
 
     with_batcher(work, score)
     assert sum(score.sizes) == 200
-    assert max(score.sizes) == LEAST
-    assert len(score.sizes) == -(-200 // LEAST)
+    assert max(score.sizes) == BATCH
+    assert len(score.sizes) == -(-200 // BATCH)
 
 
 def test_a_lone_crop_does_not_wait() -> None:
@@ -172,7 +176,7 @@ def test_a_crop_that_breaks_the_inference_harms_only_its_own_request() -> None:
 def test_a_broken_batch_of_a_long_request_ends_it() -> None:
     async def work(batcher: Batcher) -> None:
         with pytest.raises(RuntimeError, match="broke"):
-            await submitted(batcher, 255, *[0] * (5 * LEAST))
+            await submitted(batcher, 255, *[0] * (5 * BATCH))
         assert batcher.waiting == 0
         assert await submitted(batcher, 6) == [6]
 
@@ -216,17 +220,20 @@ class Timed:
         capacity: int = 1_000_000,
         max_wait: float = 1e9,
     ) -> None:
-        """Run ``work`` with a batcher that took its measurements before the recording begins. No callback may fail."""
+        """Run ``work`` with a batcher. No callback may fail."""
         failures: list[dict[str, Any]] = []
 
         async def run() -> None:
             asyncio.get_running_loop().set_exception_handler(
                 lambda _, context: failures.append(context) if "handle" in context else None
             )
-            batcher = Batcher(self, side=2, capacity=capacity, max_wait=max_wait)
-            self.batches.clear()
-            self.threads.clear()
-            self.started.clear()
+            batcher = Batcher(
+                self,
+                batch_size=BATCH,
+                seconds_per_crop=self.seconds(BATCH) / BATCH,
+                capacity=capacity,
+                max_wait=max_wait,
+            )
             try:
                 async with asyncio.timeout(10):
                     await work(batcher)
@@ -437,7 +444,7 @@ class TestInline:
             while not long.done():
                 await asyncio.sleep(0)
                 turns += 1
-            assert turns >= len(timed.batches) > 3_000 / 256
+            assert turns >= len(timed.batches) > 3_000 / BATCH
             assert (await long).tolist() == [1] * 3_000
 
         timed.run(work)
@@ -595,38 +602,6 @@ class TestAdmission:
         timed.run(work, capacity=10)
 
 
-class TestBatchSize:
-    @pytest.mark.parametrize(
-        ("milliseconds", "expected"),
-        [
-            pytest.param({32: 14, 64: 15, 128: 16, 256: 1}, 128, id="the fourth would take too long"),
-            pytest.param({32: 16, 64: 1, 128: 1, 256: 1}, 32, id="the second would take too long"),
-            pytest.param({32: 5, 64: 6, 128: 14, 256: 30}, 64, id="larger batches are slower"),
-            pytest.param({32: 1, 64: 1, 128: 1, 256: 1}, 256, id="the larger the quicker"),
-        ],
-    )
-    def test_is_that_of_the_highest_speed_within_30_milliseconds(
-        self, milliseconds: dict[int, int], expected: int
-    ) -> None:
-        async def work(batcher: Batcher) -> None:
-            assert batcher.batch_size == expected
-
-        Timed(lambda size: milliseconds[size] / 1024).run(work)
-
-    def test_neither_a_slow_first_inference_nor_a_slow_trial_misleads_it(self) -> None:
-        calls: list[int] = []
-
-        def seconds(size: int) -> float:
-            calls.append(size)
-            return size / 65_536 if calls.count(size) == 3 else size / 64
-
-        async def work(batcher: Batcher) -> None:
-            assert batcher.batch_size == 32
-            assert calls == [size for size in (32, 64, 128, 256) for _ in range(4)]
-
-        Timed(seconds).run(work)
-
-
 class TestMetrics:
     @pytest.fixture(autouse=True)
     def published(self) -> None:
@@ -711,4 +686,4 @@ def test_in_any_order_every_request_gets_its_own_scores_or_its_own_error(
         assert batcher.waiting == 0
 
     timed.run(work)
-    assert all(len(batch) <= 256 for batch in timed.batches)
+    assert all(len(batch) <= BATCH for batch in timed.batches)
