@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,7 +22,7 @@ from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import cors, openapi, pages, tracing, uploads
+from eyestate.server import cors, memory, openapi, pages, tracing, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import Batcher
 from eyestate.server.edge import Edge
@@ -36,6 +37,7 @@ from eyestate.settings import Settings
 
 log = logging.getLogger("eyestate")
 
+_MIN_THREADS: Final = 4  # that parse bodies and decode images
 _MAX_WAIT_SHARE: Final = 1 / 6  # of the timeout: the longest wait that an accepted request may expect
 
 
@@ -44,7 +46,7 @@ async def score(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     decoded = await runtime.decode(request.scope, [await uploads.single_image(request)], _wants_quality(request))
     if decoded.failures:
-        raise decoded.failures[0]
+        raise decoded.failures.pop(0)  # which would hold itself
     probability = (await runtime.score(request.scope, decoded)).item()
     return runtime.responses.one(probability, runtime.scorer.state(probability), decoded.qualities)
 
@@ -131,6 +133,10 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
+        memory.return_large_blocks()
+        # By default there would be a thread for each core of the machine, however few of them are for this worker.
+        threads = ThreadPoolExecutor(max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies")
+        asyncio.get_running_loop().set_default_executor(threads)
         scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
         batcher = Batcher(
             scorer.score_parts,

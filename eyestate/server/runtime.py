@@ -17,19 +17,22 @@ from eyestate import limits, quality
 from eyestate.arrays import Pixels, Scores
 from eyestate.errors import DetectorError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
-from eyestate.images import MAX_SIDE, decode, luma, shrunk, to_inputs
+from eyestate.images import MAX_SIDE, decode, header_pixels, luma, shrunk, to_inputs
 from eyestate.mtcnn import FaceDetector
 from eyestate.quality import Assessment
 from eyestate.scorer import Scorer
 from eyestate.server import metrics, tracing
 from eyestate.server.batching import Batcher, Crops
 from eyestate.server.face_pool import FacePool
+from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.metrics import Monitor
+from eyestate.server.packed import Encoded
 from eyestate.server.responses import ResponseWriter
 
 # Images within both limits, all of a request together, are decoded faster than a thread starts.
 _INLINE_BYTES: Final = 8 * 2**10
 _INLINE_PIXELS: Final = 8 * 2**10
+_SMALL_WORK: Final = 2**20  # bytes: decoding what takes less does not wait for room
 
 Result = TypeVar("Result")
 
@@ -60,7 +63,7 @@ class Runtime:
     face_pool: FacePool | None  # None without a detector
 
     async def decode(
-        self, scope: Scope, images: Pixels | Sequence[bytes | None], with_quality: bool = False
+        self, scope: Scope, images: Pixels | Sequence[Encoded | None], with_quality: bool = False
     ) -> Decoded:
         """Decode the images of a request, in a thread if they are large, which stops when the request ends.
 
@@ -115,7 +118,8 @@ class Runtime:
 
 
 def _find(detector: FaceDetector, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
-    found = find(detector, photo)
+    with WORK.take(header_pixels(photo) * BYTES_PER_PIXEL):
+        found = find(detector, photo)
     qualities = quality.assess(found.crops) if with_quality else None
     return found, Decoded(_waiting(found.crops, side), {}, qualities)
 
@@ -131,7 +135,7 @@ async def _in_thread(work: Callable[[int, Callable[[], bool]], Result]) -> Resul
 
 
 def _decode(
-    images: Pixels | Sequence[bytes | None],
+    images: Pixels | Sequence[Encoded | None],
     side: int,
     with_quality: bool,
     max_pixels: int,
@@ -156,20 +160,33 @@ def _decode(
             if is_cancelled():
                 break
             try:
-                originals.append(decode(image or b"", min(left, MAX_SIDE**2)))
+                originals.append(_decode_one(bytes(image or b""), min(left, MAX_SIDE**2)))
                 left -= originals[-1].size
             except ImageError as error:
-                failures[place] = error
+                # Without the frames that it came through, which hold all images of the request.
+                failures[place] = error.with_traceback(None)
+                error.__context__ = None
                 left -= error.pixels
     qualities = quality.assess(originals) if with_quality else None
     return originals, Decoded(_waiting(originals, side), failures, qualities)
+
+
+def _decode_one(data: bytes, max_pixels: int) -> Pixels:
+    """As ``decode``; what takes much memory waits for room."""
+    if max_pixels * BYTES_PER_PIXEL < _SMALL_WORK or (work := header_pixels(data) * BYTES_PER_PIXEL) < _SMALL_WORK:
+        return decode(data, max_pixels)
+    with WORK.take(work):
+        return decode(data, max_pixels)
 
 
 def _grey(crops: Pixels) -> Pixels:
     if crops.ndim == 3:
         return crops
     n, height, width, _ = crops.shape
-    return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
+    if crops.nbytes < _SMALL_WORK:
+        return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
+    with WORK.take(2 * crops.nbytes):
+        return luma(crops.reshape(n * height, width, 3)).reshape(n, height, width)
 
 
 def _waiting(crops: Pixels | list[Pixels], side: int) -> Crops:

@@ -79,7 +79,7 @@ async def single_image(request: Request, several: str = "send them to /v1/score/
     )
 
 
-async def many_images(request: Request) -> Pixels | Sequence[bytes | None]:
+async def many_images(request: Request) -> Pixels | Sequence[packed.Encoded | None]:
     """The crops of a bulk request, in order, at least one.
 
     Returns:

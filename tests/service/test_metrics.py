@@ -174,6 +174,7 @@ def test_a_killed_worker_keeps_its_counts(workers: tuple[psutil.Process, httpx.C
     victim = next(child for child in process.children() if "_bentoml_impl" in " ".join(child.cmdline()))
     victim.kill()
     until(lambda: samples(client)["eyestate_worker_starts_total{}"] == 3, "the worker is started again")
+    time.sleep(FRESH_SECONDS)
     after = samples(client)
     assert after["eyestate_workers{}"] == 2
     grown = [key for key in before if "_total" in key or "_count" in key or "_sum" in key or "_bucket" in key]

@@ -26,7 +26,7 @@ from eyestate.server.openinference.schema import (
     ScoreOutput,
     StateOutput,
 )
-from eyestate.server.packed import MAX_CROPS
+from eyestate.server.packed import MAX_CROPS, Encoded
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the bytes of the JSON before binary data
 MAX_JSON_BYTES: Final = 4 * 2**20
@@ -37,7 +37,7 @@ _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + stat
 _ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
 
 
-def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[bytes]]]:
+def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[Encoded]]]:
     """What a body asks for.
 
     Args:
@@ -134,15 +134,15 @@ def _numbers(data: list[Any], arrays: list[bytes]) -> bytes:
         raise InferenceRequestError("the data of 'crops' must be whole numbers from 0 to 255, flat or nested") from None
 
 
-def _images(tensor: ImagesInput, binary: memoryview | None) -> list[bytes]:
+def _images(tensor: ImagesInput, binary: memoryview | None) -> list[Encoded]:
     files = _from_base64(tensor.data or []) if binary is None else _elements(binary)
     if len(files) != tensor.shape[0]:
         raise InferenceRequestError(f"the shape of 'images' is {tensor.shape}, but it has {len(files)} elements")
     return files
 
 
-def _from_base64(data: list[str]) -> list[bytes]:
-    files = []
+def _from_base64(data: list[str]) -> list[Encoded]:
+    files: list[Encoded] = []
     for index, text in enumerate(data):
         try:
             files.append(base64.b64decode("".join(text.split()), validate=True))  # MIME has line breaks
@@ -151,16 +151,16 @@ def _from_base64(data: list[str]) -> list[bytes]:
     return files
 
 
-def _elements(binary: memoryview) -> list[bytes]:
+def _elements(binary: memoryview) -> list[Encoded]:
     """The elements of a BYTES tensor: each has its length before it."""
-    elements: list[bytes] = []
+    elements: list[Encoded] = []
     start = 0
     while start < len(binary):
         length = int.from_bytes(binary[start : start + _LENGTH_BYTES], "little")
         start += _LENGTH_BYTES
         if start + length > len(binary):
             raise InferenceRequestError(f"element {len(elements)} of 'images' goes beyond the tensor's binary data")
-        elements.append(bytes(binary[start : start + length]))
+        elements.append(binary[start : start + length])
         start += length
     return elements
 

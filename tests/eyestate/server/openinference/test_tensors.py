@@ -25,7 +25,7 @@ from eyestate.errors import (
 )
 from eyestate.server.openinference.schema import InferenceRequest
 from eyestate.server.openinference.tensors import JSON_LENGTH, MAX_JSON_BYTES, read, write
-from eyestate.server.packed import MAX_CROPS
+from eyestate.server.packed import MAX_CROPS, Encoded
 
 RANDOM = np.random.default_rng(4)
 GREY = RANDOM.integers(0, 256, (3, 20, 24), dtype=np.uint8)
@@ -76,7 +76,7 @@ def by_tritonclient(*tensors: tuple[str, np.ndarray[Any, Any]], binary_data: boo
 
 def read_plain(
     body: bytes, json_length: int | str | None = None
-) -> tuple[InferenceRequest, list[Pixels | list[bytes]]]:
+) -> tuple[InferenceRequest, list[Pixels | list[Encoded]]]:
     return read(body, None if json_length is None else str(json_length))
 
 
@@ -86,13 +86,13 @@ class TestCrops:
     def test_in_json(self, crops: Pixels, nested: bool) -> None:
         data = crops.tolist() if nested else crops.ravel().tolist()
         _, (tensor,) = read_plain(as_json(crops_tensor(crops, data=data)))
-        assert np.array_equal(tensor, crops)
+        assert np.array_equal(np.asarray(tensor), crops)
 
     @pytest.mark.parametrize("crops", [GREY, RGB], ids=["grey", "rgb"])
     @pytest.mark.parametrize("binary_data", [False, True])
     def test_from_tritonclient(self, crops: Pixels, binary_data: bool) -> None:
         _, (tensor,) = read_plain(*by_tritonclient(("crops", crops), binary_data=binary_data))
-        assert np.array_equal(tensor, crops)
+        assert np.array_equal(np.asarray(tensor), crops)
 
     @pytest.mark.parametrize("crops", [GREY, RGB], ids=["grey", "rgb"])
     def test_binary_data_are_not_copied(self, crops: Pixels) -> None:
@@ -138,7 +138,7 @@ class TestTwoInputs:
         ]:
             head = as_json(*tensors)
             _, (crops, images) = read_plain(head + part, len(head))
-            assert np.array_equal(crops, RGB)
+            assert np.array_equal(np.asarray(crops), RGB)
             assert images == FILES
 
     def test_twice_the_same_are_refused(self) -> None:
@@ -313,7 +313,7 @@ class TestOptionalMembers:
 
     def test_data_of_a_binary_input(self) -> None:
         head = json.dumps({"inputs": [crops_tensor(GREY, **binary(GREY.size)) | {"data": None}]}).encode()
-        assert np.array_equal(read_plain(head + GREY.tobytes(), len(head))[1][0], GREY)
+        assert np.array_equal(np.asarray(read_plain(head + GREY.tobytes(), len(head))[1][0]), GREY)
 
     @pytest.mark.parametrize("parameters", [None, {}, {"binary_data": None}])
     def test_of_an_output(self, parameters: Any) -> None:

@@ -1,0 +1,51 @@
+"""The memory of a worker: how much is used at a time, and that what was used for a giant is given back."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+BYTES_PER_PIXEL: Final = 16  # while an image is decoded: at worst four copies in RGBA, composited
+_M_MMAP_THRESHOLD: Final = -3  # of malloc.h
+_LARGE_BYTES: Final = 128 * 2**10  # glibc's own threshold, before it adapts
+
+
+class Room:
+    """Memory that several threads share for work: who finds too little left waits until others have finished."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Use that many bytes within the block; what is beyond the limit waits until it is alone."""
+        size = min(size, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + size <= self._limit)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+
+WORK_BYTES: Final = 512 * 2**20
+WORK: Final = Room(WORK_BYTES)  # for decoding images and converting crops, beside bodies
+
+
+def return_large_blocks() -> None:
+    """Have the C library give each large block back to the system once it is freed.
+
+    glibc raises its threshold for doing so to the largest block freed, up to 32 MiB, and keeps what is below for the
+    thread that freed it: a few threads that decoded large images once would hold gigabytes for good.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
