@@ -16,7 +16,7 @@ settings.register_profile("tests", deadline=None)  # what else the machine has t
 settings.register_profile(
     "fuzz",
     deadline=None,
-    max_examples=5_000,
+    max_examples=10_000,
     derandomize=False,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

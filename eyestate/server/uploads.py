@@ -134,7 +134,8 @@ class _Received:
         self._max_bytes = max_bytes
         self._size = 0
         self._more = True
-        self._inflater = codings.inflater(_content_encoding(request))
+        encodings = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
+        self._inflater = codings.inflater(b",".join(encodings).decode("latin-1")) if encodings else None
         self._refuse_over(int(request.headers.get("content-length", 0)))
 
     async def chunk(self) -> tuple[bytes, bool]:
@@ -171,12 +172,6 @@ class _Received:
     def _refuse_over(self, size: int) -> None:
         if size > self._max_bytes:
             raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes:,} bytes")
-
-
-def _content_encoding(request: Request) -> str:
-    return b",".join([value for name, value in request.scope["headers"] if name == b"content-encoding"]).decode(
-        "latin-1"
-    )
 
 
 async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:

@@ -7,9 +7,11 @@ import json
 import random
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,10 +22,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from eyestate.media_types import ARROW
+from eyestate.media_types import ARROW, JSON
 from tests.bundles import write_bundle
 from tests.eyestate.server.test_packed import stream
 from tests.service.conftest import started_service, wait_until_ready
@@ -220,8 +223,6 @@ def test_thousands_of_damaged_images(victim: tuple[subprocess.Popen[bytes], str]
 
 
 def stream_of(bodies: list[bytes]) -> bytes:
-    import pyarrow as pa
-
     return stream(pa.array(bodies, pa.binary()))
 
 
@@ -458,3 +459,45 @@ def test_the_service_is_what_its_openapi_document_says(url: str, tmp_path: Path)
         [*command, *options], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stdout[-6000:]
+
+
+WIDE = bytes(pa.schema([pa.field(f"c{number}", pa.binary()) for number in range(100_000)]).serialize())
+LISTS = b"[" + b"[]," * 1_398_000 + b"[]]"
+CROPS = b'{"inputs":[{"name":"crops","datatype":"UINT8","shape":[16384,8,8],"data":[%b]}]}'
+HOLDING = {  # path, content type and body: what is parsed for a while
+    "a million lists": ("/v2/models/brightness/infer", JSON, LISTS),
+    "lists for crops": ("/v2/models/brightness/infer", JSON, CROPS % LISTS),
+    "a million numbers": ("/v2/models/brightness/infer", JSON, CROPS % (b"7," * (2**20 - 1) + b"7")),
+    "many columns": ("/v1/score/batch", ARROW, WIDE),
+    "metrics": ("/metrics", "", b""),
+}
+
+
+@pytest.mark.parametrize("what", HOLDING)
+def test_what_takes_long_to_parse_does_not_hold_up_others(url: str, what: str) -> None:
+    path, content_type, body = HOLDING[what]
+    stop = threading.Event()
+
+    def attack() -> set[int]:
+        statuses = set()
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                headers = {"content-type": content_type}
+                answer = client.post(path, content=body, headers=headers) if body else client.get(path)
+                statuses.add(answer.status_code)
+        return statuses
+
+    with ThreadPoolExecutor(4) as pool, httpx.Client(base_url=url, timeout=30) as client:
+        attackers = [pool.submit(attack) for _ in range(4)]
+        times = []
+        try:
+            for _ in range(30):
+                started = time.perf_counter()
+                assert client.post("/v1/score", content=JPEG).status_code == 200
+                times.append(time.perf_counter() - started)
+                time.sleep(0.02)
+        finally:
+            stop.set()
+        statuses = set().union(*[attacker.result() for attacker in attackers])
+    assert statuses <= {200, 400, 413, 429}
+    assert statistics.median(times) < 0.25, times  # 2 s where four attackers' lists are parsed on the event loop
