@@ -27,7 +27,7 @@ MAX_BODY_BYTES: Final = 64 * 2**20
 INLINE_BYTES: Final = 16 * 2**10  # smaller bodies are parsed faster than a thread starts
 MAX_IMAGES: Final = 1_000
 MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
-_MAX_PART_HEADER_BYTES: Final = 2_048  # per header of a part: file names may be long
+_MAX_PART_HEADER_BYTES: Final = 2_048  # per header that says what a part is: file names may be long
 _HELD: Final = "eyestate.held_bytes"
 _ENVELOPE_BYTES: Final = 64 * 2**10  # overhead of multipart for one image
 
@@ -176,7 +176,10 @@ class _Received:
 
 async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
     """The contents of the multipart parts of one name; parts of other names are ignored."""
-    _, options = parse_options_header(request.headers["content-type"])
+    content_type = request.headers["content-type"]
+    if len(content_type) > _MAX_PART_HEADER_BYTES:  # 60 KB would take 50 ms
+        raise RequestError(f"the content type is over the limit of {_MAX_PART_HEADER_BYTES:,} bytes")
+    _, options = parse_options_header(content_type)
     if b"boundary" not in options:
         raise RequestError(f"the content type {MULTIPART} names no boundary")
     collector = _Collector(name.encode())

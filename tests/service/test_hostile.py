@@ -461,6 +461,19 @@ def test_the_service_is_what_its_openapi_document_says(url: str, tmp_path: Path)
     assert result.returncode == 0, result.stdout[-6000:]
 
 
+@pytest.mark.parametrize(
+    ("query", "content_type"),
+    [
+        pytest.param("?" + "a&" * 25_000, "image/jpeg", id="query"),
+        pytest.param("", "multipart/form-data" + ";" * 50_000, id="content type"),
+    ],
+)
+def test_heads_that_take_long_to_parse(url: str, query: str, content_type: str) -> None:
+    answer = httpx.post(f"{url}/v1/score{query}", content=JPEG, headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert "over the limit of 2,048 bytes" in answer.json()["error"]["message"]
+
+
 WIDE = bytes(pa.schema([pa.field(f"c{number}", pa.binary()) for number in range(100_000)]).serialize())
 LISTS = b"[" + b"[]," * 1_398_000 + b"[]]"
 CROPS = b'{"inputs":[{"name":"crops","datatype":"UINT8","shape":[16384,8,8],"data":[%b]}]}'
