@@ -22,6 +22,7 @@ import eyestate
 from eyestate import __version__
 from eyestate.bundle import State
 from eyestate.errors import EyestateError, ImageError, ServiceError
+from eyestate.files import LeftOut, image_files
 from eyestate.images import SUFFIXES
 
 if TYPE_CHECKING:
@@ -235,9 +236,10 @@ def batch(
 ) -> None:
     """Score millions of crops through a service, into Parquet.
 
-    INPUT is a folder of images (searched recursively in sorted order, hidden files left out), a list (.txt) with the
-    path of an image in each line, zip or tar archives such as WebDataset shards, or Parquet files with a column of
-    encoded images. A folder may hold the archives or the Parquet files; '*' and '**' are understood.
+    INPUT is a folder of images (searched recursively in sorted order, hidden files left out), a list (.txt, .csv) with
+    the path of an image in each line, zip or tar archives such as WebDataset shards, or Parquet files with a column of
+    encoded images or their paths. A folder may hold the archives or the Parquet files, or be a Delta table; '*' and
+    '**' are understood.
 
     DIR gets part-000000.parquet and so on, in the order of the input: row, source, key, score, state, and error and
     message where an image could not be scored. _manifest.json says which parts are whole, and which input and model
@@ -246,9 +248,9 @@ def batch(
     An interrupted job resumes when the same command is run again. The input must not have changed (names, sizes and
     modification times of its files), nor the model.
     """
-    from eyestate.batch.containers import Columns  # noqa: PLC0415  # the packages of the extra `client`
     from eyestate.batch.engine import Service  # noqa: PLC0415
     from eyestate.batch.job import Job, run  # noqa: PLC0415
+    from eyestate.batch.parquet import Columns  # noqa: PLC0415  # the packages of the extra `client`
     from eyestate.batch.progress import progress  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; process 1 of a container would ignore it
@@ -285,17 +287,15 @@ def batch(
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """The image files named by the arguments.
+    """The image files named by the arguments; what folders hold besides is told on stderr.
 
     Raises:
         ClickException: there are none.
     """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        else:
-            files.append(path)
+    left_out = LeftOut()
+    files = image_files(paths, left_out)
+    if left_out:
+        click.echo(str(left_out), err=True)
     if not files:
         raise click.ClickException(f"no image files ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, paths))}")
     return files

@@ -7,15 +7,21 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from eyestate.batch.containers import ARCHIVES, PARQUET, Columns, Image, count, images, is_image, within_limits
-from eyestate.errors import ImageError, InputChangedError, InputError, UnreadableFileError
-from eyestate.images import read
+from eyestate.batch import delta
+from eyestate.batch.containers import ARCHIVES, count, images
+from eyestate.batch.lists import lines
+from eyestate.batch.parquet import Columns
+from eyestate.batch.reading import Image, located, read_file
+from eyestate.errors import ImageError, InputChangedError, InputError
+from eyestate.files import PARQUET, LeftOut, is_hidden, is_image, walk
 
 Kind = Literal["images", "list", "archives", "parquet"]
+LISTS: Final = (".txt", ".csv", ".tsv")
 _NAMES: Final = 1_000  # per slice
 
 
@@ -78,12 +84,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A whole input: its size, its fingerprint, and the rows in order."""
+    """A whole input: its size, its fingerprint, the rows in order, and what was left out."""
 
     kind: Kind
     rows: int
     fingerprint: str
     slices: Callable[[], Iterator[Slice]]
+    left_out: LeftOut
 
     def parts(self, rows_per_part: int) -> Iterator[Part]:
         """The input divided into parts of ``rows_per_part`` rows; the last one may be shorter.
@@ -114,33 +121,44 @@ def open_input(names: Iterable[str], columns: Columns) -> Input:
     The fingerprint is a SHA-256 over the names, sizes and modification times of all files, in order.
 
     Args:
-        names: a folder, which is searched recursively in sorted order, a text file that lists an image per line, or
-            archives or Parquet files, given one by one or as a pattern such as ``shards/*.tar``.
+        names: a folder, which is searched recursively in sorted order, a Delta table, a text file that lists an image
+            per line, or archives or Parquet files, given one by one or as a pattern such as ``shards/*.tar``.
         columns: where Parquet has images and keys.
 
     Raises:
         InputError: there is nothing to score, or there are several kinds of input.
     """
-    paths = sorted({path for name in names for path in _expanded(name)})
+    left_out = LeftOut()
+    paths = sorted({path for name in names for path in _expanded(name, left_out)})
     if len(paths) == 1 and paths[0].is_dir():
-        return _folder(paths[0], columns)
-    if len(paths) == 1 and paths[0].suffix.lower() == ".txt":
-        return _list(paths[0])
+        return _folder(paths[0], columns, left_out)
+    if len(paths) == 1 and paths[0].suffix.lower() in LISTS:
+        return _list(paths[0], left_out)
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    return _containers(root, [os.path.relpath(path, root) for path in paths], columns)
+    return _containers(root, [os.path.relpath(path, root) for path in paths], columns, left_out)
 
 
-def _expanded(name: str) -> list[Path]:
+def _expanded(name: str, left_out: LeftOut) -> list[Path]:
+    """What a name or a pattern stands for; hidden files only where the pattern names them."""
     path = Path(name)
-    found = [path] if path.exists() else [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    found = [match for match in matches if not is_hidden(os.path.relpath(match, fixed))]
+    left_out.hidden += len(matches) - len(found)
     if not found:
         raise InputError(f"there is no {name}")
+    for table in {match.parent for match in found}:
+        if delta.is_table(table):
+            raise InputError(f"{table} is a Delta table, with files of earlier versions: give the folder itself")
     return found
 
 
 class _Fingerprint:
     def __init__(self, *what: str | None) -> None:
         self._hash = hashlib.sha256(repr(what).encode())
+        self.missing = 0
 
     def add(self, name: str, path: Path | os.DirEntry[str]) -> None:
         try:
@@ -148,16 +166,19 @@ class _Fingerprint:
             told = f"{stat.st_size} {stat.st_mtime_ns}"
         except (OSError, ValueError):
             told = "missing"
+            self.missing += 1
         self._hash.update(f"{name}\0{told}\0".encode(errors="surrogateescape"))
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
 
-def _folder(folder: Path, columns: Columns) -> Input:
+def _folder(folder: Path, columns: Columns, left_out: LeftOut) -> Input:
     """Images one by one, or the archives or Parquet files, whichever the folder holds."""
+    if delta.is_table(folder):
+        return _containers(folder, delta.present_files(folder), columns, left_out)
     fingerprint, rows, containers = _Fingerprint("images"), 0, list[str]()
-    for name, entry in _walk(folder):
+    for name, entry in walk(folder, _is_data, left_out):
         if is_image(name):
             fingerprint.add(name, entry)
             rows += 1
@@ -168,53 +189,40 @@ def _folder(folder: Path, columns: Columns) -> Input:
             f"{folder} holds both images and {containers[0]}: give the images a folder of their own, or name the "
             f"others with a pattern such as '{folder}/*{Path(containers[0]).suffix}'"
         )
+    for parent in {parent for name in containers for parent in (folder / name).parents}:
+        if parent.is_relative_to(folder) and delta.is_table(parent):
+            raise InputError(f"{folder} holds the Delta table {parent}: give that itself")
     if containers:
-        return _containers(folder, containers, columns)
+        return _containers(folder, containers, columns, left_out)
     if not rows:
-        raise InputError(f"{folder} holds no images, no archives ({', '.join(ARCHIVES)}) and no Parquet")
+        also = f"; {left_out}" if left_out else ""
+        raise InputError(f"{folder} holds no images, no archives ({', '.join(ARCHIVES)}) and no Parquet{also}")
+    names = partial(walk, folder, _is_data, LeftOut())
     return Input(
         "images",
         rows,
         fingerprint.hexdigest(),
-        lambda: _files(folder, (name for name, _ in _walk(folder) if is_image(name))),
+        lambda: _files(folder, (name for name, _ in names())),
+        left_out,
     )
 
 
-def _walk(folder: Path | os.DirEntry[str], prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything in a folder that can be scored, sorted in each folder by name, hidden files left out.
-
-    Links to folders are not followed, since they may form loops.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
-    for entry in visible:
-        name = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry, f"{name}/")
-        elif (is_image(name) or name.lower().endswith((*ARCHIVES, PARQUET))) and entry.is_file():
-            yield name, entry
+def _is_data(name: str) -> bool:
+    return is_image(name) or name.lower().endswith((*ARCHIVES, PARQUET))
 
 
-def _list(path: Path) -> Input:
+def _list(path: Path, left_out: LeftOut) -> Input:
     """A text file with the path of an image in each line, relative to the list's own folder."""
     fingerprint, rows = _Fingerprint("list"), 0
-    for name in _lines(path):
-        fingerprint.add(name, path.parent / name)
+    for name in lines(path, left_out):
+        fingerprint.add(name, located(path.parent, name))
         rows += 1
-    if not rows:
-        raise InputError(f"{path} is empty; it must have the path of an image in each line")
-    return Input("list", rows, fingerprint.hexdigest(), lambda: _files(path.parent, _lines(path)))
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-            yield from (name for line in lines if (name := line.rstrip("\r\n")))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if fingerprint.missing == rows:
+        raise InputError(
+            f"{path} names no file that is there: it must have the path of an image in each line, relative to its own "
+            "folder, and nothing else"
+        )
+    return Input("list", rows, fingerprint.hexdigest(), lambda: _files(path.parent, lines(path, LeftOut())), left_out)
 
 
 def _files(folder: Path, names: Iterator[str]) -> Iterator[Files]:
@@ -222,26 +230,28 @@ def _files(folder: Path, names: Iterator[str]) -> Iterator[Files]:
         yield Files(folder, chunk)
 
 
-def _containers(root: Path, names: list[str], columns: Columns) -> Input:
+def _containers(root: Path, names: list[str], columns: Columns, left_out: LeftOut) -> Input:
     """The images in archives, or in Parquet files."""
     kinds: set[Kind] = {"parquet" if name.lower().endswith(PARQUET) else "archives" for name in names}
     unknown = [name for name in names if not name.lower().endswith((*ARCHIVES, PARQUET))]
     if unknown or len(kinds) > 1:
         raise InputError(
-            f"{unknown[0] if unknown else root} cannot be read here: give a folder, a list (.txt) of images, archives "
-            f"({', '.join(ARCHIVES)}), or Parquet files (.parquet), and only one of these kinds"
+            f"{unknown[0] if unknown else root} cannot be read here: give a folder, a list ({', '.join(LISTS)}) of "
+            f"images, archives ({', '.join(ARCHIVES)}), or Parquet files (.parquet), and only one of these kinds"
         )
-    (kind,) = kinds
+    kind: Kind = kinds.pop() if kinds else "parquet"
     fingerprint = _Fingerprint(kind, *(columns if kind == "parquet" else ()))
     spans = []
     for name in names:
         path = root / name
         fingerprint.add(name, path)
-        spans.append(Span(path, name, columns, 0, count(path, columns)))
+        spans.append(Span(path, name, columns, 0, count(path, columns, left_out)))
     rows = sum(span.rows for span in spans)
     if not rows:
-        raise InputError(f"there are no images in {', '.join(names[:3])}{' …' if len(names) > 3 else ''}")
-    return Input(kind, rows, fingerprint.hexdigest(), lambda: iter(spans))
+        where = ", ".join(names[:3]) or str(root)
+        also = f"; {left_out}" if left_out else ""
+        raise InputError(f"there are no images in {where}{' …' if len(names) > 3 else ''}{also}")
+    return Input(kind, rows, fingerprint.hexdigest(), lambda: iter(spans), left_out)
 
 
 class Reader:
@@ -260,7 +270,7 @@ class Reader:
         for piece in part.slices:
             if isinstance(piece, Files):
                 for name in piece.names:
-                    yield Row(None, name, _file(piece.folder / name))
+                    yield Row(None, name, read_file(located(piece.folder, name)))
             else:
                 yield from self._span(piece)
 
@@ -279,14 +289,3 @@ class Reader:
                 raise InputChangedError(f"{span.path} had {span.stop} images or more and now has {place}")
             self._next = (span.path, place + 1)
             yield Row(span.source, image.key, image.data)
-
-
-def _file(path: Path) -> bytes | ImageError:
-    try:
-        if not path.is_file():  # not a pipe either, which would block
-            return UnreadableFileError(f"there is no file {path}")
-        return within_limits(read(path))
-    except ImageError as error:
-        return error
-    except OSError as error:
-        return UnreadableFileError(f"cannot read {path}: {error.strerror}")

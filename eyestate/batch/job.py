@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from eyestate.batch import engine
-from eyestate.batch.containers import Columns
 from eyestate.batch.engine import Destination, Service
 from eyestate.batch.inputs import Input, open_input
 from eyestate.batch.outputs import Manifest, PartEntry, Plan, open_output
+from eyestate.batch.parquet import Columns
 from eyestate.batch.progress import Progress
 from eyestate.errors import InputChangedError, InputError
 from eyestate.schema import LoadedModel
@@ -41,6 +41,8 @@ def run(job: Job, progress: Progress) -> Manifest:
     _check_apart(job)
     progress.note("reading the input …")
     source = open_input(job.inputs, job.columns)
+    if source.left_out:
+        progress.note(str(source.left_out))
     plan = Plan(
         kind=source.kind,
         rows=source.rows,

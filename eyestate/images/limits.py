@@ -7,7 +7,9 @@ from typing import Final
 from eyestate.errors import ImageTooLargeError, ImageTooSmallError, UnsupportedImageError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+SUFFIXES: Final = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib")
+)
 MAX_BYTES: Final = 20 * 2**20
 MIN_SIDE: Final = 8
 MAX_SIDE: Final = 4096

@@ -15,8 +15,8 @@ import httpx
 import numpy as np
 
 from eyestate.arrays import Pixels
-from eyestate.batch.containers import Columns
 from eyestate.batch.inputs import Reader, open_input
+from eyestate.batch.parquet import Columns
 from eyestate.errors import ImageError, InputError
 from eyestate.images import decode, to_input
 from eyestate.media_types import NPY, OCTET_STREAM

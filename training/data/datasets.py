@@ -10,10 +10,11 @@ import re
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Generic, TypeVar
+from typing import IO, Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from eyestate.errors import EyestateError, UnreadableFileError
-from eyestate.images import MAX_BYTES, SUFFIXES, decode, to_input
+from eyestate.files import LeftOut, is_image, walk, zip_members
+from eyestate.images import MAX_BYTES, decode, to_input
 
 CLOSED: Final = 0
 OPEN: Final = 1
@@ -89,12 +91,12 @@ class Crop:
 
     def labelled(self, label: int, target: float | None = None) -> LabelledCrop:
         """The crop with a label, 0 (closed) or 1 (open), and perhaps a P(open) to train towards."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return LabelledCrop(**values | {"label": label, "target": target})
 
     def unlabelled(self) -> Crop:
         """The crop without what is known or believed of its label."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return Crop(**values | {"label": None, "target": None})
 
 
@@ -131,10 +133,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Dataset(Generic[C]):
-    """The crops of one source in the order of their names, and the files that were refused."""
+    """The crops of one source in the order of their names, the files that were refused, and what was left out."""
 
     crops: Sequence[C]
     refused: list[Refusal]
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
 
 def data_dir() -> Path:
@@ -193,9 +196,9 @@ def load_mrl(source: Path) -> Dataset[LabelledCrop]:
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    crops, refused = _load(source, _labelled_crop)
+    crops, refused, left_out = _load(source, _labelled_crop)
     crops, clashes = _drop_contradictions(crops)
-    return _usable(source, crops, refused + clashes)
+    return _usable(source, crops, refused + clashes, left_out)
 
 
 def load_people(source: Path) -> Dataset[LabelledCrop]:
@@ -209,9 +212,9 @@ def load_people(source: Path) -> Dataset[LabelledCrop]:
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    crops, refused = _load(source, _crop_of_a_person)
+    crops, refused, left_out = _load(source, _crop_of_a_person)
     crops, clashes = _drop_contradictions(crops)
-    return _usable(source, crops, refused + clashes)
+    return _usable(source, crops, refused + clashes, left_out)
 
 
 def read_people(mrl: Path, people: Sequence[Path]) -> list[LabelledCrop]:
@@ -232,13 +235,14 @@ def load_crops(source: Path) -> Dataset[Crop]:
     Raises:
         DataError: the source is missing, is no zip archive or holds no usable crop.
     """
-    crops, refused = _load(source, Crop)
+    crops, refused, left_out = _load(source, Crop)
     folders = [PurePosixPath(crop.name).parent.as_posix() for crop in crops]
     common = os.path.commonpath(folders) if folders else ""
     return _usable(
         source,
         [dataclasses.replace(crop, name=PurePosixPath(crop.name).relative_to(common).as_posix()) for crop in crops],
         refused,
+        left_out,
     )
 
 
@@ -249,16 +253,18 @@ def shrunk(crop: C, side: int = FAR_SIDE) -> C:
     return dataclasses.replace(crop, data=file.getvalue())
 
 
-def _usable(source: Path, crops: Sequence[C], refused: list[Refusal]) -> Dataset[C]:
+def _usable(source: Path, crops: Sequence[C], refused: list[Refusal], left_out: LeftOut) -> Dataset[C]:
     if not crops:
-        raise DataError(f"{source} holds no usable eye crop ({len(refused)} files refused)")
-    return Dataset(crops, refused)
+        also = f"; {left_out}" if left_out else ""
+        raise DataError(f"{source} holds no usable eye crop ({len(refused)} files refused{also})")
+    return Dataset(crops, refused, left_out)
 
 
-def _load(source: Path, make: Callable[[str, bytes], C]) -> tuple[list[C], list[Refusal]]:
+def _load(source: Path, make: Callable[[str, bytes], C]) -> tuple[list[C], list[Refusal], LeftOut]:
     crops: list[C] = []
     refused: list[Refusal] = []
-    for name, read in _files(source):
+    left_out = LeftOut()
+    for name, read in _files(source, left_out):
         try:
             data = read()
             crop = make(name, data)
@@ -267,24 +273,23 @@ def _load(source: Path, make: Callable[[str, bytes], C]) -> tuple[list[C], list[
             refused.append(Refusal(name, error.message))
         else:
             crops.append(crop)
-    return crops, refused
+    return crops, refused, left_out
 
 
-def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _files(source: Path, left_out: LeftOut) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Name and reader of each image file in a zip archive or a folder, in the order of the names.
 
     A reader stops one byte past what ``decode`` accepts, so that no file is read into memory whole to be refused.
     """
     if source.is_dir():
-        files = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        paths = sorted(files, key=Path.as_posix)
-        for path in tqdm(paths, desc=f"reading {source.name}", unit="crop"):
-            yield path.relative_to(source).as_posix(), partial(_read, path.open, "rb")
+        names = sorted(name for name, _ in walk(source, is_image, left_out))
+        for name in tqdm(names, desc=f"reading {source.name}", unit="crop"):
+            yield name, partial(_read, (source / name).open, "rb")
     elif zipfile.is_zipfile(source):
         with _open_archive(source) as archive:
-            names = sorted(name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in SUFFIXES)
-            for name in tqdm(names, desc=f"reading {source.name}", unit="crop"):
-                yield name, partial(_read, archive.open, name)
+            members = (each for each in zip_members(archive) if left_out.unless_image(each[0]))
+            for name, member in tqdm(sorted(members, key=itemgetter(0)), desc=f"reading {source.name}", unit="crop"):
+                yield name, partial(_read, archive.open, member)
     elif source.exists():
         raise DataError(f"{source} is neither a folder nor a zip archive")
     else:
@@ -298,7 +303,7 @@ def _open_archive(source: Path) -> zipfile.ZipFile:
         raise DataError(f"{source} is a damaged zip archive: {error}") from None
 
 
-def _read(open_file: Callable[[str], IO[bytes]], argument: str) -> bytes:
+def _read(open_file: Callable[[Any], IO[bytes]], argument: Any) -> bytes:
     try:
         with open_file(argument) as file:
             return file.read(MAX_BYTES + 1)

@@ -23,6 +23,8 @@ def describe(dataset: Dataset[LabelledCrop], output: Path, console: Console) -> 
         table.add_section()
     console.print(table)
     console.print(f"{len(dataset.crops):,} crops, {len(dataset.refused):,} files refused")
+    if dataset.left_out:
+        console.print(str(dataset.left_out))
     for reason, files in Counter(refusal.reason for refusal in dataset.refused).most_common():
         example = next(refusal.name for refusal in dataset.refused if refusal.reason == reason)
         console.print(f"  {files:,} × {reason}, such as {example}", highlight=False, markup=False, soft_wrap=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tarfile
 import tempfile
 import zipfile
@@ -12,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyestate.batch.containers import Columns, count, images
+from eyestate.batch import containers
+from eyestate.batch.containers import images
+from eyestate.batch.parquet import Columns
 from eyestate.errors import ImageError, InputError
+from eyestate.files import LeftOut
 from eyestate.images import MAX_BYTES
-from tests.eyestate.batch.crops import png, write_parquet, write_tar, write_zip
+from tests.eyestate.batch.crops import png, write_folder, write_parquet, write_tar, write_zip
 
 COLUMNS = Columns()
 CROPS = {f"{place:02d}.png": png(place) for place in range(20)}
@@ -26,6 +31,10 @@ def write(path: Path) -> Path:
     if path.suffix == ".parquet":
         return write_parquet(path, list(CROPS.values()))
     return write_zip(path, CROPS) if path.suffix == ".zip" else write_tar(path, CROPS)
+
+
+def count(path: Path, columns: Columns) -> int:
+    return containers.count(path, columns, LeftOut())
 
 
 def outcomes(path: Path, start: int = 0, columns: Columns = COLUMNS) -> list[tuple[str, bytes | str]]:
@@ -77,6 +86,51 @@ class TestArchives:
         members = {"0.json": b"{}", "0.png": png(0), "0.cls": b"1", "sub/1.JPEG": png(1), "readme": b""}
         for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):
             assert [key for key, _ in outcomes(path)] == ["0.png", "sub/1.JPEG"]
+
+    def test_what_systems_keep_beside_the_images(self, tmp_path: Path) -> None:
+        names = ["__MACOSX/eyes/._0.png", "./._0.png", ".thumbs/0.png", "eyes/@eaDir/0.png/t.png", "0.heic"]
+        members = dict.fromkeys(names, b"no image") | {"eyes/0.png": png(0), "./1.jfif": png(1), "_MG_2.png": png(2)}
+        for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):
+            left_out = LeftOut()
+            assert containers.count(path, COLUMNS, left_out) == 3
+            assert str(left_out) == "left out: hidden or of the system: 4; other files: 1 (.heic)"
+            assert [key for key, _ in outcomes(path)] == ["eyes/0.png", "./1.jfif", "_MG_2.png"]
+
+    def test_names_as_windows_and_macos_write_them(self, tmp_path: Path) -> None:
+        members = {"eyes\\0.png": png(0), "__MACOSX\\._0.png": b"", "deep\\folder.png\\": b"", "aa/aa.png": png(1)}
+        path = write_zip(tmp_path / "a.zip", members)
+        path.write_bytes(
+            path.read_bytes().replace(b"aa/aa", "ü/é".encode())
+        )  # the Finder does not say that it is UTF-8
+        assert outcomes(path) == [("eyes/0.png", png(0)), ("ü/é.png", png(1))]
+        path = write_zip(tmp_path / "b.zip", {"ü/é.png": png(2), "aaa.png": png(3)})
+        path.write_bytes(path.read_bytes().replace(b"aaa", "aüa".encode("cp437")))
+        assert outcomes(path) == [("ü/é.png", png(2)), ("aüa.png", png(3))]
+
+    def test_header_that_would_fill_the_memory(self, tmp_path: Path) -> None:
+        member = tarfile.TarInfo("1.png")
+        member.pax_headers = {"comment": "x" * 3 * 2**20}
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(tarfile.TarInfo("0.png"))
+            archive.addfile(member)
+        found = list(images(tmp_path / "a.tar", 0, COLUMNS))
+        assert [image.key for image in found] == ["0.png", "a.tar"]
+        assert isinstance(found[1].data, ImageError)
+        assert "a header has 3,145," in found[1].data.message
+
+    def test_disk_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Failing(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                if self.tell() > 600:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return super().read(size)
+
+        path = write_tar(tmp_path / "a.tar", CROPS)
+        content = path.read_bytes()
+        monkeypatch.setattr(Path, "open", lambda *_: Failing(content))
+        with pytest.raises(InputError, match=r"cannot read .*a\.tar: .*Input/output error"):
+            count(path, COLUMNS)
+        assert outcomes(path)[-1][1] == "unavailable_file"
 
     def test_member_with_a_wrong_checksum(self, tmp_path: Path) -> None:
         path = write_zip(tmp_path / "a.zip", CROPS)
@@ -146,21 +200,46 @@ class TestParquet:
         "cells",
         [
             pa.array([png(0), None], pa.large_binary()),
+            pa.array([png(0), None], pa.binary_view()),
+            pa.array([png(0), None]).dictionary_encode(),
+            pa.array([png(0), None], pa.binary(len(png(0)))),
             pa.array([{"bytes": png(0), "path": "x"}, None], pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+            pa.array([{"bytes": png(0)}, {"bytes": None}], pa.struct({"bytes": pa.large_binary()})),
         ],
-        ids=["large", "struct"],
+        ids=["large", "view", "dictionary", "fixed", "struct", "bytes"],
     )
-    def test_other_types_of_bytes(self, tmp_path: Path, cells: pa.Array) -> None:
-        pq.write_table(pa.table({"eye": cells, "key": ["a", None]}), tmp_path / "a.parquet")
+    @pytest.mark.parametrize("keys", [pa.array(["a", None]), pa.array(["a", None]).dictionary_encode()])
+    def test_other_types_of_bytes(self, tmp_path: Path, cells: pa.Array, keys: pa.Array) -> None:
+        pq.write_table(pa.table({"eye": cells, "key": keys}), tmp_path / "a.parquet")
         found = outcomes(tmp_path / "a.parquet", columns=Columns("eye", "key"))
         assert found == [("a", png(0)), ("1", "empty_image")]
+
+    @pytest.mark.parametrize("kind", ["struct", "path", "text", "dictionary"])
+    def test_paths(self, tmp_path: Path, kind: str) -> None:
+        """As Hugging Face's datasets writes images that were made of paths."""
+        write_folder(tmp_path / "more", {"0.png": png(0), "é.png": png(1)})
+        paths = [str(tmp_path / "more" / "0.png"), "more\\é.png", "none.png", "hf://datasets/0.png", None]
+        cells: dict[str, pa.Array] = {
+            "struct": pa.array([{"bytes": None, "path": path} for path in paths]),
+            "path": pa.array([{"path": path} for path in paths]),
+            "text": pa.array(paths),
+            "dictionary": pa.array(paths).dictionary_encode(),
+        }
+        pq.write_table(pa.table({"image": cells[kind]}), tmp_path / "a.parquet")
+        found = [outcome for _, outcome in outcomes(tmp_path / "a.parquet")]
+        assert found == [png(0), png(1), "unreadable_file", "unreadable_file", "empty_image"]
+
+    def test_column_that_is_there_twice(self, tmp_path: Path) -> None:
+        pq.write_table(pa.Table.from_arrays([pa.array([png(0)])] * 2, ["image", "image"]), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match="has several columns 'image'"):
+            count(tmp_path / "a.parquet", COLUMNS)
 
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
             (Columns("picture"), "no column 'picture'; it has id, number, image: .*--image-column"),
             (Columns("image", "name"), "no column 'name'; .*--key-column"),
-            (Columns("number"), "holds int64, not the bytes"),
+            (Columns("number"), "holds int64, not encoded images or their paths"),
             (Columns("image", "image"), "a key is a string or an integer"),
         ],
     )

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from eyestate.batch.containers import Columns
 from eyestate.batch.inputs import Input, Part, Reader, Row, open_input
+from eyestate.batch.parquet import Columns
 from eyestate.errors import ImageError, InputChangedError, InputError
 from tests.eyestate.batch.crops import png, write_folder, write_parquet, write_tar, write_zip
 
@@ -46,13 +49,17 @@ class TestFolder:
         assert keys(source) == ["a.jpg", "b/10.PNG", "b/2.png", "b/c/x.bmp", "b.webp", "ä.jpeg"]
         assert (source.kind, source.rows) == ("images", 6)
         assert {row.source for row in rows(source)} == {None}
+        assert str(source.left_out) == "left out: hidden or of the system: 2; other files: 1 (.md)"
 
     def test_links(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "in", {"a.png": png(1)})
         (folder / "b.png").symlink_to(folder / "a.png")
         (folder / "c.png").symlink_to(folder / "nowhere.png")
         (folder / "circle").symlink_to(folder)
-        assert keys(opened(folder)) == ["a.png", "b.png"]
+        (folder / "day2").symlink_to(write_folder(tmp_path / "disk", {"d.png": png(2)}))
+        source = opened(folder)
+        assert keys(source) == ["a.png", "b.png", "day2/d.png"]
+        assert str(source.left_out) == "left out: links that lead back or nowhere: 2"
 
     def test_name_of_any_bytes(self, tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(png(3))
@@ -84,7 +91,38 @@ class TestList:
 
     def test_empty(self, tmp_path: Path) -> None:
         (tmp_path / "list.txt").write_text("\n")
-        with pytest.raises(InputError, match="is empty"):
+        with pytest.raises(InputError, match="names no file that is there"):
+            opened(tmp_path / "list.txt")
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "deep\\é.png\n01.png",
+            '#TYPE System.IO.FileInfo\n"FullName"\n"deep/é.png"\n"01.png"',
+            "\nName\n----\ndeep/é.png  \n01.png  ",
+        ],
+        ids=["plain", "Export-Csv", "Out-File"],
+    )
+    def test_as_powershell_and_excel_write_them(self, tmp_path: Path, encoding: str, end: str, text: str) -> None:
+        write_folder(tmp_path, {"deep/e\u0301.png": png(1), "01.png": png(2)})
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        (tmp_path / "list.csv").write_bytes((mark + text + "\n").replace("\n", end).encode(encoding))
+        assert [row.image for row in rows(opened(tmp_path / "list.csv"))] == [png(1), png(2)]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"01.png;open\n02.png;closed\n", "names no file that is there"),
+            ("01.png\topen\n".encode("utf-16"), "names no file that is there"),
+            (b"\xff\xfe0", "looks like utf-16, but is not: save it as UTF-8"),
+        ],
+    )
+    def test_lists_of_something_else(self, tmp_path: Path, content: bytes, message: str) -> None:
+        write_folder(tmp_path, {"01.png": png(1)})
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(InputError, match=message):
             opened(tmp_path / "list.txt")
 
 
@@ -125,6 +163,78 @@ class TestContainers:
         write_tar(shards / "b.tar", dict(list(CROPS.items())[:3]))
         with pytest.raises(InputChangedError, match=r"b\.tar had 9 images or more and now has 3"):
             rows(source)
+
+
+class TestTables:
+    """The folders of Spark and Delta Lake."""
+
+    @staticmethod
+    def delta(folder: Path, *commits: list[dict[str, object]]) -> Path:
+        log = folder / "_delta_log"
+        log.mkdir(parents=True)
+        for version, actions in enumerate(commits):
+            (log / f"{version:020d}.json").write_text("\n".join(map(json.dumps, actions)))
+        return folder
+
+    def test_spark(self, tmp_path: Path) -> None:
+        for name in ("part-0", "day=1/part-1", "_c0=x/part-2", "_temporary/0/part-0", "_old/part-3", "_metadata"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            write_parquet(tmp_path / f"{name}.parquet", [png(len(name))])
+        (tmp_path / "_SUCCESS").touch()
+        (tmp_path / ".part-0.parquet.crc").touch()
+        source = opened(tmp_path)
+        assert [row.source for row in rows(source)] == [
+            "_c0=x/part-2.parquet",
+            "day=1/part-1.parquet",
+            "part-0.parquet",
+        ]
+        assert str(source.left_out) == "left out: hidden or of the system: 5"
+        assert opened(tmp_path / "**" / "*.parquet").rows == 3
+
+    def test_delta_table_has_its_present_rows(self, tmp_path: Path) -> None:
+        table = tmp_path / "lake" / "table"
+        table.mkdir(parents=True)
+        files = {f"part {number}.parquet": [png(number)] for number in range(4)}
+        for name, images in files.items():
+            write_parquet(table / name, images)
+        adds: list[dict[str, object]] = [{"add": {"path": f"part%20{number}.parquet"}} for number in range(4)]
+        self.delta(table, [{"protocol": {}}, adds[0], adds[1]], [{"remove": {"path": "part%201.parquet"}}, adds[2]])
+        assert [row.image for row in rows(opened(table))] == [png(0), png(2)]
+        checkpoint = pa.table({"add": [{"path": "part%203.parquet"}, None], "remove": [None, {"path": "x"}]})
+        pq.write_table(checkpoint, table / "_delta_log" / f"{1:020d}.checkpoint.parquet")
+        assert [row.image for row in rows(opened(table))] == [png(3)]
+        with pytest.raises(InputError, match="is a Delta table, with files of earlier versions: give the folder"):
+            opened(table / "*.parquet")
+        with pytest.raises(InputError, match="holds the Delta table"):
+            opened(table.parent)
+
+    @pytest.mark.parametrize(
+        ("commits", "message"),
+        [
+            ([[{"add": {"path": "a.parquet", "deletionVector": {"storageType": "u"}}}]], "marked as deleted"),
+            ([[{"add": {"path": "s3://x/a.parquet"}}]], "it has files elsewhere, such as s3://x/a.parquet"),
+            ([[{"add": "x"}]], "its log is damaged"),
+            ([], "commits are missing"),
+            ([[]], "there are no images"),
+        ],
+    )
+    def test_delta_tables_that_are_not_read(
+        self, tmp_path: Path, commits: list[list[dict[str, object]]], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            opened(self.delta(tmp_path, *commits))
+
+    def test_delta_logs_that_are_not_read(self, tmp_path: Path) -> None:
+        log = self.delta(tmp_path, [], []) / "_delta_log"
+        (log / f"{0:020d}.json").unlink()
+        with pytest.raises(InputError, match="commits are missing"):
+            opened(tmp_path)
+        (log / f"{0:020d}.json").write_text("{")
+        with pytest.raises(InputError, match="its log is damaged"):
+            opened(tmp_path)
+        (log / f"{1:020d}.checkpoint.80a083e8-7026.json").touch()
+        with pytest.raises(InputError, match="is of a newer form"):
+            opened(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +333,7 @@ class TestFingerprint:
         assert opened(tmp_path / "b").fingerprint == before
 
     def test_listed_file_and_columns(self, tmp_path: Path) -> None:
-        (tmp_path / "list.txt").write_text("a.png\n")
+        write_folder(tmp_path, {"b.png": png(0), "list.txt": b"a.png\nb.png\n"})
         before = opened(tmp_path / "list.txt").fingerprint
         (tmp_path / "a.png").write_bytes(png(0))
         assert opened(tmp_path / "list.txt").fingerprint != before

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from eyestate import limits
 from eyestate.batch import progress
-from eyestate.batch.containers import Columns
 from eyestate.batch.engine import Destination, Service, score_parts
 from eyestate.batch.inputs import Part, open_input
 from eyestate.batch.job import Job, run
 from eyestate.batch.outputs import Manifest
+from eyestate.batch.parquet import Columns
 from eyestate.cli import main
 from eyestate.errors import InputError, ModelChangedError, ServiceError
 from tests.bundles import write_bundle
@@ -113,6 +113,7 @@ class TestScores:
 
     def test_input_without_a_readable_row(self, service: FaultyService, tmp_path: Path) -> None:
         (tmp_path / "list.txt").write_text("a.png\nb.png\n")
+        (tmp_path / "a.png").mkdir()
         manifest = run(job(service, tmp_path / "out", tmp_path / "list.txt"), Told())
         assert (manifest.totals.failed, manifest.model, manifest.complete) == (2, None, True)
         assert service.seen()["posts"] == 0

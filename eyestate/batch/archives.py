@@ -1,0 +1,83 @@
+"""The images in a zip or tar archive, such as a WebDataset shard."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Final, Self
+
+from eyestate.batch.reading import Image, unreadable, within_limits
+from eyestate.errors import ImageError, UnreadableFileError
+from eyestate.files import LeftOut, zip_members
+from eyestate.images import MAX_BYTES
+
+_MAX_HEADER: Final = 2**20  # bytes of a member's name and attributes; tarfile reads them whole
+_EXTENDED: Final = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
+
+
+def zip_images(file: IO[bytes], name: str, start: int, left_out: LeftOut, *, read: bool) -> Iterator[Image]:
+    """The images of a zip archive from position ``start``; their data are empty unless they are to be read."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # zipfile and tarfile raise all kinds of errors for damaged files
+        if start == 0:
+            yield Image(name, unreadable("the archive", error))
+        return
+    members = [each for each in zip_members(archive) if left_out.unless_image(each[0])]
+    for key, member in members[start:]:
+        yield Image(key, _zipped(archive, member) if read else b"")
+
+
+def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | ImageError:
+    try:
+        with archive.open(member) as file:
+            return within_limits(file.read(MAX_BYTES + 1))
+    except Exception as error:
+        return unreadable("the archive's member", error)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar archive whose header is of a reasonable size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENDED and member.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header has {member.size:,} bytes; at most {_MAX_HEADER:,} are read")
+        return member
+
+
+def tar_images(file: IO[bytes], name: str, start: int, left_out: LeftOut, *, read: bool) -> Iterator[Image]:
+    """As ``zip_images``, of a tar archive, which may be compressed."""
+    place = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it would grow with every member passed
+                if not member.isdir() and left_out.unless_image(member.name.replace("\\", "/")):
+                    if place >= start:
+                        yield Image(member.name, _tarred(archive, member) if read else b"")
+                    place += 1
+    except Exception as error:
+        if place >= start:
+            yield Image(name, unreadable("the archive, from here on,", error))
+
+
+def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | ImageError:
+    if not member.isreg():
+        return UnreadableFileError("the archive's member is a link or a device, not a file")
+    try:
+        file = archive.extractfile(member)
+        assert file is not None
+        return within_limits(file.read(MAX_BYTES + 1))
+    except Exception as error:
+        return unreadable("the archive's member", error)
