@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+_UNSUPPORTED: Final = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EBADF}
+)
 PREFIX: Final = ".draft-"  # of the names of drafts, which lie beside the file
 
 
@@ -50,8 +54,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
+    """Bring a renaming to the disk, where the file system can do that for a folder: CIFS and some of FUSE cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import signal
@@ -15,8 +16,9 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import eyestate
 from eyestate import __version__
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["table", "csv", "jsonl"]
 
+_ANY: Final = 2**20  # columns, wider than any table
 _READ_FILES: Final = 32  # images held at a time
 
 paths_argument = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
@@ -195,7 +198,14 @@ Examples:
     "--api-key",
     envvar="EYESTATE_API_KEY",
     metavar="KEY",
-    help="Key of a service that asks for one.  [$EYESTATE_API_KEY]",
+    help="Key of a service that asks for one. Other users see it in the list of processes: better set "
+    "$EYESTATE_API_KEY, or give the file.  [$EYESTATE_API_KEY]",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File with the key, in place of --api-key.",
 )
 @click.option(
     "--ca",
@@ -230,6 +240,7 @@ def batch(
     in_flight: int,
     patience: float,
     api_key: str | None,
+    api_key_file: Path | None,
     ca: Path | None,
     shard: tuple[int, int],
     engine: Literal["local", "ray"],
@@ -257,7 +268,9 @@ def batch(
     job = Job(
         inputs=inputs,
         output=output,
-        service=Service(endpoint, api_key, ca or True, patience, in_flight, rows_per_request),
+        service=Service(
+            endpoint, _key(api_key_file) if api_key_file else api_key, ca or True, patience, in_flight, rows_per_request
+        ),
         columns=Columns(image_column, key_column),
         rows_per_part=rows_per_part,
         shard=shard[0],
@@ -284,6 +297,17 @@ def batch(
         )
     if totals.failed:
         raise SystemExit(3)
+
+
+def _key(file: Path) -> str:
+    """The key in a file, whose bytes are sent as they are."""
+    try:
+        key = file.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
+    except OSError as error:
+        raise click.ClickException(f"cannot read the API key from {file}: {error.strerror}") from None
+    if not key:
+        raise click.ClickException(f"{file} is empty; it must hold the API key")
+    return key.decode(errors="surrogateescape")
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -357,11 +381,16 @@ def _writer(layout: Layout, kind: type[Row | EyeRow]) -> Iterator[Callable[[Row 
     elif layout == "jsonl":
         yield lambda row: print(json.dumps(row._asdict()))
     else:
-        table = Table(*kind._fields)
+        table = Table(*(Column(name, overflow="fold") for name in kind._fields))
         yield lambda row: table.add_row(
             *(f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell)) for cell in row)
         )
-        Console().print(table)
+        console = Console()
+        if not console.is_terminal:  # a line may have any length there, and a name that is cut tells nothing
+            console.width = max(
+                console.width, Measurement.get(console, console.options.update(width=_ANY), table).maximum
+            )
+        console.print(table)
 
 
 def _plain(score: float) -> str:

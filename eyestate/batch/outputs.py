@@ -210,8 +210,13 @@ def open_output(folder: Path, plan: Plan, shard: int) -> Iterator[Output]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(f"another run is writing to {folder}: wait for it, or choose another --output") from None
+        except OSError as error:
+            raise OutputError(
+                f"the file system of {folder} cannot lock files ({error.strerror}), so that two runs could not be kept "
+                "apart: choose an --output on a local disk, or mount this one with locks"
+            ) from None
         for draft in folder.glob(f"{PREFIX}{shard}-*"):
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         path = folder / (f"_manifest-{shard}.json" if plan.shards > 1 else "_manifest.json")
         manifests = {file: _read(file) for file in folder.glob("_manifest*.json")}
         for manifest in manifests.values():

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,21 @@ def test_a_folder_in_the_way_is_an_error_that_leaves_no_draft(tmp_path: Path) ->
     with pytest.raises(OSError, match="file"):
         write_atomically(tmp_path / "file", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)])
+def test_folders_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    outcome = nullcontext() if passes else pytest.raises(OSError, match=os.strerror(number))
+    with outcome, atomic_writer(tmp_path / "file", durable=True) as file:
+        file.write(b"x")
+    assert (tmp_path / "file").read_bytes() == b"x"

@@ -64,6 +64,22 @@ def test_table_for_people(model: Path, crops: Path) -> None:
     assert "open" in result.stdout
 
 
+def test_table_in_a_pipe_cuts_no_name(model: Path, crops: Path) -> None:
+    names = [f"{'long-' * 40}{number}.png" for number in range(2)]
+    for name in names:
+        (crops / name).write_bytes((crops / "b.png").read_bytes())
+    result = eyestate("score", *(crops / name for name in names), "--model", model)
+    assert all(name in result.stdout for name in names)
+
+
+def test_what_a_folder_holds_besides_is_told(model: Path, crops: Path) -> None:
+    (crops / "._b.png").write_bytes(b"AppleDouble")
+    (crops / "d.jfif").write_bytes((crops / "a.jpg").read_bytes())
+    result = eyestate("score", crops, "--model", model, "--format", "csv")
+    assert (result.returncode, result.stdout.count("\n")) == (0, 1 + 4)
+    assert "left out: hidden or of the system: 1; other files: 1 (.txt)" in result.stderr
+
+
 def test_unreadable_files_are_named_and_do_not_stop_the_others(model: Path, crops: Path) -> None:
     (crops / "aa.png").write_bytes(b"broken")
     result = eyestate("score", crops, crops / "notes.txt", crops / "none.jpg", "--model", model, "--format", "csv")

@@ -344,6 +344,57 @@ class TestCertificates:
             Client("https://localhost", verify=path)
 
 
+class TestEnvironment:
+    """The proxy variables of desktops and containers."""
+
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            {"all_proxy": "socks://127.0.0.1:1080/"},
+            {"ALL_PROXY": "socks5://127.0.0.1:1080"},
+            {"NO_PROXY": "localhost,127.0.0.0/8,::1/128"},
+            {"http_proxy": "http://127.0.0.1:9", "no_proxy": "10.0.0.0/8"},
+            {"SSL_CERT_FILE": "/nowhere.pem"},
+        ],
+    )
+    def test_service_on_this_machine_is_reached_directly(
+        self, service: FaultyService, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+    ) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with Client(service.url) as client:
+            assert client.model().name == "brightness"
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "eyes.localhost", "127.1.2.3", "[::1]", "0.0.0.0"])
+    def test_names_of_this_machine(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+        monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1080/")
+        Client(f"http://{host}:3000").close()
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [("ALL_PROXY", "socks://127.0.0.1:1080/"), ("NO_PROXY", "fc00::/7"), ("HTTP_PROXY", "x:y")],
+    )
+    def test_proxies_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(UnreachableError, match="the environment's proxy settings cannot be used"):
+            Client("http://eyes.example")
+        with pytest.raises(UnreachableError, match="the environment's proxy settings cannot be used"):
+            AsyncClient("http://eyes.example")
+
+    def test_certificates_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+        with pytest.raises(UnreachableError, match=r"from /nowhere\.pem, which SSL_CERT_FILE names: No such file"):
+            Client("https://127.0.0.1:1")
+
+    def test_keys_of_any_bytes(self, service: FaultyService) -> None:
+        with Client(service.url, api_key="schlüssel\udcff") as client:
+            client.score(jpeg(0))
+        sent = service.seen()["headers"][0]["authorization"]
+        assert sent.encode("latin-1") == "Bearer schlüssel".encode() + b"\xff"
+        with pytest.raises(UnreachableError, match="a line break or another control character"):
+            Client(service.url, api_key="a\nb")
+
+
 class TestImport:
     @staticmethod
     def python(code: str) -> str:

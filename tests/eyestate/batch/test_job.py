@@ -347,6 +347,16 @@ class TestCommand:
         assert {headers["authorization"] for headers in service.seen()["headers"]} == {"Bearer k3y"}
         assert_scored(output)
 
+    def test_key_of_a_file(self, service: FaultyService, tmp_path: Path) -> None:
+        (tmp_path / "key").write_bytes(b"\xef\xbb\xbfk3y\r\n")
+        source = write_folder(tmp_path / "in", {"0.png": png(0)})
+        given: list[str | Path] = [source, "--endpoint", service.url, "--output", tmp_path / "out"]
+        assert self.eyestate(*given, "--api-key-file", tmp_path / "key", EYESTATE_API_KEY="other").returncode == 0
+        assert {headers["authorization"] for headers in service.seen()["headers"]} == {"Bearer k3y"}
+        (tmp_path / "key").write_bytes(b"\n")
+        result = self.eyestate(*given, "--api-key-file", tmp_path / "key")
+        assert result.stderr.endswith("key is empty; it must hold the API key\n")
+
     def test_some_failed(self, service: FaultyService, tmp_path: Path) -> None:
         source = write_parquet(tmp_path / "in.parquet", [png(0), None])
         result = self.eyestate(
