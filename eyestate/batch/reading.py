@@ -33,7 +33,7 @@ def unreadable(what: str, error: Exception) -> ImageError:
     """The error of an image that could not be read from a file, since that is damaged or its disk failed."""
     if isinstance(error, OSError) and error.errno is not None:
         return UnavailableFileError(f"{what} cannot be read: {error.strerror}")
-    return UnreadableFileError(f"{what} is damaged: {str(error) or type(error).__name__}")
+    return UnreadableFileError(f"{what} is damaged: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def read_file(path: Path) -> bytes | ImageError:

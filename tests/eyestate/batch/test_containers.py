@@ -117,6 +117,12 @@ class TestArchives:
         assert [image.key for image in found] == ["0.png", "a.tar"]
         assert isinstance(found[1].data, ImageError)
         assert "a header has 3,145," in found[1].data.message
+        with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(member)
+        (first,) = images(tmp_path / "b.tar", 0, COLUMNS)
+        assert isinstance(first.data, ImageError)
+        assert "a header has 3,145," in first.data.message
+        assert "\n" not in first.data.message
 
     def test_disk_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Failing(io.BytesIO):
