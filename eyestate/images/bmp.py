@@ -103,7 +103,7 @@ class _Header:
             fields = data[_HEADER + 4 : end].ljust(32, b"\0")
             width, height, _, depth, compression, colours = struct.unpack_from("<iiHHI12xI", fields)
         masks = _MASKS.get(depth, ())
-        if compression in (_MASKED, _ALPHA_MASKED):
+        if depth in _MASKS and compression in (_MASKED, _ALPHA_MASKED):
             has_alpha = compression == _ALPHA_MASKED or length >= 56
             masks = struct.unpack_from("<4I" if has_alpha else "<3I", data, _BITFIELDS)
             end = max(end, _BITFIELDS + 4 * len(masks))
