@@ -1,4 +1,4 @@
-"""The BentoML service: BentoML runs the processes and sockets, eyestate answers.
+"""The BentoML service: BentoML reads the command line and runs the workers, eyestate starts them and answers.
 
 Start it with ``make serve`` or ``bentoml serve service:EyeState``.
 """
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
-from eyestate.server import connections, logs
+from eyestate.server import connections, launcher, logs
 from eyestate.server.app import create_app, wrap
 from eyestate.server.auth import ApiKeys
 from eyestate.settings import settings, unknown_variables
@@ -33,8 +33,8 @@ except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 
 logs.configure(SETTINGS.log_level)
-if bentoml.server_context.worker_index is None:  # once, in the process that starts the workers
-    logs.warn_of_unknown(unknown_variables())
+logs.warn_of_unknown(unknown_variables())
+launcher.install(SETTINGS)
 app = create_app(SETTINGS)
 
 

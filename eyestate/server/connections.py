@@ -27,6 +27,7 @@ log = logging.getLogger("eyestate.requests")
 
 MAX_HEAD_BYTES: Final = 64 * 2**10
 _LINGER_SECONDS: Final = 2.0  # for a rejected client to read the response, while what it sends is discarded
+_LAST_SECONDS: Final = 1.0  # for a request on its way when the server stops
 _VERSIONS: Final = ("1.1", "1.0")
 # The headers that say where a request ends and whom it is for, of which each request has one at most. As trailers they
 # are forbidden (RFC 9110, 6.5.1).
@@ -90,6 +91,13 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._stop_waiting_for_reader()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End the connection as the server stops; a request that has not begun or is not here yet has a moment left."""
+        if self.cycle is None or self._in_head:
+            self.loop.call_later(_LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse the next bytes."""

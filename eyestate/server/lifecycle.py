@@ -1,9 +1,10 @@
-"""Graceful shutdown: report not ready, reject new requests, finish in-flight ones."""
+"""Graceful shutdown: report not ready, take what the kernel has taken, finish what is in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,27 +13,29 @@ from eyestate.server.edge import Edge
 
 log = logging.getLogger("eyestate.server.lifecycle")
 
-_POLL_SECONDS = 0.05
+_ACCEPT_SECONDS = 0.5  # for connections that are in the kernel's queue when the supervisor lets no more into it
 
 
 @contextmanager
 def graceful_shutdown(edge: Edge, drain_seconds: float) -> Iterator[None]:
     """Drain before the handler that was installed for SIGTERM runs.
 
-    At the signal ``/readyz`` turns 503. For ``drain_seconds`` requests are still served, and every response closes its
-    connection, so that load balancers can move traffic elsewhere. After that new requests are rejected with 503 and
-    those in flight are finished. Then the previous handler runs: the server closes idle connections and exits.
+    At the signal ``/readyz`` turns 503. For ``drain_seconds`` connections are still taken, and every response closes
+    its own, so that load balancers can move traffic elsewhere. Then the supervisor lets no new one begin; those it has
+    let in are accepted and answered. The previous handler runs last: the server stops listening, closes idle
+    connections, finishes the requests in flight and exits; a request that comes even later is rejected with 503.
+    Without a supervisor nothing is waited for but the requests in flight.
     """
     loop = asyncio.get_running_loop()
     previous = signal.getsignal(signal.SIGTERM)
+    supervisor = os.getppid()
 
     async def drain() -> None:
-        log.info("draining", extra={"seconds": drain_seconds, "active": edge.active})
-        await asyncio.sleep(drain_seconds)
+        seconds = drain_seconds if os.getppid() == supervisor else 0
+        log.info("draining", extra={"seconds": seconds, "active": edge.active})
+        await asyncio.sleep(seconds + _ACCEPT_SECONDS)
         edge.rejecting = True
-        while edge.active:
-            await asyncio.sleep(_POLL_SECONDS)
-        log.info("drained")
+        log.info("drained", extra={"active": edge.active})
         if callable(previous):
             previous(signal.SIGTERM, None)
 

@@ -25,7 +25,9 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import REGISTRY
 from prometheus_client.utils import floatToGoString
 
@@ -193,6 +195,17 @@ def rejected(reason: str) -> None:
     REJECTED.labels(reason).inc()
 
 
+def count_in_files(folder: Path, place: int) -> None:
+    """Have this process count in the files of a worker's place, and add to what has been counted there before."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # where Prometheus' client looks
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+    for metric in list(REGISTRY._collector_to_names):
+        if isinstance(metric, MetricWrapperBase):
+            for counted in (metric, *getattr(metric, "_metrics", {}).values()):
+                if counted._is_observable():
+                    counted._metric_init()
+
+
 class Monitor:
     """Publishes what a process knows about the model it serves: histograms, states, drift, queue and memory.
 
@@ -302,26 +315,18 @@ def _render() -> bytes:
     """All metrics, summed over the worker processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
-    _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client is untyped
     return generate_latest(registry)
 
 
 def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:
-    for feature, values in newest.items():
-        drift.add(feature, values)
+    for feature, observed in newest.items():
+        drift.add(feature, observed)
     for feature, index in drift.indices().items():
         PSI.labels(feature).set(index)
     if (share := drift.uncertain()) is not None:
         UNCERTAIN.labels("recent").set(share)
-
-
-def _forget_dead_workers(folder: Path) -> None:
-    """Drop the gauges of processes that are gone; what they counted stays."""
-    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
-        if not Path(f"/proc/{pid}").exists():
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _resident_bytes() -> int:

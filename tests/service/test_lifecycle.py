@@ -20,6 +20,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from circus.client import CircusClient
+from circus.exc import CallError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.bundles import write_bundle
@@ -98,11 +100,8 @@ def test_sigterm_says_so_first_then_refuses_and_loses_nothing(tmp_path: Path, mo
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             assert process.wait(60) == 0
         assert set(before) == {"200"}
-        assert set(load.ends) <= {"200", "503", "refused", "ReadError", "RemoteProtocolError"}
+        assert set(load.ends) == {"200", "refused"}
         assert load.ends["200"] > before["200"]
-        # At the very end a connection can be open without a request in a worker, and another one be in the kernel's
-        # hands only: both end unanswered, at most once in each thread.
-        assert load.ends["ReadError"] + load.ends["RemoteProtocolError"] <= 2 * 8
     assert "Traceback" not in log.read_text()
 
 
@@ -123,8 +122,8 @@ def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model
             victim.kill()
             killed = time.monotonic()
             while "eyestate_worker_starts_total 3.0" not in httpx.get(f"{url}/metrics").text:
-                assert time.monotonic() < killed + 60
-                time.sleep(0.2)
+                assert time.monotonic() < killed + 6  # 2 on a machine that does nothing else
+                time.sleep(0.1)
             load.until("200", load.ends["200"] + 100)
         assert set(load.ends) <= {"200", "ReadError", "RemoteProtocolError", "WriteError"}
         # Only the connections of the worker that was killed can break, each once.
@@ -135,6 +134,38 @@ def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model
         assert "eyestate_workers 2.0" in text
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_workers_end_with_a_killed_supervisor_and_leave_the_port_free(tmp_path: Path, model: str) -> None:
+    log = tmp_path / "log"
+    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_WORKERS="2") as (process, url):
+        wait_until_ready(process, url, log)
+        workers = workers_of(process)
+        process.kill()
+        killed = time.monotonic()
+        while any(worker.is_running() for worker in workers):
+            assert time.monotonic() < killed + 10
+            time.sleep(0.05)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/livez")
+
+
+def test_no_local_user_can_send_the_supervisor_a_command(tmp_path: Path, model: str) -> None:
+    """Circus, in whose place it is, would run the command of an `add` as the service's user."""
+    log, proof = tmp_path / "log", tmp_path / "proof"
+    add = {"name": "x", "cmd": "/bin/sh", "args": ["-c", f"id > {proof}"], "start": True}
+    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="0") as (process, url):
+        wait_until_ready(process, url, log)
+        family = [psutil.Process(process.pid), *workers_of(process)]
+        open_ports = {c.laddr.port for member in family for c in member.net_connections() if c.status == "LISTEN"}
+        for port in open_ports:
+            circus = CircusClient(endpoint=f"tcp://127.0.0.1:{port}", timeout=1)
+            with pytest.raises(CallError):
+                circus.send_message("add", **add)
+            circus.stop()
+        assert not proof.exists()
+        assert open_ports == {httpx.URL(url).port}
+        assert httpx.post(f"{url}/v1/score", content=OPEN).status_code == 200
 
 
 @pytest.fixture

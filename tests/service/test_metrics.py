@@ -95,7 +95,7 @@ def samples(client: httpx.Client) -> dict[str, float]:
 
 
 def until(reached: Callable[[], bool], what: str, seconds: float = 40) -> None:
-    """Wait for what another worker publishes in a second, and BentoML's watch over its workers in ten."""
+    """Wait for what another worker publishes in a second, and for a new one to start."""
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from prometheus_client.registry import REGISTRY
 from eyestate.bundle import Manifest, load_bundle
 from eyestate.drift import EDGES, LEAST, reference
 from eyestate.images import decode
-from eyestate.server import metrics
+from eyestate.server import metric_files, metrics
 from eyestate.server.metrics import SAMPLE, BulkHistogram, Monitor
 from tests.bundles import write_bundle
 
@@ -298,23 +297,23 @@ def seconds(act: Callable[[], None]) -> float:
 
 
 class TestSeveralWorkers:
-    """Each run is a process as BentoML starts it; one that has ended is a worker that died."""
+    """Each run is a process in the place of a worker; one that has ended is a worker that died."""
 
     def run(self, folder: Path, bundle: Path, script: str) -> str:
         prologue = (
-            "import os, numpy as np\n"
+            "import asyncio, os, pathlib, numpy as np\n"
             "from eyestate.server import metrics\n"
             "from eyestate.bundle import load_bundle\n"
+            f"metrics.count_in_files(pathlib.Path({str(folder)!r}), 1)\n"
             f"monitor = metrics.Monitor(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
         )
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
         command = [sys.executable, "-c", prologue + script]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    def test_what_the_dead_counted_stays_and_what_they_were_goes(self, tmp_path: Path) -> None:
+    def test_who_takes_a_place_goes_on_counting_there(self, tmp_path: Path) -> None:
         bundle = write_bundle(tmp_path / "models")
-        folder = tmp_path / "multiprocess"
-        folder.mkdir()
+        folder = metric_files.claim(tmp_path / "home", 2)
+        files = {file.name: file.stat().st_blocks for file in folder.iterdir()}
         work = (
             "metrics.request_done('/v1/score', 200, 0.003)\n"
             "metrics.rejected('overloaded')\n"
@@ -322,11 +321,11 @@ class TestSeveralWorkers:
             "metrics.scored(np.array([0.9], np.float32))\n"
             "monitor.decoded(0.001, np.zeros((2, 24, 24), np.uint8))\n"
         )
-        killed = "monitor.publish()\nprint(os.getpid(), flush=True)\nos._exit(1)\n"
-        with pytest.raises(subprocess.CalledProcessError) as death:
-            self.run(folder, bundle, work + killed)
-        assert list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))
-        text = self.run(folder, bundle, work + "import asyncio\nprint(asyncio.run(monitor.exposition()).decode())")
+        show = "print(asyncio.run(monitor.exposition()).decode())\n"
+        with pytest.raises(subprocess.CalledProcessError):
+            self.run(folder, bundle, work + "monitor.publish()\nos._exit(1)\n")
+        metric_files.forget_gauges(folder, 1)
+        text = self.run(folder, bundle, work + show)
         samples = {
             (s.name, *sorted(s.labels.values())): s.value
             for family in text_string_to_metric_families(text)
@@ -341,4 +340,30 @@ class TestSeveralWorkers:
         assert samples["eyestate_worker_starts_total",] == 2
         assert samples["eyestate_workers",] == 1
         assert samples["eyestate_queue_crops",] == 5
-        assert not list(folder.glob(f"gauge_live*_{death.value.stdout.strip()}.db"))
+        assert {file.name: file.stat().st_blocks for file in folder.iterdir()} == files, "nothing is left behind"
+
+    def test_the_state_of_a_dead_worker_is_not_shown(self, tmp_path: Path) -> None:
+        folder = metric_files.claim(tmp_path, 1)
+        script = "from eyestate.server import metric_files\n"
+        script += f"metric_files.forget_gauges(pathlib.Path({str(folder)!r}), 1)\nprint(metrics._render().decode())\n"
+        text = self.run(folder, write_bundle(tmp_path / "models"), script)
+        assert "eyestate_worker_starts_total 1.0" in text
+        assert "eyestate_workers 1.0" not in text
+
+    def test_all_labels_find_room_in_what_is_reserved(self, tmp_path: Path) -> None:
+        """Where the files had to grow, a full disk would be a bus error."""
+        folder = metric_files.claim(tmp_path, 1)
+        script = (
+            "from eyestate import errors\n"
+            "from eyestate.server import app\n"
+            "routes = [route.path for route in app._API.routes] + [f'/v2/models/{{name}}/{i}' for i in range(20)]\n"
+            "for route in routes:\n"
+            "    for status in (200, 400, 401, 404, 405, 408, 411, 413, 415, 421, 422, 429, 499, 500, 503, 504):\n"
+            "        metrics.request_done(route, status, 0.1)\n"
+            "for code in range(40):\n"
+            "    metrics.rejected(f'a_code_that_is_rather_long_{code}')\n"
+            "    metrics.failed(f'a_code_that_is_rather_long_{code}')\n"
+            "monitor.publish()\n"
+        )
+        self.run(folder, write_bundle(tmp_path / "models"), script)
+        assert {file.stat().st_size for file in folder.iterdir()} == {metric_files.FILE_BYTES}

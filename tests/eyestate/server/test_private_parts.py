@@ -9,13 +9,13 @@ import pytest
 CHECKED = {
     "bentoml": (
         "1.4.39",
-        "service_class, to_asgi, server_context, usage_stats in service.py; HTTP_PROTOCOLS",
+        "service_class, to_asgi, usage_stats in service.py; Arbiter, ensure_prometheus_dir and watchers in launcher",
     ),
-    "uvicorn": ("0.54.0", "HttpToolsProtocol's attributes and callbacks in connections.Connection"),
+    "uvicorn": ("0.54.0", "HTTP_PROTOCOLS and HttpToolsProtocol's attributes and callbacks in connections.Connection"),
     "httptools": ("0.9.0", "the exceptions that feed_data raises in connections.Connection"),
     "starlette": ("1.10.0", "compile_path in routing.RoutingTable; Response.raw_headers in edge and connections"),
     "python-multipart": ("0.0.34", "MultipartParser's callbacks in uploads._Collector"),
-    "prometheus-client": ("0.26.0", "Histogram._metric_init, _buckets, _sum, _upper_bounds in metrics.BulkHistogram"),
+    "prometheus-client": ("0.26.0", "_metric_init, _buckets, _sum, _upper_bounds, ValueClass and REGISTRY in metrics"),
 }
 
 

@@ -1,0 +1,31 @@
+"""What a worker process tells the system of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_ARG_START, _ARG_END = 45, 46  # fields 48 and 49 of proc_pid_stat(5), counted from the third
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when the process that started it ends, however that ends.
+
+    Raises:
+        SystemExit: it has ended already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def show_command(*arguments: str) -> None:
+    """Have ``ps`` show other arguments for this process, cut to the room that its own took."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    shown = "\0".join(arguments).encode()[: end - start - 1]
+    ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)

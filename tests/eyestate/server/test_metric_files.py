@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyestate.errors import SettingError
+from eyestate.server import metric_files
+
+CLAIM = "import sys; from pathlib import Path; from eyestate.server import metric_files; "
+CLAIM += "print(metric_files.claim(Path(sys.argv[1]), 1).name)"
+
+
+def claim_elsewhere(home: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", CLAIM, home], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_what_an_earlier_service_left_is_removed(tmp_path: Path) -> None:
+    name = claim_elsewhere(tmp_path)
+    (tmp_path / name / "gauge_livesum_999.db").write_bytes(b"of long ago")
+    folder = metric_files.claim(tmp_path, 2)
+    assert folder.name == name
+    assert {file.name for file in folder.iterdir()} == {
+        f"{kind}_{place}.db" for kind in metric_files.KINDS for place in (1, 2)
+    }
+
+
+def test_a_second_service_of_the_same_home_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = metric_files.claim(tmp_path, 1)
+    file = metric_files.path(folder, "counter", 1)
+    file.write_bytes(b"counted")
+    assert claim_elsewhere(tmp_path) != folder.name
+    assert file.read_bytes() == b"counted"
+
+
+def test_the_space_is_taken_at_once(tmp_path: Path) -> None:
+    folder = metric_files.claim(tmp_path, 1)
+    assert all(file.stat().st_blocks * 512 >= metric_files.FILE_BYTES for file in folder.iterdir())
+
+
+def test_a_full_disk_is_an_error_that_says_how_much_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(SettingError, match=r"the metrics need 2,048 KiB in .*: No space left on device"):
+        metric_files.claim(tmp_path, 2)

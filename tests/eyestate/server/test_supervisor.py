@@ -1,0 +1,111 @@
+"""The supervisor, in a process of its own with workers that do next to nothing."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+SERVE = """
+import signal, socket, sys
+from eyestate.server.supervisor import Supervisor
+
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+
+def work(place):
+    def answer_the_queue(*_):
+        listening.settimeout(1)
+        try:
+            while True:
+                connection, _ = listening.accept()
+                connection.sendall(connection.recv(100))
+        except TimeoutError:
+            sys.exit(0)
+    signal.signal(signal.SIGTERM, answer_the_queue)
+    print(f"works {place}\\n", end="", flush=True)
+    while True:
+        signal.pause()
+
+supervisor = Supervisor(work, 2, sockets=[listening], drain_seconds=0.2, on_death=lambda place: print("died", place))
+print(supervisor.run())
+"""
+FAIL = """
+import sys
+from eyestate.server.supervisor import Supervisor
+print(Supervisor(lambda _: sys.exit(3), 2, sockets=[], drain_seconds=0, on_death=print).run())
+"""
+
+
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number: int = server.getsockname()[1]
+        return number
+
+
+def until(reached: Callable[[], object], seconds: float) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    while not reached():
+        assert time.monotonic() < began + seconds
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@contextmanager
+def supervised(number: int) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """A supervisor whose two workers leave connections in the queue until they are told to stop."""
+    with subprocess.Popen([sys.executable, "-c", SERVE, str(number)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert {process.stdout.readline() for _ in range(2)} == {"works 1\n", "works 2\n"}
+            yield process, psutil.Process(process.pid)
+        finally:
+            process.kill()
+
+
+def test_a_killed_worker_is_replaced_in_its_place_and_the_other_stays() -> None:
+    with supervised(port()) as (process, supervisor):
+        victim, other = supervisor.children()
+        for _ in range(2):
+            victim.kill()
+            until(lambda dead=victim: len({*supervisor.children()} - {dead}) == 2, 3)  # type: ignore[misc]
+            (victim,) = {*supervisor.children()} - {victim, other}
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=20)
+    assert text.count("died") == 2
+    assert text.endswith("True\n")
+
+
+def test_workers_end_with_their_supervisor() -> None:
+    with supervised(port()) as (process, supervisor):
+        workers = supervisor.children()
+        process.kill()
+        process.wait()
+        until(lambda: not any(worker.is_running() for worker in workers), 5)
+
+
+def test_connections_that_the_kernel_has_taken_are_answered_and_new_ones_refused() -> None:
+    number = port()
+    with supervised(number) as (process, _):
+        taken = [socket.create_connection(("127.0.0.1", number)) for _ in range(20)]
+        for connection in taken:
+            connection.sendall(b"x")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        for connection in taken:
+            assert connection.recv(1) == b"x"
+            connection.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", number))
+
+
+def test_it_gives_up_if_the_first_worker_of_a_place_cannot_start() -> None:
+    run = subprocess.run([sys.executable, "-c", FAIL], capture_output=True, text=True, timeout=30, check=True)
+    assert run.stdout.endswith("False\n")
