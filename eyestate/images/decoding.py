@@ -58,7 +58,7 @@ def header_pixels(data: bytes) -> int:
         width, height = _decoder(data).sides(data)
     except ImageError:
         return 0
-    return width * height
+    return max(0, width) * height  # the width of a BMP has a sign
 
 
 class _Decoder(NamedTuple):
