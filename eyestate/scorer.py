@@ -166,37 +166,41 @@ class Cascade(Scorer):
             As ``Network``.
         """
         self.manifest = bundle.manifest
-        self._small = Network(bundle.small, device, threads)
-        self._large = Network(bundle.large, device, threads)
-        self.device = self._large.device
+        self.small = Network(bundle.small, device, threads)
+        self.large = Network(bundle.large, device, threads)
+        self.device = self.large.device
 
     @property
     def side(self) -> int:
-        return self._large.side
+        return self.large.side
 
     @property
     def batch_size(self) -> int:
-        return self._small.batch_size
+        return self.small.batch_size
 
     @property
     def seconds_per_crop(self) -> float:
-        return self._small.seconds_per_crop
+        return self.small.seconds_per_crop
 
     def run(self, batch: Pixels) -> Scores:
         return self.score_parts([batch])
 
     def score_parts(self, parts: Sequence[Pixels]) -> Scores:
         """P(open) of all crops of all parts, uint8 (n, height, width) each: float32 (sum of n,)."""
-        scores = self._small.score_parts(parts)
-        band = self.manifest.deferral_band
-        chosen = (scores >= band.low) & (scores <= band.high)
-        deferred = int(chosen.sum())
-        if deferred:
+        scores = self.small.score_parts(parts)
+        chosen = self.defer(scores)
+        if chosen.any():
             ends = np.cumsum([len(part) for part in parts])
             left = [part[mask] for part, mask in zip(parts, np.split(chosen, ends[:-1]), strict=True)]
-            scores[chosen] = self._large.score_parts([part for part in left if len(part)])
-            self.deferred += deferred
+            scores[chosen] = self.large.score_parts([part for part in left if len(part)])
         return scores
+
+    def defer(self, scores: Scores) -> npt.NDArray[np.bool_]:
+        """Which crops the large network is to score, bool (N,), by the small one's scores; they count as deferred."""
+        band = self.manifest.deferral_band
+        chosen = (scores >= band.low) & (scores <= band.high)
+        self.deferred += int(np.count_nonzero(chosen))
+        return chosen
 
 
 def open_scorer(bundle: Bundle | CascadeBundle, device: Device | None = None, threads: int | None = None) -> Scorer:

@@ -24,7 +24,7 @@ from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
 from eyestate.server import cors, memory, openapi, pages, tracing, uploads
 from eyestate.server.auth import ApiKeys
-from eyestate.server.batching import Batcher
+from eyestate.server.batching import open_batcher
 from eyestate.server.edge import Edge
 from eyestate.server.face_pool import FacePool
 from eyestate.server.lifecycle import graceful_shutdown
@@ -139,13 +139,7 @@ def create_app(settings: Settings) -> Starlette:
         threads = ThreadPoolExecutor(max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies")
         asyncio.get_running_loop().set_default_executor(threads)
         scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
-        batcher = Batcher(
-            scorer.score_parts,
-            batch_size=scorer.batch_size,
-            seconds_per_crop=scorer.seconds_per_crop,
-            capacity=settings.queue,
-            max_wait=settings.timeout * _MAX_WAIT_SHARE,
-        )
+        batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
         face_pool = _face_pool(settings)
         monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
         app.state.runtime = Runtime(scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from eyestate.arrays import Pixels, Scores
+from eyestate.scorer import Cascade, Scorer
 from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 
@@ -222,6 +224,70 @@ class Batcher:
             request.scored += len(result)
             if request.scored == len(request.crops):
                 request.answered.set_result(request.scores)
+
+
+class CascadeBatcher:
+    """Scores crops in batches of a small network, and those that it defers in batches of a large one.
+
+    The networks take turns with nobody: each has its queue, its thread, its shares and its expected time. So a crop of
+    which the small network is sure waits for no inference of the large one, and a doubtful one for two of them at most.
+    """
+
+    def __init__(self, small: Batcher, large: Batcher, defer: Callable[[Scores], npt.NDArray[np.bool_]]) -> None:
+        """Args:
+        small: scores every crop.
+        large: scores what is deferred.
+        defer: which crops are, by their scores from the small network.
+        """
+        self._small = small
+        self._large = large
+        self._defer = defer
+        self.batch_size = small.batch_size
+
+    @property
+    def waiting(self) -> int:
+        """Crops waiting for an inference."""
+        return self._small.waiting + self._large.waiting
+
+    async def submit(self, crops: Crops) -> Scores:
+        """As that of ``Batcher``.
+
+        Raises:
+            OverloadedError: the crops do not fit into the queue, or so many are deferred that the large network would
+                take too long.
+        """
+        scores = await self._small.submit(crops)
+        chosen = self._defer(scores)
+        if chosen.any():
+            scores[chosen] = await self._large.submit(_selected(crops, chosen))
+        return scores
+
+    def close(self) -> None:
+        """Release the threads; nothing may be submitted afterwards."""
+        self._small.close()
+        self._large.close()
+
+
+def open_batcher(scorer: Scorer, *, capacity: int, max_wait: float) -> Batcher | CascadeBatcher:
+    """A batcher for a model; ``capacity`` and ``max_wait`` are those of each of its networks."""
+    if isinstance(scorer, Cascade):
+        small, large = (_batcher(network, capacity, max_wait) for network in (scorer.small, scorer.large))
+        return CascadeBatcher(small, large, scorer.defer)
+    return _batcher(scorer, capacity, max_wait)
+
+
+def _batcher(scorer: Scorer, capacity: int, max_wait: float) -> Batcher:
+    return Batcher(
+        scorer.score_parts,
+        batch_size=scorer.batch_size,
+        seconds_per_crop=scorer.seconds_per_crop,
+        capacity=capacity,
+        max_wait=max_wait,
+    )
+
+
+def _selected(crops: Crops, chosen: npt.NDArray[np.bool_]) -> Crops:
+    return crops[chosen] if isinstance(crops, np.ndarray) else [crops[place] for place in np.flatnonzero(chosen)]
 
 
 def _parts(crops: Crops) -> list[Pixels]:

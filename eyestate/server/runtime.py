@@ -22,7 +22,7 @@ from eyestate.mtcnn import FaceDetector
 from eyestate.quality import Assessment
 from eyestate.scorer import Scorer
 from eyestate.server import metrics, tracing
-from eyestate.server.batching import Batcher, Crops
+from eyestate.server.batching import Batcher, CascadeBatcher, Crops
 from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.metrics import Monitor
@@ -57,7 +57,7 @@ class Runtime:
     """The model of this process, and what requests need to use it."""
 
     scorer: Scorer
-    batcher: Batcher
+    batcher: Batcher | CascadeBatcher
     monitor: Monitor
     responses: ResponseWriter
     face_pool: FacePool | None  # None without a detector

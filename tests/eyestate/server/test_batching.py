@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eyestate.arrays import Pixels, Scores
 from eyestate.errors import OverloadedError
 from eyestate.server import batching, metrics
-from eyestate.server.batching import Batcher
+from eyestate.server.batching import Batcher, CascadeBatcher
 
 BATCH = 32  # crops per inference, at most
 
@@ -600,6 +600,79 @@ class TestAdmission:
             assert await retry_after(batcher) == 1_271  # 1.271 times
 
         timed.run(work, capacity=10)
+
+
+class TestCascade:
+    """A quick small network, which is sure of black crops only, and a large one that waits for ``go``."""
+
+    def run(self, work: Callable[[CascadeBatcher, Timed], Awaitable[None]]) -> tuple[Timed, Timed]:
+        small, large = Timed(a_microsecond_per_crop), Timed(half_a_second_per_crop)
+
+        async def run() -> None:
+            quick, slow = (
+                Batcher(score, batch_size=BATCH, seconds_per_crop=seconds, capacity=1_000, max_wait=64)
+                for score, seconds in ((small, 1e-6), (large, 0.5))
+            )
+            batcher = CascadeBatcher(quick, slow, lambda scores: scores > 0)
+            try:
+                async with asyncio.timeout(10):
+                    await work(batcher, large)
+            finally:
+                large.go.set()
+                batcher.close()
+
+        asyncio.run(run())
+        return small, large
+
+    @pytest.mark.parametrize("one_by_one", [False, True])
+    def test_only_what_the_small_network_defers_is_scored_twice(self, one_by_one: bool) -> None:
+        async def work(batcher: CascadeBatcher, _: Timed) -> None:
+            sent = crops(0, 5, 0, 7)
+            assert (await batcher.submit(list(sent) if one_by_one else sent)).tolist() == [0, 5, 0, 7]
+
+        small, large = self.run(work)
+        assert (small.batches, large.batches) == ([[0, 5, 0, 7]], [[5, 7]])
+
+    def test_a_sure_crop_does_not_wait_for_the_large_network(self) -> None:
+        async def work(batcher: CascadeBatcher, large: Timed) -> None:
+            large.go.clear()
+            doubtful = asyncio.create_task(batcher.submit(crops(*[1] * 100)))
+            assert await asyncio.to_thread(large.started.wait, 10)
+            assert (await batcher.submit(crops(0))).tolist() == [0]
+            assert not doubtful.done()
+            large.go.set()
+            await doubtful
+
+        self.run(work)
+
+    def test_a_doubtful_crop_waits_for_two_batches_of_the_large_network_at_most(self) -> None:
+        async def work(batcher: CascadeBatcher, large: Timed) -> None:
+            large.go.clear()
+            many = asyncio.create_task(batcher.submit(crops(*[1] * 500)))
+            assert await asyncio.to_thread(large.started.wait, 10)
+            one = asyncio.create_task(batcher.submit(crops(2)))
+            while batcher.waiting < 500 - 2 * BATCH + 1:
+                await asyncio.sleep(0)
+            large.go.set()
+            assert (await one).tolist() == [2]
+            assert not many.done()
+            await many
+
+        _, large = self.run(work)
+        assert 2 in large.batches[2]
+
+    def test_crops_made_to_be_doubtful_are_refused_by_what_the_large_network_takes(self) -> None:
+        async def work(batcher: CascadeBatcher, large: Timed) -> None:
+            large.go.clear()
+            first = asyncio.create_task(batcher.submit(crops(*[1] * 300)))
+            assert await asyncio.to_thread(large.started.wait, 10)
+            with pytest.raises(OverloadedError) as refused:
+                await batcher.submit(crops(*[2] * 300))
+            assert refused.value.retry_after == (300 - 2 * BATCH + 300 - 128) // 2  # at half a second each, beyond 64 s
+            large.go.set()
+            await first
+
+        self.run(work)
 
 
 class TestMetrics:
