@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import webbrowser
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from training.data.datasets import data_dir
 from training.data.labels import BUDGET
-from training.labelling.page.serve import LOCAL, answer_by_file, listen, open_task, read_queue, server
+from training.labelling.page.serve import ANY_ADDRESS, answer_by_file, listen, open_task, read_queue, server
 from training.labelling.page.store import annotator_name
 
 
@@ -21,6 +22,7 @@ from training.labelling.page.store import annotator_name
 Examples:
   python -m training label
   python -m training label --annotator anna --port 8800
+  python -m training label --host 0.0.0.0 --allow-host labels.example.org
   python -m training label --answers answers.csv
 """,
 )
@@ -64,8 +66,15 @@ Examples:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Browsers reach the page by this address or as localhost only. There is no password: "
-    "whoever reaches the page may answer.",
+    help="Address to listen on, 0.0.0.0 for all. Browsers reach the page by an address, as localhost or by the "
+    "machine's name. There is no password: whoever reaches the page may answer.",
+)
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Another name by which browsers may reach the page; may be given several times.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port to listen on; 0 finds one."
@@ -80,6 +89,7 @@ def label_command(
     budget: int,
     annotator: str | None,
     host: str,
+    allowed_hosts: tuple[str, ...],
     port: int,
     no_browser: bool,
 ) -> None:
@@ -96,13 +106,15 @@ def label_command(
     name = None if annotator is None else annotator_name(annotator)
     task = open_task(queue, asked, output, queue_file)
     listener = listen(host, port)
-    shown_host = f"[{host}]" if ":" in host else host
+    shown_host = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
     url = f"http://{shown_host}:{listener.getsockname()[1]}/" + (f"?annotator={quote(name)}" if name else "")
     click.echo(f"{len(queue)} crops to label at {url} (Ctrl+C stops)")
+    if host in ANY_ADDRESS:
+        click.echo(f"from other machines at http://{socket.gethostname()}:{listener.getsockname()[1]}/")
     if not no_browser:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     try:
-        server(task, (*LOCAL, shown_host)).run(sockets=[listener])
+        server(task, (host, *allowed_hosts)).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn hands it on when it has shut down
         pass
     finally:

@@ -13,8 +13,10 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from PIL import Image
 from starlette.applications import Starlette
@@ -22,7 +24,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -37,7 +38,9 @@ from training.labelling.page.store import VOTE_CODES, VOTE_WORDS, Store, annotat
 
 SIDES: Final = {"large": 480, "small": 96}  # pixels of the longer side; "exact" is the crop as it is
 MAX_ANSWER_BYTES: Final = 16 * 2**10
-MAX_IMPORT_BYTES: Final = 32 * 2**20
+# An import may be as large as the images of the queue in base64, which Label Studio hands back, and beside them:
+IMPORT_BYTES: Final = 32 * 2**20
+IMPORT_BYTES_PER_CROP: Final = 64 * 2**10  # for names and votes
 
 _PAGE: Final = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 _MEDIA_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -55,6 +58,13 @@ class ForeignPageError(RequestError):
 
     status = 403
     code = "foreign_page"
+
+
+class UnknownHostError(RequestError):
+    """A request under a name that is not known to be this machine's: another site may have its name lead here."""
+
+    status = 400
+    code = "unknown_host"
 
 
 class OtherStoreError(RequestError):
@@ -87,6 +97,9 @@ class Desk:
         self.digests = [hashlib.sha256(crop.data).hexdigest() for crop in task.crops]
         self.images = {digest: crop.data for digest, crop in zip(self.digests, task.crops, strict=True)}
         self.places = {crop.name: place for place, crop in enumerate(task.crops)}
+        self.import_limit = IMPORT_BYTES + sum(
+            IMPORT_BYTES_PER_CROP + 4 * -(-len(crop.data) // 3) for crop in task.crops
+        )
         self._writing = threading.Lock()
 
     def write_answers(self) -> None:
@@ -100,7 +113,7 @@ def app(task: Task, hosts: Iterable[str]) -> Starlette:
 
     Args:
         task: what to label.
-        hosts: names or addresses, without port, under which browsers may reach it.
+        hosts: names, without port, under which browsers may reach it, beside any address.
     """
     desk = Desk(task)
     desk.write_answers()
@@ -114,10 +127,7 @@ def app(task: Task, hosts: Iterable[str]) -> Starlette:
             Route("/api/export/{name}", export),
             Route("/crops/{digest}/{size}.png", crop_image),
         ],
-        middleware=[
-            Middleware(Guard),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-        ],
+        middleware=[Middleware(Guard, hosts=hosts)],
         exception_handlers={
             EyestateError: _refuse,
             HTTPException: _refuse_route,
@@ -130,10 +140,11 @@ def app(task: Task, hosts: Iterable[str]) -> Starlette:
 
 
 class Guard:
-    """Rejects changes that other origins ask for, and adds security headers to every response."""
+    """Rejects unknown hosts and changes that other origins ask for, and adds security headers to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -149,11 +160,27 @@ class Guard:
             await send(message)
 
         request = Request(scope)
-        if request.method not in ("GET", "HEAD") and _is_foreign(request):
+        host = request.headers.get("host", "")
+        if not self._is_known(host):
+            response = _error(
+                UnknownHostError(
+                    f"{host:.200} is not known to be this machine; start with --allow-host to allow a name"
+                )
+            )
+            await response(scope, receive, send_guarded)
+        elif request.method not in ("GET", "HEAD") and _is_foreign(request):
             response = _error(ForeignPageError("only the labelling page itself may change answers"))
             await response(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
+
+    def _is_known(self, host: str) -> bool:
+        """Whether it is a known name, or an address, to which no other site's name can have led."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._hosts or bool(ip_address(name))
+        except ValueError:
+            return False
 
 
 def page(request: Request) -> Response:
@@ -235,7 +262,7 @@ async def undo(request: Request) -> Response:
 async def take_in(request: Request) -> Response:
     """``POST /api/import?name=…``: the body, as ``exchange.parse`` reads it, is imported whole or not at all."""
     desk = _desk(request)
-    data = await _body(request, ("text/csv", "application/json"), MAX_IMPORT_BYTES)
+    data = await _body(request, ("text/csv", "application/json"), desk.import_limit)
     name = Path(request.query_params.get("name", "")).name or "imported"
 
     def add() -> Mapping[str, int]:

@@ -74,7 +74,8 @@ def label_studio(crops: Iterable[Crop], votes: Iterable[Vote]) -> list[dict[str,
 def parse(data: bytes, name: str, known: Collection[str]) -> list[Vote]:
     """Read votes from a file: Label Studio's JSON, ``votes_csv``, or answers in the form of ``training.data.labels``.
 
-    An answers file counts people without naming them: they become ``<name> 1``, ``<name> 2`` and so on, now.
+    An answers file counts people without naming them: they become ``<name> 1``, ``<name> 2`` and so on, now. Where
+    somebody answers a crop more than once, the newest answer counts, of equally old ones the last.
 
     Args:
         data: the file.
@@ -94,19 +95,15 @@ def parse(data: bytes, name: str, known: Collection[str]) -> list[Vote]:
             votes = list(_spread(_parse_answers(data, name).values(), annotator_name(Path(name).stem[:_MAX_STEM])))
     if not votes:
         raise DataError(f"{name} holds no answers")
-    _check(votes, known)
-    return votes
-
-
-def _check(votes: Iterable[Vote], known: Collection[str]) -> None:
     files = frozenset(known)
-    seen: set[tuple[str, str]] = set()
+    newest: dict[tuple[str, str], Vote] = {}
     for vote in votes:
         if vote.file not in files:
             raise DataError(f"{vote.file} is none of the crops to label")
-        if (vote.file, vote.annotator) in seen:
-            raise DataError(f"{vote.annotator} answers {vote.file} twice")
-        seen.add((vote.file, vote.annotator))
+        earlier = newest.get((vote.file, vote.annotator))
+        if earlier is None or earlier.answered_at <= vote.answered_at:
+            newest[vote.file, vote.annotator] = vote
+    return list(newest.values())
 
 
 def _parse_votes(text: str) -> Iterator[Vote]:

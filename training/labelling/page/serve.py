@@ -16,7 +16,7 @@ from training.data.labels import Answer, Label, read_answers, read_labels, write
 from training.labelling.page.app import Task, app
 from training.labelling.page.store import Store
 
-LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")
+ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104  # names of all addresses that this machine has
 
 
 def read_queue(queue_file: Path, crops: Path, budget: int) -> tuple[list[Label], list[Crop]]:
@@ -96,10 +96,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise DataError(f"cannot listen on {host}, port {port}: {error.strerror}; choose another --port") from None
 
 
-def server(task: Task, hosts: Sequence[str]) -> uvicorn.Server:
-    """The server of the page; it waits two seconds at most for requests under way when it is stopped."""
+def server(task: Task, hosts: Sequence[str] = ()) -> uvicorn.Server:
+    """The server of the page; it waits two seconds at most for requests under way when it is stopped.
+
+    Browsers reach it by any address, as localhost, by the machine's name, and by those in ``hosts``.
+    """
     config = uvicorn.Config(
-        app(task, hosts),
+        app(task, ("localhost", socket.gethostname(), *hosts)),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -21,7 +21,7 @@ from training.data.datasets import Crop
 from training.data.labels import Label, write_labels
 from training.data.synthetic import random_eye, render
 from training.labelling.page.app import Task
-from training.labelling.page.serve import LOCAL, listen, open_task, server
+from training.labelling.page.serve import listen, open_task, server
 
 START_SECONDS = 120
 
@@ -60,10 +60,10 @@ def write_task(folder: Path, crops: Sequence[Crop]) -> tuple[Path, Path]:
 
 
 @contextmanager
-def served(task: Task) -> Iterator[str]:
-    """The URL of the page, served by a thread."""
+def served(task: Task, hosts: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of the page, served by a thread; ``hosts`` are names that browsers may use."""
     listener = listen("127.0.0.1", 0)
-    running = server(task, LOCAL)
+    running = server(task, hosts)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

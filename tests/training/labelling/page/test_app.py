@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from eyestate.images import decode
+from tests.images import encoded
 from tests.training.labelling.page.desks import drawn, made_task, served
-from training.data.datasets import CLOSED, OPEN
+from training.data.datasets import CLOSED, OPEN, Crop
 from training.data.labels import Answer, read_answers
-from training.labelling.page.app import MAX_ANSWER_BYTES, MAX_IMPORT_BYTES, SIDES
+from training.labelling.page.app import IMPORT_BYTES, IMPORT_BYTES_PER_CROP, MAX_ANSWER_BYTES, SIDES
 
 HOSTILE = ["\udcff.png", "=1+1.png", "../secret.png", "<script>.png", "眼 %2e.png"]
 CROPS = drawn(5) + [replace(crop, name=name) for crop, name in zip(drawn(12)[5:], HOSTILE, strict=False)]
@@ -124,9 +128,22 @@ def test_other_sizes_are_refused(client: httpx.Client, size: str) -> None:
     assert client.get(f"/crops/{state(client)['crops'][0]['image']}/{size}.png").status_code == 404
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "[::1"])
 def test_other_hosts_are_refused(client: httpx.Client, host: str) -> None:
-    assert client.get("/api/state", headers={"Host": host}).status_code == 400
+    answer = client.get("/api/state", headers={"Host": host})
+    assert answer.status_code == 400
+    assert "--allow-host" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "192.168.1.20", "192.168.1.20:8765", "[::1]:8765", socket.gethostname()])
+def test_addresses_and_the_machines_own_names_are_known(client: httpx.Client, host: str) -> None:
+    assert client.get("/api/state", headers={"Host": host}).status_code == 200
+
+
+def test_a_name_can_be_allowed(folder: Path) -> None:
+    with served(made_task(folder, CROPS), ("Labels.example.org",)) as url:
+        assert httpx.get(url, headers={"Host": "labels.example.org:80"}).status_code == 200
+        assert httpx.get(url, headers={"Host": "other.example.org"}).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -191,7 +208,11 @@ def test_media_types_that_any_page_can_send(client: httpx.Client, media_type: st
 
 
 def test_bodies_that_are_too_large(client: httpx.Client) -> None:
-    for path, limit in (("/api/answer", MAX_ANSWER_BYTES), ("/api/import", MAX_IMPORT_BYTES)):
+    images = sum(len(base64.b64encode(crop.data)) for crop in CROPS)
+    import_limit = IMPORT_BYTES + len(CROPS) * IMPORT_BYTES_PER_CROP + images
+    for path, limit in (("/api/answer", MAX_ANSWER_BYTES), ("/api/import", import_limit)):
+        fits = client.post(path, content=b" " * limit, headers={"Content-Type": "application/json"})
+        assert fits.status_code == 422
         response = client.post(path, content=b" " * (limit + 1), headers={"Content-Type": "application/json"})
         assert response.status_code == 413
 
@@ -223,6 +244,20 @@ def test_exports_bring_everything_to_another_store(
         assert imported.json() == {"changed": 2, "unchanged": 0, "outdated": 0}
         assert other.get("/api/export/votes.csv").text == client.get("/api/export/votes.csv").text
         assert other.get("/api/export/answers.csv").text == client.get("/api/export/answers.csv").text
+
+
+def test_an_export_of_large_crops_fits_again(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (4, 2_800, 2_800), dtype=np.uint8)
+    crops = [Crop(f"{number}.bmp", encoded(Image.fromarray(pixels), "BMP")) for number, pixels in enumerate(noise)]
+    with served(made_task(tmp_path, crops)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        tasks = client.get("/api/export/label-studio.json").json()
+        choice = {"from_name": "eye", "to_name": "image", "type": "choices", "value": {"choices": ["Open"]}}
+        for task in tasks:
+            task["annotations"] = [{"completed_by": 1, "result": [choice]}] * 2
+        body = json.dumps(tasks)
+        assert len(body) > IMPORT_BYTES
+        headers = {"Content-Type": "application/json"}
+        assert client.post("/api/import", content=body, headers=headers).json()["changed"] == len(crops)
 
 
 def test_answers_of_unknown_people(client: httpx.Client) -> None:
