@@ -1,12 +1,18 @@
-"""Admission control: what waiting is expected to cost, and the error for whom it would cost too much."""
+"""Admission control: who may send a body, who is worked for, and the error for whom waiting would cost too much."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Final
 
 from eyestate.errors import OverloadedError
 
+MAX_ACTIVE: Final = 1_024  # requests that are worked for; with more of them all would be late
+SMALL_BODY_BYTES: Final = 2**20  # room is kept for requests with no more than that
+MIN_BYTES_PER_SECOND: Final = 240  # of a body, as ASP.NET's Kestrel has it
+PATIENCE_SECONDS: Final = 10.0  # that a body may be behind that rate
+_STALLED_SECONDS: Final = 1.0  # behind it, after which a body gives way to others
 _SMOOTHING: Final = 0.1  # weight of the newest value in the moving average
 
 
@@ -24,3 +30,109 @@ def overloaded(waiting: str, seconds: float) -> OverloadedError:
     """
     retry_after = math.ceil(seconds)
     return OverloadedError(f"{waiting} are waiting already; try again in {retry_after} s", retry_after)
+
+
+class Places:
+    """The places of requests that are worked for: one for each whose body is complete.
+
+    One client address gets three quarters of them, and bodies that are not small together get half.
+    """
+
+    def __init__(self, total: int = MAX_ACTIVE) -> None:
+        self._total = total
+        self._taken = self._large = 0
+        self._of_client: dict[str, int] = {}
+
+    def check(self, client: str) -> None:
+        """Whether there is a place for another request of a client.
+
+        Raises:
+            OverloadedError: there is none.
+        """
+        if self._taken >= self._total:
+            raise OverloadedError(f"{self._taken:,} requests are on their way already; try again in 1 s", 1)
+        own = self._of_client.get(client, 0)
+        if own >= self._total - self._total // 4:
+            raise OverloadedError(f"{own:,} requests from this address are on their way already; try again in 1 s", 1)
+
+    def take(self, upload: Upload) -> None:
+        """Give a place to a request whose body is complete.
+
+        Raises:
+            OverloadedError: there is none.
+        """
+        self.check(upload.client)
+        if upload.large:
+            if self._large >= self._total - self._total // 2:
+                raise OverloadedError(
+                    f"{self._large:,} requests with large bodies are on their way already; try again in 1 s", 1
+                )
+            self._large += 1
+        self._taken += 1
+        self._of_client[upload.client] = self._of_client.get(upload.client, 0) + 1
+        upload.placed = True
+
+    def leave(self, upload: Upload) -> None:
+        """Take back the place of a request that has ended, if it had one."""
+        if not upload.placed:
+            return
+        self._taken -= 1
+        self._large -= upload.large
+        self._of_client[upload.client] -= 1
+        if not self._of_client[upload.client]:
+            del self._of_client[upload.client]
+
+
+class Upload:
+    """The body of a request on its way in.
+
+    Attributes:
+        client: the address it comes from.
+        size: bytes that have arrived.
+        complete: whether all has arrived; the request then takes a place.
+        placed: whether it has got it.
+        due: when the client is too slow, by ``time.perf_counter``; infinite while nothing is expected of it.
+    """
+
+    __slots__ = ("_patience", "_places", "client", "complete", "due", "placed", "size")
+
+    def __init__(self, client: str, places: Places | None) -> None:
+        """Args:
+        client: the address it comes from.
+        places: None where the request needs none.
+        """
+        self.client = client
+        self.size = 0
+        self.complete = self.placed = False
+        self.due = math.inf
+        self._places = places
+        self._patience = PATIENCE_SECONDS
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more of it than of a small body."""
+        return self.size > SMALL_BODY_BYTES
+
+    def expect(self) -> None:
+        """The service waits for the next bytes."""
+        self.due = time.perf_counter() + self._patience
+
+    def arrived(self, size: int, *, complete: bool) -> None:
+        """The next bytes have arrived, perhaps the last.
+
+        Raises:
+            OverloadedError: all has arrived, but there is no place for the request.
+        """
+        self._patience = min(self.due - time.perf_counter() + size / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS)
+        self.due = math.inf
+        self.size += size
+        self.complete = complete
+        if complete and self._places:
+            self._places.take(self)
+
+
+def slowest(uploads: list[Upload]) -> Upload | None:
+    """The upload that is furthest behind the least rate, if one is far enough behind to give way to others."""
+    stalled_before = time.perf_counter() + PATIENCE_SECONDS - _STALLED_SECONDS
+    found = min(uploads, key=lambda upload: upload.due, default=None)
+    return found if found and found.due < stalled_before else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -30,14 +31,14 @@ from eyestate.errors import (
     UnsupportedCodingError,
 )
 from eyestate.server import codings, metrics
+from eyestate.server.admission import MIN_BYTES_PER_SECOND, Places, Upload, slowest
 from eyestate.server.auth import ApiKeys
 from eyestate.server.routing import Target
 from eyestate.server.tracing import Tracing
-from eyestate.server.uploads import BODY_BUDGET, BODY_READ, BodyBudget
+from eyestate.server.uploads import BODY_BUDGET, UPLOAD, BodyBudget
 
 log = logging.getLogger("eyestate.requests")
 
-MAX_ACTIVE: Final = 1_024  # requests in flight; with more of them all would be late
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that left before its response
 _CHECK_SECONDS: Final = 0.25
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -52,13 +53,14 @@ class _ActiveRequest:
     receive: Receive
     task: asyncio.Task[Any]
     started: float
-    timed_out: bool = False
-    disconnected: bool = False
+    upload: Upload
+    ended: bool = False  # before its answer
+    error: EyestateError | None = None  # to answer then
     watch: asyncio.Future[Message] | None = None
 
-    def cancel(self, *, timed_out: bool) -> None:
-        """Interrupt the request because its deadline has passed, or because its client has disconnected."""
-        self.timed_out, self.disconnected = timed_out, not timed_out
+    def cancel(self, error: EyestateError | None) -> None:
+        """Interrupt the request, which is answered with the error; None: its client has disconnected."""
+        self.error, self.ended = error, True
         self.task.cancel()
 
     def watch_client(self) -> None:
@@ -68,7 +70,7 @@ class _ActiveRequest:
 
     def _on_disconnect(self, watch: asyncio.Future[Message]) -> None:
         if not watch.cancelled():
-            self.cancel(timed_out=False)
+            self.cancel(None)
 
     def unwatch(self) -> None:
         """Stop watching the client."""
@@ -93,7 +95,8 @@ class Edge:
         self._timeout = timeout
         self._keys = keys
         self._active: dict[_ActiveRequest, None] = {}
-        self._bodies = BodyBudget()
+        self._places = Places()
+        self._bodies = BodyBudget(make_room=self.end_slowest_upload)
         self._overloaded = 0  # requests rejected since the last log line: one line counts many, to save work
         self.tracing: Tracing | None = None
         self.draining = False  # /readyz reports it, requests are still served
@@ -111,9 +114,11 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        request = _ActiveRequest(scope, receive, task, time.perf_counter())
+        client = scope.get("client")
+        upload = Upload(client[0] if client else "", None if target.operational else self._places)
+        request = _ActiveRequest(scope, receive, task, time.perf_counter(), upload)
         self._active[request] = None
-        scope[BODY_BUDGET] = self._bodies
+        scope[BODY_BUDGET], scope[UPLOAD] = self._bodies, upload
         request_id, key = self._identity(scope)
         span = self.tracing.begin(scope, target.route, request_id.decode()) if self.tracing else None
         status = CLIENT_CLOSED_REQUEST
@@ -127,12 +132,13 @@ class Edge:
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            if not (request.disconnected or request.timed_out):
+            if not request.ended:
                 raise
             task.uncancel()  # the client left while its crops waited, or does not read its response
         finally:
             del self._active[request]
             self._bodies.release(scope)
+            self._places.leave(upload)
             seconds = time.perf_counter() - request.started
             metrics.request_done(target.route, status, seconds)
             if span and self.tracing:
@@ -145,17 +151,15 @@ class Edge:
     async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
         try:
             if not target.operational:
-                self._admit(key)
+                self._admit(request, key)
             return await target.endpoint(Request(request.scope, request.receive))
         except EyestateError as error:
             return _error_response(target, error)
         except asyncio.CancelledError:
-            if not request.timed_out:
+            if request.error is None:
                 raise
             request.task.uncancel()
-            if BODY_READ in request.scope:
-                return _error_response(target, DeadlineExceededError(f"there was no answer within {self._timeout:g} s"))
-            return _error_response(target, RequestTimeoutError(f"the body was not complete within {self._timeout:g} s"))
+            return _error_response(target, request.error)
         except ClientDisconnect:
             raise
         except Exception:
@@ -164,9 +168,8 @@ class Edge:
         finally:
             request.unwatch()
 
-    def _admit(self, key: bytes) -> None:
-        if len(self._active) > MAX_ACTIVE:
-            raise OverloadedError(f"{MAX_ACTIVE:,} requests are on their way already; try again in 1 s", 1)
+    def _admit(self, request: _ActiveRequest, key: bytes) -> None:
+        self._places.check(request.upload.client)
         if self.rejecting:
             raise DrainingError("the service is stopping; send the request again, to another instance")
         if self._keys and not self._keys.accept(key):
@@ -187,10 +190,33 @@ class Edge:
                 age = now - request.started
                 if age < _CHECK_SECONDS:
                     break  # the others are younger still
-                if age > self._timeout and not request.timed_out:
-                    request.cancel(timed_out=True)
-                elif BODY_READ in request.scope and request.watch is None:
+                if request.ended:
+                    continue
+                if error := self._overdue(request, now):
+                    request.cancel(error)
+                elif request.upload.complete and request.watch is None:
                     request.watch_client()
+
+    def _overdue(self, request: _ActiveRequest, now: float) -> EyestateError | None:
+        late = now - request.started > self._timeout
+        if request.upload.due == math.inf:  # nothing is expected of the client
+            return DeadlineExceededError(f"there was no answer within {self._timeout:g} s") if late else None
+        if late:
+            return RequestTimeoutError(f"the body was not complete within {self._timeout:g} s")
+        if now > request.upload.due:
+            return RequestTimeoutError(f"the body came at less than {MIN_BYTES_PER_SECOND} bytes a second")
+        return None
+
+    def end_slowest_upload(self) -> bool:
+        """Make room for others: end the request whose body is furthest behind, if one hardly comes; whether one did."""
+        uploading = {request.upload: request for request in self._active if not request.ended}
+        upload = slowest(list(uploading))
+        if upload is None:
+            return False
+        request = uploading[upload]
+        request.cancel(RequestTimeoutError("the body stood still while other requests needed its room"))
+        self._bodies.release(request.scope)
+        return True
 
     def _identity(self, scope: Scope) -> tuple[bytes, bytes]:
         """The request's id, the caller's own where it is valid, and its API key."""

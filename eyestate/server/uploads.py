@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
@@ -17,11 +17,12 @@ from eyestate.errors import BodyTooLargeError, EmptyBodyError, OverloadedError, 
 from eyestate.images import MAX_BYTES
 from eyestate.media_types import ARROW, MULTIPART, NPY, OCTET_STREAM
 from eyestate.server import codings, packed
+from eyestate.server.admission import SMALL_BODY_BYTES, Upload
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-BODY_READ: Final = "eyestate.body_read"  # in a request's scope once its body is complete
+UPLOAD: Final = "eyestate.upload"  # in a request's scope: its ``Upload``
 BODY_BUDGET: Final = "eyestate.body_budget"  # in a request's scope: the ``BodyBudget`` that its body counts against
 MAX_BODY_BYTES: Final = 64 * 2**20
 INLINE_BYTES: Final = 16 * 2**10  # smaller bodies are parsed faster than a thread starts
@@ -35,8 +36,13 @@ _ENVELOPE_BYTES: Final = 64 * 2**10  # overhead of multipart for one image
 class BodyBudget:
     """Limits the bytes of all request bodies held at a time, so that many large ones cannot exhaust the memory."""
 
-    def __init__(self, limit: int = 8 * MAX_BODY_BYTES) -> None:
+    def __init__(self, limit: int = 8 * MAX_BODY_BYTES, make_room: Callable[[], bool] = lambda: False) -> None:
+        """Args:
+        limit: in bytes; an eighth of it is kept for small bodies.
+        make_room: ends a request whose body hardly comes, and releases it; whether there was one.
+        """
         self._limit = limit
+        self._make_room = make_room
         self.held = 0
 
     def take(self, scope: Scope, size: int) -> None:
@@ -45,10 +51,13 @@ class BodyBudget:
         Raises:
             OverloadedError: they exceed the budget; the request may be sent again once others are answered.
         """
-        if self.held + size > self._limit:
-            raise OverloadedError("the bodies of other requests fill the memory; try again in 1 s", 1)
+        held = scope.get(_HELD, 0) + size
+        limit = self._limit if held <= SMALL_BODY_BYTES else self._limit - self._limit // 8
+        while self.held + size > limit:
+            if not self._make_room():
+                raise OverloadedError("the bodies of other requests fill the memory; try again in 1 s", 1)
         self.held += size
-        scope[_HELD] = scope.get(_HELD, 0) + size
+        scope[_HELD] = held
 
     def release(self, scope: Scope) -> None:
         """Return the bytes of a request that has ended."""
@@ -160,13 +169,14 @@ class _Received:
 
     async def _arrived(self) -> bytes:
         """The next bytes as they were sent."""
+        upload: Upload = self._request.scope[UPLOAD]
+        upload.expect()
         message = await self._request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         self._more = message.get("more_body", False)
-        if not self._more:
-            self._request.scope[BODY_READ] = True
         chunk: bytes = message.get("body", b"")
+        upload.arrived(len(chunk), complete=not self._more)
         return chunk
 
     def _refuse_over(self, size: int) -> None:

@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from eyestate.errors import DeadlineExceededError, EyestateError, OverloadedError
 from eyestate.server import metrics, uploads
+from eyestate.server.admission import Places
 from eyestate.server.auth import ApiKeys
 from eyestate.server.edge import Edge
 from eyestate.server.responses import error_response
 from eyestate.server.routing import Endpoint, Target
 from eyestate.server.tracing import Tracing
-from eyestate.server.uploads import BODY_READ
 
 TIMEOUT = 1.0
 
@@ -231,11 +232,11 @@ def test_refused_requests_are_logged_without_their_content(caplog: pytest.LogCap
 def test_too_many_requests_are_refused_and_logged_together(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("eyestate.server.edge.MAX_ACTIVE", 2)
+    monkeypatch.setattr("eyestate.server.edge.Places", lambda: Places(2))
 
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         waiting = [asyncio.create_task(client.post("/slow", content=b"x")) for _ in range(2)]
-        await until(lambda: edge.active == 2)
+        await until(lambda: bodies_read(edge) == 2)
         refused = [await client.post("/echo", content=b"x") for _ in range(5)]
         assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(429, "1")}
         assert (await client.post("/probe", content=b"x")).status_code == 200
@@ -249,7 +250,7 @@ def test_too_many_requests_are_refused_and_logged_together(
 
 def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = uploads.BodyBudget(limit=1500)
-    monkeypatch.setattr("eyestate.server.edge.BodyBudget", lambda: bodies)
+    monkeypatch.setattr("eyestate.server.edge.BodyBudget", lambda make_room: bodies)
 
     async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
         waiting = asyncio.create_task(client.post("/slow", content=bytes(1000)))
@@ -260,6 +261,51 @@ def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatc
         assert (await waiting).status_code == 504
         assert bodies.held == 0
         assert (await client.post("/echo", content=bytes(600))).status_code == 200
+
+    with_edge(work)
+
+
+async def upload(client: httpx.AsyncClient, size: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request that sends one byte less than it has announced."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + bytes(size - 1))
+    return reader, writer
+
+
+def test_bodies_that_stand_still_take_no_place_and_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyestate.server.edge.Places", lambda: Places(2))
+    monkeypatch.setattr("eyestate.server.edge.BodyBudget", partial(uploads.BodyBudget, 1500))
+    monkeypatch.setattr("eyestate.server.admission._STALLED_SECONDS", 0.05)
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        edge._timeout = 60
+        waiting = [await upload(client, 401) for _ in range(3)]
+        await until(lambda: edge._bodies.held == 1200)
+        assert (await client.post("/echo", content=bytes(300))).status_code == 200
+        await asyncio.sleep(0.1)
+        assert (await client.post("/echo", content=bytes(600))).status_code == 200
+        head = await asyncio.wait_for(waiting[0][0].read(), 5)  # it is closed
+        assert head.startswith(b"HTTP/1.1 408")
+        waiting[1][1].write(b"x")
+        assert (await waiting[1][0].readline()).startswith(b"HTTP/1.1 200")
+        for _, writer in waiting:
+            writer.close()
+        await until(lambda: edge.active == 0)
+        assert edge._bodies.held == 0
+
+    with_edge(work)
+
+
+def test_a_body_that_is_slower_than_the_least_rate_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyestate.server.admission.PATIENCE_SECONDS", 0.2)
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        edge._timeout = 60
+        reader, writer = await upload(client, 500)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"at less than 240 bytes a second" in answer
+        writer.close()
 
     with_edge(work)
 
@@ -318,7 +364,7 @@ def often_swept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bodies_read(edge: Edge) -> int:
-    return sum(BODY_READ in active.scope for active in edge._active)
+    return sum(active.upload.complete for active in edge._active)
 
 
 def watched(edge: Edge) -> bool:

@@ -20,11 +20,12 @@ from starlette.types import Message
 
 from eyestate.errors import BodyTooLargeError, EmptyBodyError, EyestateError, MalformedRequestError, OverloadedError
 from eyestate.media_types import ARROW, JSON, MULTIPART, NPY
+from eyestate.server.admission import Places, Upload
 from eyestate.server.openinference.tensors import JSON_LENGTH, read
 from eyestate.server.uploads import (
     BODY_BUDGET,
-    BODY_READ,
     MAX_BODY_BYTES,
+    UPLOAD,
     BodyBudget,
     body,
     many_images,
@@ -57,6 +58,7 @@ def request(
         "type": "http",
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items() if value],
         BODY_BUDGET: BodyBudget(),
+        UPLOAD: Upload("", Places()),
     }
     return Request(scope, receive)
 
@@ -90,7 +92,7 @@ class TestBody:
         content = GREY.tobytes()
         asked = request(CODE[coding](content), "image/jpeg", coding, piece)
         assert LOOP.run(body(asked, len(content))) == content
-        assert asked.scope[BODY_READ]
+        assert asked.scope[UPLOAD].complete
         assert asked.scope[BODY_BUDGET].held == len(content)
 
     @pytest.mark.parametrize("coding", CODE)
