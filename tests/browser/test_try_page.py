@@ -156,14 +156,25 @@ def test_a_small_picture_is_taken_for_one_eye(page: Page, service: str, crop: by
     expect(page.locator(".label")).to_have_text(f"{state}{answer['score']:.2f}")
 
 
-def test_a_picture_without_a_face_is_what_one_says_it_is(page: Page) -> None:
+def test_a_picture_without_a_face_is_scored_only_when_that_is_chosen(page: Page) -> None:
+    asked_for: list[str] = []
+    page.on("request", lambda request: asked_for.append(request.url))
     choose(page, NO_FACE)
-    expect(page.locator("#said")).to_have_text(re.compile("^No face found. Taken as one eye, it is [a-z]+.$"))
-    page.get_by_label("Photo", exact=True).check()
     expect(page.locator("#said")).to_have_text("No face found.")
     expect(page.locator("#eyes")).to_be_hidden()
-    page.get_by_label("One eye").check()
+    assert [url.rpartition("/")[2] for url in asked_for if "/v1/" in url] == ["faces"]
+    page.get_by_role("button", name="Score it as one eye").click()
     expect(page.locator("#said")).to_have_text(re.compile("^The eye is [a-z]+.$"))
+    expect(page.get_by_label("One eye")).to_be_checked()
+    expect(page.locator("#as-eye")).to_be_hidden()
+    page.get_by_label("Photo", exact=True).check()
+    expect(page.locator("#said")).to_have_text("No face found.")
+    expect(page.locator("#as-eye")).to_be_visible()
+
+
+def test_the_sample(page: Page) -> None:
+    page.get_by_text("Take a sample").click()
+    expect(page.locator("#said")).to_have_text("1 face: 2 eyes open.")
 
 
 def test_by_keyboard_alone(page: Page) -> None:
@@ -177,10 +188,12 @@ def test_by_keyboard_alone(page: Page) -> None:
         expect(page.locator(".drop")).to_have_css("outline-style", "solid")
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "eye.png", "mimeType": "image/png", "buffer": NO_FACE})
-    expect(page.locator("#said")).to_contain_text("Taken as one eye")
+    expect(page.locator("#said")).to_have_text("No face found.")
     page.keyboard.press("Tab")
     assert focused() == "camera"
     expect(page.locator("#camera")).to_have_css("outline-style", "solid")
+    page.keyboard.press("Tab")
+    assert focused() == "sample"
     page.keyboard.press("Tab")
     assert focused() == "auto"
     page.keyboard.press("ArrowRight")
@@ -442,11 +455,12 @@ def test_a_narrow_window(browser: Browser, service: str, width: int) -> None:
     with browser.new_context(viewport={"width": width, "height": 640}, has_touch=True) as context:
         context.set_default_timeout(PATIENCE)
         page = opened(context, service)
-        for picture, said in ((GROUP, "3 faces"), (NO_FACE, "Taken as one eye")):
+        for picture, said in ((GROUP, "3 faces"), (NO_FACE, "No face found")):
             choose(page, picture)
             expect(page.locator("#said")).to_contain_text(said)
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            for target in page.locator("button:visible, .drop, fieldset label, summary").all():
+            expect(page.locator("#summary")).to_be_in_viewport()
+            for target in page.locator("button:visible, .button, .drop, fieldset label, summary").all():
                 box = target.bounding_box()
                 assert box is not None
                 assert box["height"] >= 44

@@ -19,12 +19,13 @@ from eyestate.server import openapi
 from eyestate.server.pages import api
 
 _FOLDER: Final = Path(__file__).parent
-_ASSETS: Final = ("base.css", "icon.svg", "api.css", "api.js", "try.css", "try.js")
+_ASSETS: Final = ("base.css", "icon.svg", "api.css", "api.js", "try.css", "try.js", "sample.jpg")
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".jpg": "image/jpeg",
 }
 _HEADERS: Final = {
     "Cache-Control": "no-cache",  # kept, and asked for with its ETag each time: a release changes all files at once

@@ -89,13 +89,13 @@ async function judged({ blob, canvas }, signal) {
   const tiny = canvas && Math.max(canvas.width, canvas.height) <= LONGEST_CROP;
   if (kind === "photo" || (kind === "auto" && !tiny)) {
     const { faces, image, model } = await post("v1/faces", blob, signal);
-    if (faces.length || kind === "photo" || camera) return { image, model, took: took(), groups: faces.map(group) };
+    return { image, model, took: took(), groups: faces.map(group) };
   }
   const { score, state, model } = await post("v1/score", blob, signal);
   const image = { width: canvas?.width ?? 1, height: canvas?.height ?? 1 };
   const whole = { left: 0, top: 0, ...image };
   const eyes = [{ name: "Eye", box: whole, score, state }];
-  return { image, model, took: took(), guessed: kind === "auto" && !tiny, groups: [{ name: "The whole picture", box: whole, eyes }] };
+  return { image, model, took: took(), groups: [{ name: "The whole picture", box: whole, eyes }] };
 }
 
 function group({ box, confidence, eyes }, place) {
@@ -165,7 +165,11 @@ async function look() {
   $("result").hidden = false;
   try {
     const answer = await judged(picture, signal);
-    if (!signal.aborted) tell(answer, picture);
+    if (!signal.aborted) {
+      tell(answer, picture);
+      $("as-eye").hidden = answer.groups.length > 0;
+      $("summary").scrollIntoView({ block: "nearest" }); // on a phone it is below the picture
+    }
   } catch (error) {
     if (signal.aborted) return;
     $("summary").textContent = "";
@@ -214,6 +218,7 @@ async function startCamera() {
   $("stage").hidden = false;
   $("summary").textContent = "Looking …";
   $("result").hidden = false;
+  $("stage").scrollIntoView({ block: "nearest" });
   watch(stream);
 }
 
@@ -291,6 +296,7 @@ function clear() {
   $("boxes").replaceChildren();
   for (const body of [...$("eyes").tBodies]) body.remove();
   $("eyes").hidden = true;
+  $("as-eye").hidden = true;
   $("stage").hidden = true;
   $("result").hidden = true;
   for (const id of ["summary", "facts", "said"]) $(id).textContent = "";
@@ -409,10 +415,10 @@ function thumbnail(canvas, box, image) {
   return small;
 }
 
-function summary({ groups, guessed }) {
+function summary({ groups }) {
   if (groups.length === 0) return "No face found.";
   const eyes = groups.flatMap((face) => face.eyes.filter(seen));
-  if (!groups[0].number) return `${guessed ? "No face found. Taken as one eye, it is" : "The eye is"} ${eyes[0].state}.`;
+  if (!groups[0].number) return `The eye is ${eyes[0].state}.`;
   const counts = STATES.map((state) => [eyes.filter((eye) => eye.state === state).length, state])
     .filter(([count]) => count > 0)
     .map(([count, state], at) => `${count} ${at === 0 ? (count === 1 ? "eye " : "eyes ") : ""}${state}`);
@@ -467,6 +473,23 @@ $("file").addEventListener("change", () => {
 
 $("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
 $("again").addEventListener("click", () => picture && look());
+
+$("as-eye").addEventListener("click", () => {
+  document.querySelector("input[name=kind][value=crop]").checked = true;
+  if (picture) look();
+});
+
+$("sample").addEventListener("click", async (event) => {
+  event.preventDefault();
+  try {
+    const response = await fetch($("sample").href);
+    if (!response.ok) throw new TypeError();
+    document.querySelector("input[name=kind][value=auto]").checked = true;
+    await take(await response.blob());
+  } catch {
+    refuse(new Refusal("The sample can’t be loaded. Check the connection."));
+  }
+});
 
 for (const radio of document.querySelectorAll("input[name=kind]")) {
   radio.addEventListener("change", () => picture && look());
