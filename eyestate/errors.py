@@ -121,6 +121,13 @@ class HeadTooLargeError(RequestError):
     code = "head_too_large"
 
 
+class HostNotAllowedError(RequestError):
+    """A request for a host that this service is not."""
+
+    status = 421
+    code = "host_not_allowed"
+
+
 class BodyTooLargeError(RequestError):
     """A body over the byte limit, or more images or parts than one request may have."""
 

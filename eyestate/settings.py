@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, IPvAnyNetwork, ValidationError
 
 from eyestate.errors import SettingError
 
@@ -38,6 +38,11 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    """Values separated by commas or spaces, in lower case."""
+    return tuple(text.lower().replace(",", " ").split())
+
+
 class Settings(BaseModel):
     """Each field is the variable ``EYESTATE_<FIELD>``; its description is that of the documentation."""
 
@@ -65,6 +70,12 @@ class Settings(BaseModel):
     )
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
         (), description="origins whose pages may use the service, such as `https://app.example`; `*` for all"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="names under which the service is reached, such as `eyes.example`; others are then refused"
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = Field(
+        (), description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed"
     )
     log_level: Annotated[LogLevel, _AnyCase] = Field(
         "info", description="`info` logs refused requests, `debug` every request"

@@ -8,6 +8,7 @@ answer, and in the same form.
 from __future__ import annotations
 
 import logging
+import os
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from functools import partial
 from random import getrandbits
@@ -20,6 +21,7 @@ from uvicorn.server import ServerState
 
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
+from eyestate.server.hosts import AllowedHosts, listens_on_loopback
 from eyestate.server.responses import error_response
 from eyestate.settings import Settings
 
@@ -41,7 +43,14 @@ def install(settings: Settings) -> None:
     BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
     own table of protocols when it starts.
     """
-    protocol = partial(Connection, timeout=settings.timeout, keep_alive=settings.keep_alive)
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(
+        map(str, settings.trusted_proxies)
+    )  # uvicorn's: else it trusts 127.0.0.1
+    hosts = AllowedHosts(
+        settings.allowed_hosts,
+        enforced=bool(settings.allowed_hosts) or (settings.api_keys_file is None and listens_on_loopback()),
+    )
+    protocol = partial(Connection, timeout=settings.timeout, keep_alive=settings.keep_alive, hosts=hosts)
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
 
@@ -64,16 +73,19 @@ class Connection(HttpToolsProtocol):
         *,
         timeout: float,
         keep_alive: float,
+        hosts: AllowedHosts,
     ) -> None:
         """Args:
         config, server_state, app_state, _loop: uvicorn's.
         timeout: seconds that a head may take to arrive, and a client may not read.
         keep_alive: seconds that a connection may be idle after an answer.
+        hosts: that requests may be for.
         """
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
         self._timeout = timeout
+        self._hosts = hosts
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
         self._framing: dict[bytes, bytes] = {}  # of the present head
         self._in_head = False
@@ -149,6 +161,7 @@ class Connection(HttpToolsProtocol):
 
         Raises:
             MalformedRequestError: it is ambiguous.
+            HostNotAllowedError: it names a host that this service is not.
         """
         name = name.lower()
         if not self._in_head:
@@ -159,6 +172,8 @@ class Connection(HttpToolsProtocol):
             if name in self._framing:
                 raise MalformedRequestError(f"there is more than one {name.decode()}")
             self._framing[name] = value
+            if name == b"host":
+                self._hosts.check(value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))

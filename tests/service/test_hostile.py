@@ -363,7 +363,7 @@ def test_what_is_no_http_is_told_so(url: str, request_bytes: bytes) -> None:
     assert error_of(raw(url, request_bytes)) == (400, "malformed_request")
 
 
-@pytest.mark.parametrize("host", [b"x", b"[", b"//", b"a b@:99999", b""])
+@pytest.mark.parametrize("host", [b"x", b"127.0.0.1:80", b""])
 @pytest.mark.parametrize("path", [b"/nothing", b"//", b"/v1", b"/v1/nothing", b"/.env", b"/livez/", b"/%00%ff"])
 def test_foreign_paths_lead_nowhere(url: str, path: bytes, host: bytes) -> None:
     answer = raw(url, b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path, host))

@@ -110,3 +110,15 @@ def test_paths_with_control_characters_lead_nowhere(service: str, path: str) -> 
     assert answer.status_code == 404
     assert "x-request-id" in answer.headers
     assert answer.text.isprintable()
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/score", "/metrics", "/readyz", "/livez", "/v2/health/ready"])
+def test_a_page_that_gave_its_name_to_this_computer_reads_nothing(service: str, path: str) -> None:
+    answer = httpx.get(service + path, headers={"Host": "rebound.example:3000"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (421, "host_not_allowed")
+
+
+def test_forwarded_addresses_are_not_believed(service: str, service_log: Path) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.77", "X-Forwarded-Proto": "https"}
+    assert httpx.post(service + "/v1/score", headers=headers).status_code == 400
+    assert "203.0.113.77" not in service_log.read_text()

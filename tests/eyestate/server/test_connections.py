@@ -23,6 +23,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from eyestate.server import connections
 from eyestate.server.connections import MAX_HEAD_BYTES, Connection
+from eyestate.server.hosts import AllowedHosts
 from eyestate.settings import Settings
 
 TIMEOUT = 1.0
@@ -110,7 +111,10 @@ def talk() -> Callable[..., None]:
     def run(work: Callable[[Application, Connect], Awaitable[None]]) -> None:
         async def serve() -> None:
             application = Application()
-            protocol = cast("type[Connection]", partial(Connection, timeout=TIMEOUT, keep_alive=KEEP_ALIVE))
+            protocol = cast(
+                "type[Connection]",
+                partial(Connection, timeout=TIMEOUT, keep_alive=KEEP_ALIVE, hosts=AllowedHosts((), enforced=True)),
+            )
             server = uvicorn.Server(uvicorn.Config(application, http=protocol, log_config=None, lifespan="off"))
             application.connections = cast("set[object]", server.server_state.connections)
             listener = socket.create_server(("127.0.0.1", 0))
@@ -344,13 +348,24 @@ def test_refusals_are_counted_and_logged(talk: Talk, caplog: pytest.LogCaptureFi
         talk(work)
 
 
+def test_a_host_that_is_not_allowed_is_refused(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(b"GET /echo HTTP/1.1\r\nHost: rebound.example\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (421, "host_not_allowed")
+        await client.closed()
+
+    talk(work)
+
+
 def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
-    connections.install(Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE))
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
+    connections.install(Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"))
     config = uvicorn.Config(Application())
     config.load()
     chosen = cast("partial[Connection]", config.http_protocol_class)
-    assert (chosen.func, chosen.keywords) == (
-        Connection,
-        {"timeout": TIMEOUT, "keep_alive": KEEP_ALIVE},
-    )
+    assert chosen.func is Connection
+    assert (chosen.keywords["timeout"], chosen.keywords["keep_alive"]) == (TIMEOUT, KEEP_ALIVE)
+    assert config.forwarded_allow_ips == "10.0.0.0/8,192.0.2.1/32"
