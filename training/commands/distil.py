@@ -10,6 +10,7 @@ from typing import Final
 import click
 import numpy as np
 
+from eyestate.bundle import load_bundle, models_dir
 from training.commands.options import Folder, crops_option, device_option, mrl_option, people_option, shares_option
 from training.data.datasets import MRL, Crop, LabelledCrop, read_people, sources
 from training.data.folds import Folds, deal
@@ -24,7 +25,11 @@ DISTILLATION_SET: Final = Path("runs/distillation_set")
 DEFAULT: Final = StudentSettings()
 
 teacher_option = click.option(
-    "--teacher", type=Folder, default=Path("runs/final_best"), show_default=True, help="The committee to learn from."
+    "--teacher",
+    type=Folder,
+    default=lambda: models_dir() / "final_best",
+    show_default="models/final_best",
+    help="The bundle of the committee to learn from.",
 )
 distillation_set_option = click.option(
     "--distillation-set",
@@ -74,7 +79,15 @@ def distillation_set_command(
     """Draw views of crops, and record the log-odds of a committee's members for a small network."""
     drawn_from, folds = _drawn_from(read_people(mrl, people), crops)
     write_distillation_set(
-        drawn_from, folds, teacher, output, side=SIDE, views_drawn=views, shares=dict(shares), seed=seed, device=device
+        drawn_from,
+        folds,
+        load_bundle(teacher),
+        output,
+        side=SIDE,
+        views_drawn=views,
+        shares=dict(shares),
+        seed=seed,
+        device=device,
     )
 
 

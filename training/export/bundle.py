@@ -302,12 +302,10 @@ def _trained(run: Path, recipe: Mapping[str, Any]) -> tuple[Learner, dict[str, A
     if "distillation_set" in recipe:
         student = load_student(outcome(run))
         weights = sum(parameter.numel() for parameter in student.network.parameters())
-        teacher = recipe["teacher"]
-        digest = hashlib.sha256("".join(teacher["members"]).encode()).hexdigest()
         return student, {
             "architecture": f"convolutions 5×5 and 3×3 after RepVGG, {weights:,} weights, sigmoid",
             "backbone": "none",
-            "teacher": {"name": teacher["run"], "sha256": digest},
+            "teacher": recipe["teacher"],
             "settings": dataclasses.asdict(student.settings),
         }
     committee = load_committee(run)

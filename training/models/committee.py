@@ -9,27 +9,25 @@ active learning".
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
-from training.data.datasets import (
-    Crop,
-    DataError,
-    LabelledCrop,
-    fingerprint,
-    sources,
-)
+from eyestate.bundle import Bundle
+from training.data.datasets import Crop, DataError, LabelledCrop, fingerprint, sources
 from training.data.folds import FOLDS, deal
 from training.data.labels import Label, write_labels
 from training.labelling.pseudo_label import pseudo_labels
 from training.models.learner import Device, Learner, TrainingCrops, balanced_weights, torch_device
-from training.models.member import MemberSettings, load_member, train_member
+from training.models.member import Member, MemberSettings, load_member, train_member
 from training.models.strangers import FILE, sample, score_strangers
 from training.runs import claim, outcome, sha256
 
@@ -135,3 +133,48 @@ def load_committee(run: Path) -> Committee:
         DataError: the folder holds no finished committee.
     """
     return Committee([load_member(outcome(member)) for member in members(run)]).eval()
+
+
+def shipped_committee(bundle: Bundle) -> Committee:
+    """The committee of a bundle, in evaluation mode, from the weights in its ONNX graph.
+
+    What follows a committee, such as a distillation, can so be made from what ships, without the run that it came from.
+
+    Raises:
+        DataError: the bundle holds another kind of network.
+    """
+    graph = onnx.load(bundle.onnx).graph
+    stored = {weight.name.removesuffix(".fp16"): weight for weight in graph.initializer}
+    members = []
+    for number in itertools.count():
+        prefix = f"classifier.members.{number}."
+        weights = {
+            name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(weight).astype(np.float32))
+            for name, weight in stored.items()
+            if name.startswith(prefix)
+        }
+        if not weights:
+            break
+        members.append(_shipped_member(weights, bundle.manifest.input.shape[-1]))
+    if len(members) != FOLDS:
+        raise DataError(f"{bundle.path} holds no committee of {FOLDS} networks")
+    committee = Committee(members).eval()
+    if bundle.manifest.calibration:
+        committee.temperature = bundle.manifest.calibration.temperature
+    return committee
+
+
+def _shipped_member(weights: Mapping[str, torch.Tensor], side: int) -> Member:
+    """A member from its exported weights, whose batch norms are folded into the convolutions before them."""
+    member = Member({"input_side": side})
+    with torch.no_grad():
+        for name, layer in member.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.copy_(weights[f"{name}.weight"])
+                if layer.bias is not None:
+                    layer.bias.copy_(weights[f"{name}.bias"])
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.reset_parameters()
+                layer.running_var.fill_(1 - layer.eps)  # type: ignore[union-attr]  # batch norms here have one
+                layer.bias.copy_(weights[f"{name.removesuffix('bn')}conv.weight_bias"])
+    return member

@@ -18,14 +18,15 @@ import torch
 from tqdm import tqdm
 
 from eyestate.arrays import Pixels
+from eyestate.bundle import Bundle
 from training.data.augment import resize_views, views
 from training.data.datasets import Crop, fingerprint
 from training.data.folds import Folds
 from training.evaluation.logits import MAX_LOGIT, Floats
 from training.files import read_arrays, write_arrays
-from training.models.committee import Committee, load_committee, members
+from training.models.committee import Committee, shipped_committee
 from training.models.learner import Device, TrainingCrops, balanced_weights, torch_device
-from training.runs import claim, outcome, sha256
+from training.runs import claim
 
 PART: Final = 4_096  # views in a file; a set that was stopped continues after the last whole one
 BATCH: Final = 128
@@ -60,7 +61,7 @@ class DistillationSet:
 def write_distillation_set(
     crops: Sequence[Crop],
     folds: Folds,
-    committee: Path,
+    teacher: Bundle,
     output: Path,
     *,
     side: int,
@@ -73,8 +74,8 @@ def write_distillation_set(
 
     Args:
         crops: to draw from, balanced as in training (``balanced_weights``).
-        folds: of the crops (N,), as the committee was dealt them.
-        committee: the folder of the teacher.
+        folds: of the crops (N,), as the teacher's members were dealt them.
+        teacher: the bundle of a committee.
         output: the folder of the files; an older set made of something else is moved aside.
         side: width and height of the student's input in pixels.
         views_drawn: how many to draw.
@@ -83,12 +84,12 @@ def write_distillation_set(
         device: to draw and to ask the members on.
 
     Raises:
-        DataError: ``committee`` holds no finished committee, or a collection has no share.
+        DataError: ``teacher`` holds no committee, or a collection has no share.
     """
     claim(
         output,
         {
-            "teacher": {"run": committee.name, "members": [sha256(outcome(run)) for run in members(committee)]},
+            "teacher": {"name": teacher.manifest.name, "sha256": teacher.manifest.sha256},
             "data": fingerprint(crops),
             "side": side,
             "views": views_drawn,
@@ -99,7 +100,7 @@ def write_distillation_set(
     paths = [output / f"{number:04d}.npz" for number in range(math.ceil(views_drawn / PART))]
     if all(path.exists() for path in paths):
         return
-    teacher = load_committee(committee).to(torch_device(device))
+    committee = shipped_committee(teacher).to(torch_device(device))
     decoded = TrainingCrops(crops)
     weights = balanced_weights(crops, shares)
     labels = np.array([math.nan if crop.label is None else crop.label for crop in crops], dtype=np.float32)
@@ -109,16 +110,16 @@ def write_distillation_set(
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + number)
             places = torch.multinomial(weights, min(PART, views_drawn - number * PART), replacement=True)
-            drawn, logits = _views(teacher, decoded, places, side)
+            drawn, logits = _views(committee, decoded, places, side)
         write_arrays(path, crops=drawn, logits=logits, labels=labels[places], folds=folds[places])
 
 
 @torch.inference_mode()
-def _views(teacher: Committee, crops: TrainingCrops, places: torch.Tensor, side: int) -> tuple[Pixels, Floats]:
+def _views(committee: Committee, crops: TrainingCrops, places: torch.Tensor, side: int) -> tuple[Pixels, Floats]:
     drawn, logits = [], []
     for start in range(0, len(places), BATCH):
-        seen = views(crops.pixels[places[start : start + BATCH]].to(teacher.device))
-        said = teacher.member_logits(resize_views(seen, teacher.side)).clamp(-MAX_LOGIT, MAX_LOGIT)
+        seen = views(crops.pixels[places[start : start + BATCH]].to(committee.device))
+        said = committee.member_logits(resize_views(seen, committee.side)).clamp(-MAX_LOGIT, MAX_LOGIT)
         drawn.append(resize_views(seen, side).cpu().numpy())
         logits.append(said.T.cpu().numpy())
     return np.concatenate(drawn), np.concatenate(logits).astype(np.float32)
