@@ -38,7 +38,7 @@ class TinyNetwork(nn.Module):
 
 
 def _convolution(channels: int, filters: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, filters, 3, stride, 1), nn.BatchNorm2d(filters), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(channels, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters), nn.ReLU())
 
 
 def write_backbone(path: Path) -> None:

@@ -167,14 +167,16 @@ def shipped_committee(bundle: Bundle) -> Committee:
 def _shipped_member(weights: Mapping[str, torch.Tensor], side: int) -> Member:
     """A member from its exported weights, whose batch norms are folded into the convolutions before them."""
     member = Member({"input_side": side})
+    convolution = ""
     with torch.no_grad():
         for name, layer in member.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
+                convolution = name
                 layer.weight.copy_(weights[f"{name}.weight"])
                 if layer.bias is not None:
                     layer.bias.copy_(weights[f"{name}.bias"])
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.reset_parameters()
                 layer.running_var.fill_(1 - layer.eps)  # type: ignore[union-attr]  # batch norms here have one
-                layer.bias.copy_(weights[f"{name.removesuffix('bn')}conv.weight_bias"])
+                layer.bias.copy_(weights[f"{convolution}.weight_bias"])
     return member

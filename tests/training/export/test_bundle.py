@@ -215,14 +215,12 @@ def test_a_run_of_other_crops(committee: Path, everybody: list[LabelledCrop], tm
 
 
 def test_nothing_but_strangers_to_judge_by(
-    committee: Path, everybody: list[LabelledCrop], pool: list[Crop], tmp_path: Path
+    bundle: Bundle, everybody: list[LabelledCrop], pool: list[Crop], tmp_path: Path
 ) -> None:
     """Of a student, that is another kind of run."""
     views, run = tmp_path / "views", tmp_path / "student"
     folds = np.concatenate([deal(everybody), deal(pool)])
-    write_distillation_set(
-        [*everybody, *pool], folds, committee, views, side=SIDE, views_drawn=64, shares=SHARES, seed=0
-    )
+    write_distillation_set([*everybody, *pool], folds, bundle, views, side=SIDE, views_drawn=64, shares=SHARES, seed=0)
     settings = StudentSettings(width=4, epochs=1, fold_epochs=1, batch_size=16, average_decay=0.5)
     distil(views, everybody, sources([*everybody, *pool]), settings, run)
     manifest = manifest_of(
@@ -230,8 +228,9 @@ def test_nothing_but_strangers_to_judge_by(
     )
     assert manifest.input.side == SIDE
     assert manifest.reference is None
-    assert manifest.training.teacher is not None
-    assert manifest.training.teacher.name == committee.name
+    teacher = manifest.training.teacher
+    assert teacher is not None
+    assert (teacher.name, teacher.sha256) == ("miniature", bundle.manifest.sha256)
     assert {part.name for part in manifest.training.data} == set(SHARES)
     assert not [metric for metric in manifest.metrics if "held-out" in metric.name]
 
