@@ -19,9 +19,7 @@ HELD_OUT: Final = "all held-out crops"
 EASY: Final = "held-out crops on which people agree, the easy part"
 STRANGERS: Final = "MRL, people never seen"
 STRANGERS_FAR: Final = f"{STRANGERS}, at {FAR_SIDE} px"
-FAR_SAMPLE: Final = (
-    3  # every so many of MRL's crops count a second time, as seen from afar, where thresholds are chosen
-)
+FAR_SAMPLE: Final = 3  # where thresholds are chosen, every third of MRL's crops counts again, as seen from afar
 
 
 @dataclass(frozen=True, slots=True)
