@@ -39,6 +39,10 @@ _MODULES: Final = {
         "committee": "Train a cross-validation committee: five networks, "
         "each of which never sees a fifth of the people.",
     },
+    "ablate": {
+        "ablate": "Train short variants of a committee's member with several seeds, "
+        "and judge each by people it never saw.",
+    },
     "label": {
         "label": "Ask people whether the eye in each crop of a queue is open.",
     },

@@ -50,7 +50,7 @@ CONTRAST: Final = 0.5  # standard deviation of the input, about that of a face s
 class MemberSettings:
     """Everything that decides what the training of a member computes; a run resumes only under equal settings."""
 
-    backbone: str = "casia-webface"  # as in ``training.models.classifier.Settings``
+    backbone: str = "casia-webface"  # as in ``training.models.classifier.Settings``; random weights where it is empty
     input_side: int = 48  # pixels; the crops are resized to this square
     epochs: int = 6
     crops_per_epoch: int = 16_384
@@ -97,7 +97,9 @@ class Member(ViewLearner):
         self.save_hyperparameters(ignore="pretrained")
         self.settings = MemberSettings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
         self.side = self.settings.input_side
-        self.network = Network(self.side, self.settings.dropout, self.settings.backbone if pretrained else None)
+        self.network = Network(
+            self.side, self.settings.dropout, (self.settings.backbone or None) if pretrained else None
+        )
 
     def p_open(self, crops: torch.Tensor) -> torch.Tensor:
         p: torch.Tensor = self(crops).sigmoid()

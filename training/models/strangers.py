@@ -92,6 +92,6 @@ def score_strangers(
     return said_of_pool
 
 
-def sample(crops: Sequence[LabelledCrop]) -> Sequence[LabelledCrop]:
-    """At most about ``MONITORED`` of the crops, evenly spaced."""
-    return crops[:: max(1, len(crops) // MONITORED)]
+def sample(crops: Sequence[LabelledCrop], size: int = MONITORED) -> Sequence[LabelledCrop]:
+    """About ``size`` of the crops, evenly spaced; all where there are not so many."""
+    return crops[:: max(1, len(crops) // size)]
