@@ -16,9 +16,9 @@ _STALLED_SECONDS: Final = 1.0  # behind it, after which a body gives way to othe
 _SMOOTHING: Final = 0.1  # weight of the newest value in the moving average
 
 
-def smoothed(average: float, newest: float) -> float:
-    """The exponential moving average after another value."""
-    return average + _SMOOTHING * (newest - average)
+def smoothed(average: float, newest: float, weight: float = 1.0) -> float:
+    """The exponential moving average after another value, which counts in full at a weight of 1."""
+    return average + _SMOOTHING * weight * (newest - average)
 
 
 def overloaded(waiting: str, seconds: float) -> OverloadedError:

@@ -211,7 +211,8 @@ class Batcher:
 
     def _land(self, batch: _Batch, results: list[Scores | Exception]) -> None:
         if batch.seconds:
-            self._seconds_per_crop = smoothed(self._seconds_per_crop, batch.seconds / batch.size)
+            full = min(1.0, batch.size / self.batch_size)  # a crop costs more in a small batch, of which few will wait
+            self._seconds_per_crop = smoothed(self._seconds_per_crop, batch.seconds / batch.size, full)
             metrics.batch(batch.size, batch.waits, batch.seconds)
         for (request, part), result in zip(batch.parts, results, strict=True):
             if request.answered.done():
