@@ -43,8 +43,9 @@ class EdgeService(Service[Any]):  # type: ignore[misc]  # BentoML is not typed
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """What a worker serves; called right before the worker configures uvicorn."""
-        connections.install(SETTINGS)
-        return wrap(app, super().to_asgi(is_main), SETTINGS)
+        served = wrap(app, super().to_asgi(is_main), SETTINGS)
+        connections.install(SETTINGS, app.state.edge.end_slowest_upload)
+        return served
 
 
 @bentoml.asgi_app(app)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Callable
 from functools import partial
 from random import getrandbits
 from typing import Any, Final
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
+from eyestate.server.connection_limit import ConnectionLimit, allow_files
 from eyestate.server.hosts import AllowedHosts, listens_on_loopback
 from eyestate.server.responses import error_response
 from eyestate.settings import Settings
@@ -37,12 +39,17 @@ _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _NO_TRAILERS: Final = _FRAMING | {b"connection", b"upgrade"}
 
 
-def install(settings: Settings) -> None:
+def install(settings: Settings, end_slowest_upload: Callable[[], bool]) -> None:
     """Have the server of this process speak HTTP through ``Connection``.
 
     BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
     own table of protocols when it starts.
+
+    Args:
+        settings: of the service.
+        end_slowest_upload: makes room where no connection is idle; whether there was such an upload.
     """
+    allow_files()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(
         map(str, settings.trusted_proxies)
     )  # uvicorn's: else it trusts 127.0.0.1
@@ -50,7 +57,13 @@ def install(settings: Settings) -> None:
         settings.allowed_hosts,
         enforced=bool(settings.allowed_hosts) or (settings.api_keys_file is None and listens_on_loopback()),
     )
-    protocol = partial(Connection, timeout=settings.timeout, keep_alive=settings.keep_alive, hosts=hosts)
+    protocol = partial(
+        Connection,
+        timeout=settings.timeout,
+        keep_alive=settings.keep_alive,
+        hosts=hosts,
+        limit=ConnectionLimit(end_slowest_upload),
+    )
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
 
@@ -74,18 +87,21 @@ class Connection(HttpToolsProtocol):
         timeout: float,
         keep_alive: float,
         hosts: AllowedHosts,
+        limit: ConnectionLimit,
     ) -> None:
         """Args:
         config, server_state, app_state, _loop: uvicorn's.
         timeout: seconds that a head may take to arrive, and a client may not read.
         keep_alive: seconds that a connection may be idle after an answer.
         hosts: that requests may be for.
+        limit: of connections, shared by all of this process.
         """
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
         self._timeout = timeout
         self._hosts = hosts
+        self._limit = limit
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
         self._framing: dict[bytes, bytes] = {}  # of the present head
         self._in_head = False
@@ -97,11 +113,13 @@ class Connection(HttpToolsProtocol):
         """Start the timer of the first head."""
         super().connection_made(transport)
         self._time(self._timeout)
+        self._limit.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
         self._unset_keepalive_if_required()
         self._stop_waiting_for_reader()
+        self._limit.closed(self)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -195,6 +213,7 @@ class Connection(HttpToolsProtocol):
         self._pending = 0
         self._in_head = self._head_timed = False
         self._unset_keepalive_if_required()
+        self._limit.busy(self)
         super().on_headers_complete()
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # until the body has come: who is answered before need not send it
@@ -230,8 +249,14 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is complete: the connection is idle, unless another head has begun to arrive."""
         super().on_response_complete()
+        if self.cycle.response_complete:
+            self._limit.idle(self)
         if self._in_head and not self.transport.is_closing():
             self._time_head()
+
+    def give_way(self) -> None:
+        """Close the connection, which is idle, for another."""
+        self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection: nothing or no complete head arrived in time."""

@@ -22,12 +22,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
 from eyestate.server import connections
+from eyestate.server.connection_limit import ConnectionLimit
 from eyestate.server.connections import MAX_HEAD_BYTES, Connection
 from eyestate.server.hosts import AllowedHosts
 from eyestate.settings import Settings
 
 TIMEOUT = 1.0
 KEEP_ALIVE = 1.5
+LIMIT = 8
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 LARGE = 32 * 2**20  # more than the system takes for a client that does not read
@@ -113,7 +115,13 @@ def talk() -> Callable[..., None]:
             application = Application()
             protocol = cast(
                 "type[Connection]",
-                partial(Connection, timeout=TIMEOUT, keep_alive=KEEP_ALIVE, hosts=AllowedHosts((), enforced=True)),
+                partial(
+                    Connection,
+                    timeout=TIMEOUT,
+                    keep_alive=KEEP_ALIVE,
+                    hosts=AllowedHosts((), enforced=True),
+                    limit=ConnectionLimit(lambda: False, LIMIT),
+                ),
             )
             server = uvicorn.Server(uvicorn.Config(application, http=protocol, log_config=None, lifespan="off"))
             application.connections = cast("set[object]", server.server_state.connections)
@@ -348,6 +356,28 @@ def test_refusals_are_counted_and_logged(talk: Talk, caplog: pytest.LogCaptureFi
         talk(work)
 
 
+def test_too_many_connections_cost_the_one_that_is_idle_longest(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        busy = await connect()
+        await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        clients = [await connect() for _ in range(LIMIT - 1)]
+        for client in [*clients[1:], clients[0]]:
+            await client.send(GET + b"\r\n")
+            assert (await client.answer()).status == 200
+        newest = [await connect() for _ in range(3)]
+        for client in clients[1:4]:
+            assert await client.closed() < TIMEOUT / 2
+        assert (await busy.answer()).body == b"slow"
+        for client in (busy, clients[0], *clients[4:], *newest):
+            await client.send(GET + b"\r\n")
+            assert (await client.answer()).status == 200
+
+    with caplog.at_level("WARNING", logger="eyestate.requests"):
+        talk(work)
+    (record,) = (record for record in caplog.records if record.getMessage() == "too many connections")
+    assert record.__dict__["limit"] == LIMIT
+
+
 def test_a_host_that_is_not_allowed_is_refused(talk: Talk) -> None:
     async def work(application: Application, connect: Connect) -> None:
         client = await connect()
@@ -362,7 +392,9 @@ def test_a_host_that_is_not_allowed_is_refused(talk: Talk) -> None:
 def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
-    connections.install(Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"))
+    connections.install(
+        Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"), lambda: False
+    )
     config = uvicorn.Config(Application())
     config.load()
     chosen = cast("partial[Connection]", config.http_protocol_class)

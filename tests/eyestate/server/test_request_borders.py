@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from eyestate.server.connection_limit import ConnectionLimit
 from eyestate.server.connections import Connection
 from eyestate.server.hosts import AllowedHosts
 
@@ -98,7 +99,15 @@ async def serve(segments: Sequence[bytes], waits: random.Random | None) -> Outco
 
     wire = Wire()
     config = uvicorn.Config(application, log_config=None, lifespan="off")
-    connection = Connection(config, ServerState(), {}, timeout=60, keep_alive=60, hosts=AllowedHosts((), enforced=True))
+    connection = Connection(
+        config,
+        ServerState(),
+        {},
+        timeout=60,
+        keep_alive=60,
+        hosts=AllowedHosts((), enforced=True),
+        limit=ConnectionLimit(lambda: False),
+    )
     connection.connection_made(wire)
     for segment in segments:
         while not wire.closing and (not wire.reading or (waits and waits.random() < 0.5)):
