@@ -26,7 +26,7 @@ usage_stats.do_not_track.cache_clear()  # its command line has asked before it c
 try:
     # What is wrong ends the start here rather than in the workers, which would be restarted again and again.
     SETTINGS = settings()
-    load_model()
+    MODEL = load_model()
     if SETTINGS.api_keys_file:
         ApiKeys(SETTINGS.api_keys_file)
 except EyestateError as error:
@@ -35,7 +35,7 @@ except EyestateError as error:
 logs.configure(SETTINGS.log_level)
 logs.warn_of_unknown(unknown_variables())
 launcher.install(SETTINGS)
-app = create_app(SETTINGS)
+app = create_app(SETTINGS, MODEL)
 
 
 class EdgeService(Service[Any]):  # type: ignore[misc]  # BentoML is not typed

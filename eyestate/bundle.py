@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -219,10 +219,15 @@ class CascadeManifest(Card):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified network."""
+    """A verified network.
+
+    Attributes:
+        content: the bytes of ``model.onnx`` that were verified; its file may change later.
+    """
 
     path: Path
     manifest: Manifest
+    content: bytes = field(repr=False)
 
     @property
     def onnx(self) -> Path:
@@ -321,16 +326,15 @@ def _read_manifest(path: Path) -> Manifest | CascadeManifest:
 
 def _verified(path: Path, manifest: Manifest) -> Bundle:
     try:
-        with (path / "model.onnx").open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        content = (path / "model.onnx").read_bytes()
     except FileNotFoundError as error:
         raise BundleError(f"the bundle {path} is incomplete: {Path(error.filename).name} is missing") from None
-    if sha256 != manifest.sha256:
+    if (sha256 := hashlib.sha256(content).hexdigest()) != manifest.sha256:
         raise BundleError(
             f"{path / 'model.onnx'} is damaged or not the model of this manifest: its SHA-256 is {sha256[:12]}…, "
             f"the manifest says {manifest.sha256[:12]}…; restore it, for example with `git checkout {path.name}`"
         )
-    return Bundle(path, manifest)
+    return Bundle(path, manifest, content)
 
 
 def _find(model: str | Path) -> Path:

@@ -53,21 +53,23 @@ class Engine:
         self._sessions: dict[int, InferenceSession] = {}
         self.seconds_per_crop = 0.0
         try:
-            self._open(bundle.onnx, device, threads)
+            self._open(bundle, device, threads)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
         self.sizes = tuple(self._sessions)
 
-    def _open(self, onnx: Path, device: Device, threads: int | None) -> None:
-        session, self.device = open_session(onnx, device, threads, batch=1)
-        self._check_contract(onnx, session)
+    def _open(self, bundle: Bundle, device: Device, threads: int | None) -> None:
+        session, self.device = open_session(bundle.onnx, device, threads, batch=1, content=bundle.content)
+        self._check_contract(bundle.onnx, session)
         available, self._overhead, fixed = batch_sizes(self.device)
         for size in available:
             if size * self.seconds_per_crop > _LONGEST_SECONDS:
                 break
-            self._sessions[size] = open_session(onnx, device, threads, size)[0] if fixed and size > 1 else session
+            if fixed and size > 1:
+                session, _ = open_session(bundle.onnx, device, threads, batch=size, content=bundle.content)
+            self._sessions[size] = session
             self.seconds_per_crop = self._measured(size) / size
 
     def _check_contract(self, onnx: Path, session: InferenceSession) -> None:

@@ -57,7 +57,12 @@ def batch_sizes(device: str) -> BatchSizes:
 
 
 def open_session(
-    onnx: Path, device: Device = "auto", threads: int | None = None, batch: int | None = None
+    onnx: Path,
+    device: Device = "auto",
+    threads: int | None = None,
+    *,
+    batch: int | None = None,
+    content: bytes | None = None,
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """A session on the device, or if that is unavailable on the next best one, with a warning that gives the reason.
 
@@ -66,10 +71,11 @@ def open_session(
     chosen automatically, since it compiles for minutes at its first start.
 
     Args:
-        onnx: the network.
+        onnx: the file of the network.
         device: what is asked for.
         threads: threads of one inference; as many as there are cores where it is None.
         batch: the only batch size it will be given, if the device needs a session for each.
+        content: of the file, where it has been read already and may have changed since.
 
     Returns:
         The session, and the name of the device it runs on.
@@ -81,7 +87,8 @@ def open_session(
         if _PROVIDERS[candidate] not in onnxruntime.get_available_providers():
             why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {_distribution(candidate)}"
         else:
-            session = _session(onnx, candidate, threads or cores(), batch if _BATCH_SIZES[candidate].fixed else None)
+            options = _options(threads or cores(), batch if _BATCH_SIZES[candidate].fixed else None)
+            session = _session(onnx, content, candidate, options)
             if _PROVIDERS[candidate] in session.get_providers():
                 return session, _name(candidate)
             why = "its libraries or its driver did not load; ONNX Runtime's message above says which"
@@ -127,9 +134,7 @@ def _load_cuda() -> None:
         log.info(line)
 
 
-def _session(onnx: Path, device: str, threads: int, batch: int | None) -> onnxruntime.InferenceSession:
-    if device in ("cuda", "tensorrt"):
-        _load_cuda()
+def _options(threads: int, batch: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -137,9 +142,21 @@ def _session(onnx: Path, device: str, threads: int, batch: int | None) -> onnxru
         options.add_free_dimension_override_by_name("batch", batch)
     # Spinning threads would take the cores away from other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(
+    onnx: Path, content: bytes | None, device: str, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    if device in ("cuda", "tensorrt"):
+        _load_cuda()
+    threads = options.intra_op_num_threads
     chosen = [_PROVIDERS[device]] if device in ("cpu", "openvino") else [_PROVIDERS[device], _PROVIDERS["cpu"]]
     return onnxruntime.InferenceSession(
-        onnx, options, providers=chosen, provider_options=[_provider_options(onnx, name, threads) for name in chosen]
+        content or onnx,
+        options,
+        providers=chosen,
+        provider_options=[_provider_options(onnx, name, threads) for name in chosen],
     )
 
 

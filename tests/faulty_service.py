@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyestate import limits
+from eyestate.bundle import load_model
 from eyestate.server.app import create_app, wrap
 from eyestate.settings import settings
 from tools.harness.servers import free_port
@@ -145,5 +146,5 @@ def _received(body: bytes) -> Receive:
 if __name__ == "__main__":
     limits.MAX_PIXELS = int(os.environ.get("MAX_PIXELS", limits.MAX_PIXELS))  # type: ignore[misc]
     chosen = settings()
-    service = create_app(chosen)
+    service = create_app(chosen, load_model())
     uvicorn.run(Faults(wrap(service, service, chosen)), port=int(sys.argv[1]), log_level="warning")

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from eyestate.bundle import load_model
+from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.errors import DetectorError, RequestError
 from eyestate.execution import cores
 from eyestate.media_types import JSON
@@ -124,7 +124,7 @@ _API: Final = Api(
 _ROUTES: Final = RoutingTable(openinference.API, _API)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
     """The application, whose lifespan loads the model and scores a first crop; ``wrap`` puts its routes to work.
 
     Raises:
@@ -138,7 +138,7 @@ def create_app(settings: Settings) -> Starlette:
         # By default there would be a thread for each core of the machine, however few of them are for this worker.
         threads = ThreadPoolExecutor(max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies")
         asyncio.get_running_loop().set_default_executor(threads)
-        scorer = open_scorer(load_model(), settings.device, max(1, cores() // settings.workers))
+        scorer = open_scorer(model, settings.device, max(1, cores() // settings.workers))
         batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
         face_pool = _face_pool(settings)
         monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)

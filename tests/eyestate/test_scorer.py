@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -134,12 +135,18 @@ def test_network_that_is_none(tmp_path: Path) -> None:
 
 def test_network_that_contradicts_its_manifest(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path))
-    bundle.onnx.write_bytes(brightness_network(side=17))
     with pytest.raises(BundleError, match="its manifest declares"):
-        Network(bundle)
-    bundle.onnx.write_bytes(b"no network")
+        Network(dataclasses.replace(bundle, content=brightness_network(side=17)))
     with pytest.raises(BundleError, match="cannot load"):
-        Network(bundle)
+        Network(dataclasses.replace(bundle, content=b"no network"))
+
+
+def test_what_was_verified_is_what_scores(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path))
+    crop = np.full((16, 16), 200, np.uint8)
+    before = Network(bundle).score([crop])
+    bundle.onnx.write_bytes(b"damaged since")
+    assert Network(bundle).score([crop]) == before
 
 
 class TestCascade:

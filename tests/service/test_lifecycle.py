@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -106,8 +107,10 @@ def test_sigterm_says_so_first_then_refuses_and_loses_nothing(tmp_path: Path, mo
 
 
 def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model: str) -> None:
+    """Even if the model's file has been damaged since the start."""
     log = tmp_path / "log"
-    with started_service(tmp_path, log, EYESTATE_MODEL=model, EYESTATE_DRAIN="0", EYESTATE_WORKERS="2") as (
+    copy = shutil.copytree(model, tmp_path / "model")
+    with started_service(tmp_path, log, EYESTATE_MODEL=str(copy), EYESTATE_DRAIN="0", EYESTATE_WORKERS="2") as (
         process,
         url,
     ):
@@ -119,6 +122,7 @@ def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model
         victim, survivor = workers_of(process)
         with Load(url) as load:
             load.until("200", 100)
+            (copy / "model.onnx").write_bytes(b"damaged")
             victim.kill()
             killed = time.monotonic()
             while "eyestate_worker_starts_total 3.0" not in httpx.get(f"{url}/metrics").text:

@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 import eyestate
 from eyestate.arrays import Pixels
+from eyestate.bundle import load_model
 from eyestate.errors import OverloadedError
 from eyestate.server import app as server_app
 from eyestate.server import openapi
@@ -60,7 +61,7 @@ def app(bundle: Path) -> Iterator[Starlette]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EYESTATE_MODEL", str(bundle))
         patch.setattr(server_app, "graceful_shutdown", lambda *_: nullcontext())  # signals are for the main thread
-        app = server_app.create_app(Settings())
+        app = server_app.create_app(Settings(), load_model())
         server = uvicorn.Server(
             uvicorn.Config(server_app.wrap(app, app, Settings()), port=0, log_level="warning", log_config=None)
         )
