@@ -134,8 +134,10 @@ def test_a_killed_worker_comes_back_while_the_other_serves(tmp_path: Path, model
         assert sum(count for end, count in load.ends.items() if end != "200") <= 8
         assert survivor.is_running()
         assert len(workers_of(process)) == 2
-        text = httpx.get(f"{url}/metrics").text
-        assert "eyestate_workers 2.0" in text
+        deadline = time.monotonic() + 10  # each worker may show metrics of half a second ago
+        while "eyestate_workers 2.0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
