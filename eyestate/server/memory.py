@@ -10,7 +10,7 @@ from typing import Final
 
 BYTES_PER_PIXEL: Final = 16  # while an image is decoded: at worst four copies in RGBA, composited
 _M_MMAP_THRESHOLD: Final = -3  # of malloc.h
-_LARGE_BYTES: Final = 128 * 2**10  # glibc's own threshold, before it adapts
+_LARGE_BYTES: Final = 2**20  # above the buffers that every request needs anew, of which each would be mapped
 
 
 class Room:
