@@ -144,7 +144,7 @@ def _received(body: bytes) -> Receive:
 
 
 if __name__ == "__main__":
-    limits.MAX_PIXELS = int(os.environ.get("MAX_PIXELS", limits.MAX_PIXELS))  # type: ignore[misc]
+    limits.MAX_PIXELS = int(os.environ.get("MAX_PIXELS", limits.MAX_PIXELS))  # type: ignore[misc]  # a constant elsewhere
     chosen = settings()
     service = create_app(chosen, load_model())
     uvicorn.run(Faults(wrap(service, service, chosen)), port=int(sys.argv[1]), log_level="warning")

@@ -30,7 +30,7 @@ def install(settings: Settings) -> None:
 
     BentoML has no option for either; it looks both up when it serves.
     """
-    circus.Arbiter = partial(Launcher, drain_seconds=settings.drain)  # type: ignore[assignment,misc]
+    circus.Arbiter = partial(Launcher, drain_seconds=settings.drain)  # type: ignore[assignment,misc]  # stands in for a class
     serving.ensure_prometheus_dir = partial(_claim_metric_files, settings.workers)
 
 

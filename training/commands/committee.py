@@ -87,6 +87,6 @@ def committee_command(
     if start is not None:
         labelled = doubt_labels(labelled, Strangers.read(start / FILE, labelled).scores)
         pool = [*soft_targets(pool, read_beliefs(start / BELIEFS), asked)]
-    settings = MemberSettings(backbone=backbone, **chosen)  # type: ignore[arg-type]
+    settings = MemberSettings(backbone=backbone, **chosen)  # type: ignore[arg-type]  # click checks their types
     verdicts = train_committee(labelled, pool, settings, output, shares=dict(shares), start=start, device=device)
     echo_counts(write_queue(verdicts, queue(verdicts, budget, asked), output))

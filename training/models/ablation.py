@@ -102,7 +102,7 @@ def ablate(
     for seed in seeds:
         for number, variant in enumerate(variants):
             run = output / str(number) / str(seed)
-            chosen = dataclasses.replace(settings, **{**variant.settings, "seed": seed})  # type: ignore[arg-type]
+            chosen = dataclasses.replace(settings, **{**variant.settings, "seed": seed})  # type: ignore[arg-type]  # fields of several types
             drawn = [
                 place
                 for place in np.flatnonzero(folds != FOLD).tolist()
