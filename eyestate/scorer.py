@@ -169,6 +169,8 @@ class Cascade(Scorer):
         self.small = Network(bundle.small, device, threads)
         self.large = Network(bundle.large, device, threads)
         self.device = self.large.device
+        band = self.manifest.deferral_band
+        self._band = float(np.float32(band.low)), float(np.float32(band.high))  # as an array would be compared
 
     @property
     def side(self) -> int:
@@ -189,18 +191,26 @@ class Cascade(Scorer):
         """P(open) of all crops of all parts, uint8 (n, height, width) each: float32 (sum of n,)."""
         scores = self.small.score_parts(parts)
         chosen = self.defer(scores)
-        if chosen.any():
+        if chosen is not None:
             ends = np.cumsum([len(part) for part in parts])
             left = [part[mask] for part, mask in zip(parts, np.split(chosen, ends[:-1]), strict=True)]
             scores[chosen] = self.large.score_parts([part for part in left if len(part)])
         return scores
 
-    def defer(self, scores: Scores) -> npt.NDArray[np.bool_]:
-        """Which crops the large network is to score, bool (N,), by the small one's scores; they count as deferred."""
-        band = self.manifest.deferral_band
-        chosen = (scores >= band.low) & (scores <= band.high)
-        self.deferred += int(np.count_nonzero(chosen))
-        return chosen
+    def defer(self, scores: Scores) -> npt.NDArray[np.bool_] | None:
+        """Which crops the large network is to score, by the small one's scores; they count as deferred.
+
+        Returns:
+            bool (N,); None if there are none.
+        """
+        low, high = self._band
+        if len(scores) == 1 and not low <= scores.item() <= high:
+            return None  # most requests: array operations would take twenty times as long
+        chosen = (scores >= low) & (scores <= high)
+        if count := int(np.count_nonzero(chosen)):
+            self.deferred += count
+            return chosen
+        return None
 
 
 def open_scorer(bundle: Bundle | CascadeBundle, device: Device | None = None, threads: int | None = None) -> Scorer:

@@ -123,10 +123,11 @@ class Upload:
         Raises:
             OverloadedError: all has arrived, but there is no place for the request.
         """
-        self._patience = min(self.due - time.perf_counter() + size / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS)
-        self.due = math.inf
         self.size += size
         self.complete = complete
+        if not complete:
+            self._patience = min(self.due - time.perf_counter() + size / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS)
+        self.due = math.inf
         if complete and self._places:
             self._places.take(self)
 

@@ -20,6 +20,7 @@ from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 
 _INLINE_SECONDS: Final = 0.001  # shorter inferences run on the event loop: a thread would cost more
+_REQUESTS: Final = 32  # in a batch: with more, all may be in one, and the event loop has nothing to do meanwhile
 _IN_FLIGHT: Final = 2  # batches submitted to the thread: one being computed, and a full one behind it
 
 Crops = Pixels | list[Pixels]  # uint8 (N, height, width) if of one size, otherwise (height, width) each
@@ -31,9 +32,9 @@ class _Request:
     """The crops of one request, and how many of them are ``taken`` into batches and ``scored``."""
 
     crops: Crops
-    scores: Scores
     answered: asyncio.Future[Scores]
     queued: float
+    scores: Scores | None = None  # of a request in several batches
     taken: int = 0
     scored: int = 0
 
@@ -124,7 +125,7 @@ class Batcher:
             if self._is_alone(len(crops)):
                 return self._score_now(crops)
         self._admit(len(crops))
-        request = _Request(crops, np.empty(len(crops), np.float32), loop.create_future(), time.perf_counter())
+        request = _Request(crops, loop.create_future(), time.perf_counter())
         self._requests.append(request)
         self._waiting += len(crops)
         try:
@@ -175,7 +176,7 @@ class Batcher:
     def _pump(self) -> None:
         """Score what is waiting: immediately if that is fast, otherwise in the thread, with a full batch behind it."""
         while self._requests and self._in_flight < _IN_FLIGHT:
-            if self._in_flight and self._waiting < self.batch_size:
+            if self._in_flight and self._waiting < self.batch_size and len(self._requests) < _REQUESTS:
                 return  # the batch may grow until the present inference is done
             batch = self._next_batch()
             if not self._in_flight and self._is_inline(batch.size):
@@ -191,7 +192,7 @@ class Batcher:
         batch = _Batch()
         share = max(1, self.batch_size // len(self._requests))
         now = time.perf_counter()
-        while self._requests and batch.size < self.batch_size:
+        while self._requests and batch.size < self.batch_size and len(batch.parts) < _REQUESTS:
             request = self._requests.popleft()
             if request.taken == 0:
                 batch.waits.append(now - request.queued)
@@ -221,6 +222,11 @@ class Batcher:
                 self._forget(request)
                 request.answered.set_exception(result)
                 continue
+            if len(result) == len(request.crops):
+                request.answered.set_result(result)
+                continue
+            if request.scores is None:
+                request.scores = np.empty(len(request.crops), np.float32)
             request.scores[part] = result
             request.scored += len(result)
             if request.scored == len(request.crops):
@@ -234,11 +240,11 @@ class CascadeBatcher:
     which the small network is sure waits for no inference of the large one, and a doubtful one for two of them at most.
     """
 
-    def __init__(self, small: Batcher, large: Batcher, defer: Callable[[Scores], npt.NDArray[np.bool_]]) -> None:
+    def __init__(self, small: Batcher, large: Batcher, defer: Callable[[Scores], npt.NDArray[np.bool_] | None]) -> None:
         """Args:
         small: scores every crop.
         large: scores what is deferred.
-        defer: which crops are, by their scores from the small network.
+        defer: which crops are, by their scores from the small network; None if there are none.
         """
         self._small = small
         self._large = large
@@ -259,7 +265,7 @@ class CascadeBatcher:
         """
         scores = await self._small.submit(crops)
         chosen = self._defer(scores)
-        if chosen.any():
+        if chosen is not None:
             scores[chosen] = await self._large.submit(_selected(crops, chosen))
         return scores
 

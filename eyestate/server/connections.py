@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httptools
 from uvicorn.config import HTTP_PROTOCOLS, Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -99,6 +100,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
+        if not config.forwarded_allow_ips and isinstance(self.app, ProxyHeadersMiddleware):
+            self.app = self.app.app  # which trusts nobody, so it would do nothing
         self._timeout = timeout
         self._hosts = hosts
         self._limit = limit

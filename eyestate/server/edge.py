@@ -34,6 +34,7 @@ from eyestate.server import codings, metrics
 from eyestate.server.admission import MIN_BYTES_PER_SECOND, Places, Upload, slowest
 from eyestate.server.auth import ApiKeys
 from eyestate.server.routing import Target
+from eyestate.server.sending import send_response
 from eyestate.server.tracing import Tracing
 from eyestate.server.uploads import BODY_BUDGET, UPLOAD, BodyBudget
 
@@ -128,7 +129,7 @@ class Edge:
             response.raw_headers.append((b"x-request-id", request_id))
             if self.draining:
                 response.raw_headers.append((b"connection", b"close"))
-            await response(scope, receive, send)
+            await send_response(response, scope, receive, send)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:

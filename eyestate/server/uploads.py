@@ -132,7 +132,10 @@ async def body(request: Request, max_bytes: int) -> bytes:
 
 
 def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            return str(value.partition(b";")[0], "latin-1").strip().lower()
+    return ""
 
 
 class _Received:
@@ -143,9 +146,13 @@ class _Received:
         self._max_bytes = max_bytes
         self._size = 0
         self._more = True
-        encodings = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
+        encodings = []
+        for name, value in request.scope["headers"]:
+            if name == b"content-length":
+                self._refuse_over(int(value))
+            elif name == b"content-encoding":
+                encodings.append(value)
         self._inflater = codings.inflater(b",".join(encodings).decode("latin-1")) if encodings else None
-        self._refuse_over(int(request.headers.get("content-length", 0)))
 
     async def chunk(self) -> tuple[bytes, bool]:
         """The next bytes, and whether there are more."""

@@ -52,13 +52,14 @@ def with_batcher(
     score: Brightness | None = None,
     capacity: int = 10_000,
     max_wait: float = 60,
+    batch_size: int = BATCH,
 ) -> None:
     score = score or Brightness()
 
     async def run() -> None:
         batcher = Batcher(
             score,
-            batch_size=BATCH,
+            batch_size=batch_size,
             seconds_per_crop=score.seconds_per_crop,
             capacity=capacity,
             max_wait=max_wait,
@@ -327,6 +328,15 @@ class TestShares:
 
 
 class TestInFlight:
+    def test_no_batch_holds_the_requests_of_all_connections(self) -> None:
+        score = Brightness()
+
+        async def work(batcher: Batcher) -> None:
+            await asyncio.gather(*(batcher.submit(crops(value)) for value in range(64)))
+
+        with_batcher(work, score, batch_size=64)
+        assert score.sizes == [32, 32]
+
     def test_one_full_batch_waits_behind_the_one_that_is_computed(self) -> None:
         timed = Timed(half_a_second_per_crop)
 

@@ -25,6 +25,7 @@ from eyestate.server import connections
 from eyestate.server.connection_limit import ConnectionLimit
 from eyestate.server.connections import MAX_HEAD_BYTES, Connection
 from eyestate.server.hosts import AllowedHosts
+from eyestate.server.sending import send_response
 from eyestate.settings import Settings
 
 TIMEOUT = 1.0
@@ -55,7 +56,7 @@ class Application:
                 answer = PlainTextResponse("early")
             case _:
                 answer = PlainTextResponse(await request.body())
-        await answer(scope, receive, send)
+        await send_response(answer, scope, receive, send)
 
 
 class Answer(NamedTuple):
