@@ -13,7 +13,7 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     """Send a response that is complete, with its ``Content-Length``.
 
     uvicorn takes the head and the body in two messages, writes each on its own, and examines each header by regular
-    expressions. Where nothing stands between it and the application, this writes the whole at once, in half of the time.
+    expressions. Where nothing stands between it and the application, this writes the whole at once, in half the time.
     """
     cycle = getattr(send, "__self__", None)
     if (
