@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import onnxruntime
 
+from eyestate import providers
 from eyestate.settings import Device
 
 log = logging.getLogger("eyestate.execution")
@@ -42,10 +43,11 @@ class BatchSizes(NamedTuple):
 # Measured on one core of an AMD EPYC (Zen 4). The overhead is half a crop, in final_best and in final_best_lite, and as
 # much again in the small network for the Python code around an inference. With OpenVINO an inference in a session that
 # had another size before takes 4.4 ms longer in final_best, as long as three crops, and 0.13 ms in final_best_lite, as
-# long as six. On an H200 final_best took 4.6 ms for 1 crop, 6.6 for 256 and 19.8 for 1,024.
+# long as six. With CUDA it takes seconds, since cuDNN chooses its algorithms anew, and TensorRT builds another engine.
+# On an H200 final_best took 4.6 ms for 1 crop, 6.6 for 256 and 19.8 for 1,024.
 _BATCH_SIZES: Final = {
-    "tensorrt": BatchSizes((1, 4, 16, 64, 256), 250),
-    "cuda": BatchSizes((1, 4, 16, 64, 256, 1024), 250),
+    "tensorrt": BatchSizes(providers.SIZES, 250, fixed=True),
+    "cuda": BatchSizes(providers.SIZES, 250, fixed=True),
     "openvino": BatchSizes((1, 4, 16, 64), 1, fixed=True),
     "cpu": BatchSizes((1, 4, 16, 64), 1),
 }
@@ -88,7 +90,7 @@ def open_session(
             why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {_distribution(candidate)}"
         else:
             options = _options(threads or cores(), batch if _BATCH_SIZES[candidate].fixed else None)
-            session = _session(onnx, content, candidate, options)
+            session = _session(onnx, content, candidate, options, batch or 1)
             if _PROVIDERS[candidate] in session.get_providers():
                 return session, _name(candidate)
             why = "its libraries or its driver did not load; ONNX Runtime's message above says which"
@@ -146,48 +148,27 @@ def _options(threads: int, batch: int | None) -> onnxruntime.SessionOptions:
 
 
 def _session(
-    onnx: Path, content: bytes | None, device: str, options: onnxruntime.SessionOptions
+    onnx: Path, content: bytes | None, device: str, options: onnxruntime.SessionOptions, batch: int
 ) -> onnxruntime.InferenceSession:
     if device in ("cuda", "tensorrt"):
         _load_cuda()
     threads = options.intra_op_num_threads
-    chosen = [_PROVIDERS[device]] if device in ("cpu", "openvino") else [_PROVIDERS[device], _PROVIDERS["cpu"]]
+    match device:
+        case "tensorrt":
+            sha256 = hashlib.sha256(content or onnx.read_bytes()).hexdigest()
+            chosen = {"tensorrt": providers.tensorrt(onnx, sha256, batch), "cuda": providers.cuda(batch), "cpu": {}}
+        case "cuda":
+            chosen = {"cuda": providers.cuda(batch), "cpu": {}}
+        case "openvino":
+            chosen = {"openvino": providers.openvino(threads, has_bfloat16())}
+        case _:
+            chosen = {"cpu": {}}
     return onnxruntime.InferenceSession(
         content or onnx,
         options,
-        providers=chosen,
-        provider_options=[_provider_options(onnx, name, threads) for name in chosen],
+        providers=[_PROVIDERS[name] for name in chosen],
+        provider_options=list(chosen.values()),
     )
-
-
-def _provider_options(onnx: Path, provider: str, threads: int) -> dict[str, Any]:
-    match provider:
-        case "OpenVINOExecutionProvider":
-            # Its option `precision` rejects BF16 on CPUs, this one does not.
-            hints = {
-                "INFERENCE_PRECISION_HINT": "bf16" if has_bfloat16() else "f32",
-                "INFERENCE_NUM_THREADS": threads,
-                "PERFORMANCE_HINT": "LATENCY",
-                "ENABLE_CPU_PINNING": False,  # pinning would put the threads of all workers on the first cores
-            }
-            return {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
-        case "CUDAExecutionProvider":
-            return {"use_tf32": "1", "cudnn_conv_use_max_workspace": "1"}
-        case "TensorrtExecutionProvider":
-            session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-            crops = session.get_inputs()[0]
-            smallest, *_, typical, largest = batch_sizes("tensorrt").sizes
-            batches = (smallest, typical, largest)
-            shapes = [f"{crops.name}:{'x'.join(map(str, (n, *crops.shape[1:])))}" for n in batches]
-            cache = onnx.parent / ".tensorrt"
-            return {
-                "trt_fp16_enable": "1",
-                "trt_engine_cache_enable": str(int(os.access(onnx.parent, os.W_OK))),
-                "trt_engine_cache_path": str(cache),
-                **dict(zip((f"trt_profile_{size}_shapes" for size in ("min", "opt", "max")), shapes, strict=True)),
-            }
-        case _:
-            return {}
 
 
 def _name(device: str) -> str:

@@ -8,7 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, IPvAnyNetwork, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    FilePath,
+    IPvAnyNetwork,
+    ValidationError,
+)
 
 from eyestate.errors import SettingError
 
@@ -64,6 +73,12 @@ class Settings(BaseModel):
     )
     queue: int = Field(
         65_536, ge=1, description="crops that may wait in a worker before requests are answered with 429"
+    )
+    gpu_memory: int | None = Field(
+        None, ge=1024, description="MiB of GPU memory that each network of each worker may take, 1024 at least"
+    )
+    engines: DirectoryPath | None = Field(
+        None, description="folder in which TensorRT keeps the engines that it has built"
     )
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"

@@ -110,6 +110,10 @@ class TestCut:
 
 
 class TestSizes:
+    @pytest.mark.parametrize("device", ["cuda-tf32", "tensorrt-fp16", "openvino-bf16"])
+    def test_where_another_size_costs_a_compilation_each_has_a_session_of_its_own(self, device: str) -> None:
+        assert batch_sizes(device).fixed
+
     @pytest.mark.parametrize("device", DEVICES)
     def test_all_are_compiled_at_once_and_no_session_is_ever_given_another(
         self, bundle: Bundle, device: Device, given_sizes: list[int]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnxruntime
 import pytest
 
 import eyestate
-from eyestate import execution
+from eyestate import execution, providers
 from eyestate.settings import Device
 from tests.bundles import SIDE, write_bundle
 
@@ -64,6 +65,7 @@ def test_a_gpu_whose_driver_does_not_load_is_replaced_with_a_warning_that_says_w
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: Device
 ) -> None:
     """ONNX Runtime then makes a session without the provider; here because this build has none."""
+    onnx = bundle / "model.onnx"
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*execution._PROVIDERS.values()])
     asked: list[object] = []
     make_session = onnxruntime.InferenceSession
@@ -74,13 +76,13 @@ def test_a_gpu_whose_driver_does_not_load_is_replaced_with_a_warning_that_says_w
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with caplog.at_level(logging.WARNING):
-        _, used = execution.open_session(bundle / "model.onnx", device)
+        _, used = execution.open_session(onnx, device)
     assert used == "cpu-fp32"
     assert "driver did not load" in caplog.text
-    if device == "tensorrt":
-        options = next(each[0] for each in asked if isinstance(each, list))
-        assert options["trt_fp16_enable"] == "1"
-        assert options["trt_profile_max_shapes"] == f"crops:256x{SIDE}x{SIDE}"
+    first = next(each[0] for each in asked if isinstance(each, list))
+    assert first == (
+        providers.cuda(1) if device == "cuda" else providers.tensorrt(onnx, sha256(onnx.read_bytes()).hexdigest(), 1)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider .CUDA")

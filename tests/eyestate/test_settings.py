@@ -30,6 +30,8 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("WORKERS", "0"),
         ("WORKERS", "many"),
         ("TIMEOUT", "-1"),
+        ("GPU_MEMORY", "512"),
+        ("ENGINES", "/not/there"),
         ("API_KEYS_FILE", "/not/there"),
         ("ALLOWED_ORIGINS", "https://app.example/"),
         ("ALLOWED_ORIGINS", "https://App.example"),
