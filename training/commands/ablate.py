@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from eyestate.atomic import write_atomically
+from eyestate.bundle import load_bundle
 from training.commands.options import (
     Folder,
     backbone_option,
@@ -17,11 +18,14 @@ from training.commands.options import (
     mrl_option,
     people_option,
     shares_option,
+    teacher_option,
 )
 from training.data.datasets import read_people
 from training.data.labels import read_held_out
-from training.models.ablation import ablate, summary, write_outcomes
-from training.models.learner import Device
+from training.data.split import read_pool
+from training.models.ablation import ablate, believe, summary, write_outcomes
+from training.models.committee import shipped_committee
+from training.models.learner import Device, torch_device
 from training.models.member import MemberSettings
 
 DEFAULT = MemberSettings()
@@ -32,6 +36,7 @@ DEFAULT = MemberSettings()
 @mrl_option
 @people_option
 @held_out_labels_option
+@teacher_option
 @backbone_option
 @shares_option
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each variant.")
@@ -46,6 +51,7 @@ def ablate_command(
     mrl: Path,
     people: tuple[Path, ...],
     held_out_labels: Path,
+    teacher: Path,
     backbone: str,
     shares: tuple[tuple[str, float], ...],
     seeds: int,
@@ -57,15 +63,26 @@ def ablate_command(
 ) -> None:
     """Train short variants of a committee's member with several seeds, and judge each by people it never saw.
 
-    Each variant differs from what ships in one thing: the data, the input's size, the weights to start from, or the
-    averaging. Held-out crops judge too, where their labels are there; nothing is chosen by them.
+    Each variant differs from a member of the first committee in one thing: the data, what they are trained towards, the
+    augmentation, the input's size, the weights to start from, the averaging, or the time. What is believed of doubtful
+    and unlabelled crops is what the teacher's members say of those they did not learn from. Held-out crops judge too,
+    where their labels are there; nothing is chosen by them.
     """
     settings = dataclasses.replace(
         DEFAULT, backbone=backbone, epochs=1, crops_per_epoch=draws, batch_size=batch_size, average_decay=0.98
     )
     held_out = read_held_out(crops, held_out_labels) if held_out_labels.exists() else []
+    labelled = read_people(mrl, people)
+    committee = shipped_committee(load_bundle(teacher)).to(torch_device(device))
     outcomes = ablate(
-        read_people(mrl, people), held_out, settings, output, shares=dict(shares), seeds=range(seeds), device=device
+        labelled,
+        believe(labelled, read_pool(crops), committee),
+        held_out,
+        settings,
+        output,
+        shares=dict(shares),
+        seeds=range(seeds),
+        device=device,
     )
     write_outcomes(outcomes, report / "eer.csv")
     text = summary(outcomes)

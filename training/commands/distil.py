@@ -10,8 +10,16 @@ from typing import Final
 import click
 import numpy as np
 
-from eyestate.bundle import load_bundle, models_dir
-from training.commands.options import Folder, crops_option, device_option, mrl_option, people_option, shares_option
+from eyestate.bundle import load_bundle
+from training.commands.options import (
+    Folder,
+    crops_option,
+    device_option,
+    mrl_option,
+    people_option,
+    shares_option,
+    teacher_option,
+)
 from training.data.datasets import MRL, Crop, LabelledCrop, read_people, sources
 from training.data.folds import Folds, deal
 from training.data.split import read_pool
@@ -24,13 +32,6 @@ from training.runs import history, write_history
 DISTILLATION_SET: Final = Path("runs/distillation_set")
 DEFAULT: Final = StudentSettings()
 
-teacher_option = click.option(
-    "--teacher",
-    type=Folder,
-    default=lambda: models_dir() / "final_best",
-    show_default="models/final_best",
-    help="The bundle of the committee to learn from.",
-)
 distillation_set_option = click.option(
     "--distillation-set",
     type=Folder,

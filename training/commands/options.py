@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from eyestate.bundle import models_dir
 from training.data.datasets import data_dir
 from training.data.labels import read_agreed, read_held_out
 from training.evaluation.judging import HeldOut
@@ -59,6 +60,13 @@ held_out_labels_option = click.option(
     default=lambda: data_dir() / "held-out-labels.csv",
     show_default="$EYESTATE_DATA/held-out-labels.csv",
     help="The label of every held-out crop, to evaluate by only: file,label.",
+)
+teacher_option = click.option(
+    "--teacher",
+    type=Folder,
+    default=lambda: models_dir() / "final_best",
+    show_default="models/final_best",
+    help="The bundle of the committee to learn from.",
 )
 device_option = click.option(
     "--device",

@@ -36,37 +36,40 @@ _QUANTIZATION: Final = (
 View = tuple[torch.Tensor, torch.Tensor]
 
 
-def augment(crops: torch.Tensor, side: int) -> torch.Tensor:
+def augment(crops: torch.Tensor, side: int, strength: float = 1.0) -> torch.Tensor:
     """One random view of each crop, as the network is given it.
 
     Args:
         crops: uint8 (N, 3, ``STORED``, ``STORED``), RGB, on any device.
         side: width and height of the views in pixels.
+        strength: as of ``views``.
 
     Returns:
         Grey views, uint8 (N, side, side), on the same device.
     """
-    return resize_views(views(crops), side)
+    return resize_views(views(crops, strength), side)
 
 
-def views(crops: torch.Tensor) -> list[View]:
+def views(crops: torch.Tensor, strength: float = 1.0) -> list[View]:
     """One random grey view of each crop, at the resolution of the camera that sees it.
 
     Args:
         crops: uint8 (N, 3, ``STORED``, ``STORED``), RGB.
+        strength: what the shares of the crops that a change happens to, and how far framing goes, are multiplied by; at
+            0 every view is the crop itself.
 
     Returns:
         Parts of the batch: the places (M,) of the crops, and their views, float32 (M, 1, s, s) in [0, 1].
     """
-    x = _grey(crops)
-    x = _reframe(x)
-    x = _occlude(x)
-    x = _light_from_a_side(x)
-    x = _reflect(x)
-    x = _expose(x)
-    x = _blur(x)
+    x = _grey(crops, strength)
+    x = _reframe(x, strength)
+    x = _occlude(x, strength)
+    x = _light_from_a_side(x, strength)
+    x = _reflect(x, strength)
+    x = _expose(x, strength)
+    x = _blur(x, strength)
     order = torch.randperm(len(x), device=x.device)
-    return [(part, _photograph(x[part])) for part in order.chunk(PARTS)]
+    return [(part, _photograph(x[part], strength)) for part in order.chunk(PARTS)]
 
 
 def resize_views(parts: Sequence[View], side: int) -> torch.Tensor:
@@ -101,20 +104,21 @@ def _some(x: torch.Tensor, share: float) -> torch.Tensor:
     return torch.nonzero(torch.rand(len(x), device=x.device) < share).squeeze(1)
 
 
-def _grey(crops: torch.Tensor) -> torch.Tensor:
+def _grey(crops: torch.Tensor, strength: float) -> torch.Tensor:
     """Luma, or for two in five a random mix of the channels: infrared cameras see other colours."""
     weights = torch.tensor(LUMA, device=crops.device).repeat(len(crops), 1)
-    mixed = _some(weights, 0.4)
+    mixed = _some(weights, 0.4 * strength)
     drawn = torch.rand(len(mixed), 3, device=crops.device).clamp(min=1e-6).log().neg() ** 1.4
     weights[mixed] = drawn / drawn.sum(dim=1, keepdim=True)
     return (crops.float() / 255 * weights[:, :, None, None]).sum(dim=1, keepdim=True)
 
 
-def _reframe(x: torch.Tensor) -> torch.Tensor:
+def _reframe(x: torch.Tensor, strength: float) -> torch.Tensor:
     """Mirror, turn, scale, stretch, shear and move."""
-    angle, zoom, stretch = _uniform(x, -15, 15) * math.pi / 180, _factor(x, 1.25) / 1.03, _factor(x, 1.15)
-    shear, right, down = _uniform(x, -0.1, 0.1), _uniform(x, -0.14, 0.14), _uniform(x, -0.14, 0.14)
-    mirror = (_uniform(x, 0, 1) < 0.5).float() * 2 - 1
+    angle, zoom = _uniform(x, -15, 15) * strength * math.pi / 180, (_factor(x, 1.25) / 1.03) ** strength
+    stretch, shear = _factor(x, 1.15) ** strength, _uniform(x, -0.1, 0.1) * strength
+    right, down = _uniform(x, -0.14, 0.14) * strength, _uniform(x, -0.14, 0.14) * strength
+    mirror = (_uniform(x, 0, 1) < 1 - 0.5 * strength).float() * 2 - 1
     cos, sin = torch.cos(angle), torch.sin(angle)
     rows = (
         torch.cat([cos / zoom * mirror, (shear - sin) / zoom * stretch, right], dim=3),
@@ -140,14 +144,14 @@ def _paint(x: torch.Tensor, mask: torch.Tensor, tone: torch.Tensor) -> torch.Ten
     return x + mask * (tone - x)
 
 
-def _occlude(x: torch.Tensor) -> torch.Tensor:
+def _occlude(x: torch.Tensor, strength: float) -> torch.Tensor:
     """Dark bands: strands of hair anywhere, the frame of glasses away from the middle."""
     for share, thinnest, thickest, nearest, bend in (
         (0.06, 0.02, 0.05, -0.9, 0.6),
         (0.06, 0.02, 0.05, -0.9, 0.6),
         (0.07, 0.06, 0.16, 0.35, 0.4),
     ):
-        i = _some(x, share)
+        i = _some(x, share * strength)
         part = x[i]
         along, beside = _axes(part, 0)
         middle = _uniform(part, -bend, bend) * along**2 + _uniform(part, nearest, 0.95)
@@ -156,8 +160,8 @@ def _occlude(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _light_from_a_side(x: torch.Tensor) -> torch.Tensor:
-    i = _some(x, 0.25)
+def _light_from_a_side(x: torch.Tensor, strength: float) -> torch.Tensor:
+    i = _some(x, 0.25 * strength)
     part = x[i]
     along, _ = _axes(part, 0.6)
     softness = torch.exp(_uniform(part, math.log(0.1), math.log(2)))
@@ -165,10 +169,10 @@ def _light_from_a_side(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _reflect(x: torch.Tensor) -> torch.Tensor:
+def _reflect(x: torch.Tensor, strength: float) -> torch.Tensor:
     """Glints of lamps, small and strong, and windows in glasses, larger and weaker; round or with corners."""
     for share, smallest, largest, weakest, strongest in ((0.12, 0.04, 0.2, 0.3, 1.0), (0.08, 0.1, 0.45, 0.15, 0.7)):
-        i = _some(x, share)
+        i = _some(x, share * strength)
         part = x[i]
         along, beside = _axes(part, 0.8)
         corners = torch.where(_uniform(part, 0, 1) < 0.5, 2.0, 8.0)
@@ -179,19 +183,19 @@ def _reflect(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _expose(x: torch.Tensor) -> torch.Tensor:
+def _expose(x: torch.Tensor, strength: float) -> torch.Tensor:
     """Another tone curve, contrast and brightness; what is too dark or too bright is clipped, as by a sensor."""
-    i = _some(x, 0.6)
+    i = _some(x, 0.6 * strength)
     x[i] = x[i].clamp(1e-4, 1) ** _factor(x[i], 2.2)
-    i = _some(x, 0.6)
+    i = _some(x, 0.6 * strength)
     mean = x[i].mean(dim=(2, 3), keepdim=True)
     x[i] = (x[i] - mean) * _factor(x[i], 2.0) + mean * _factor(x[i], 1.5)
     return x.clamp(0, 1)
 
 
-def _blur(x: torch.Tensor) -> torch.Tensor:
+def _blur(x: torch.Tensor, strength: float) -> torch.Tensor:
     """Out of focus, or moving along a line."""
-    i = _some(x, 0.15)
+    i = _some(x, 0.15 * strength)
     if not len(i):
         return x
     part = x[i]
@@ -211,15 +215,15 @@ def _blur(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _photograph(x: torch.Tensor) -> torch.Tensor:
+def _photograph(x: torch.Tensor, strength: float) -> torch.Tensor:
     """From afar or near, with the noise of a sensor and JPEG's artefacts."""
-    if torch.rand(()) < AFAR:
+    if torch.rand(()) < AFAR * strength:
         x = _resize(x, SIZES[int(torch.randint(len(SIZES), ()))])
-    i = _some(x, 0.4)
+    i = _some(x, 0.4 * strength)
     part = x[i]
     noise = _uniform(part, 0.02, 0.25) * x.std(dim=(2, 3), keepdim=True, correction=0)[i] + 0.004
     x[i] = (part + torch.randn_like(part) * noise).clamp(0, 1)
-    i = _some(x, 0.4)
+    i = _some(x, 0.4 * strength)
     x[i] = _compress(x[i], _uniform(x[i], 25, 95))
     return x
 

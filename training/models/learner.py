@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -111,22 +113,66 @@ class Learner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def divide(layer: torch.nn.Linear, divisor: float) -> None:
+def divide(layer: nn.Linear, divisor: float) -> None:
     """Divide what a layer answers, in place."""
     with torch.no_grad():
         layer.weight.div_(divisor)
         layer.bias.div_(divisor)
 
 
+class OneLogit(nn.Module):
+    """Any network from uint8 grey crops (N, side, side) to logits of "open" (N,).
+
+    Attributes:
+        decide: the last layer.
+    """
+
+    decide: nn.Linear
+
+
+class LogitLearner(Learner):
+    """A ``Learner`` of a ``OneLogit`` network; validation batches are crops, and P(open) of each."""
+
+    network: OneLogit
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(crops)
+        return logits
+
+    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
+        p: torch.Tensor = self(crops).sigmoid()
+        return p
+
+    def apply_temperature(self, temperature: float) -> None:
+        divide(self.network.decide, temperature)
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        self.cross_entropy(batch, "val")
+
+    def cross_entropy(self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"]) -> torch.Tensor:
+        """The loss of a batch of crops and their P(open), logged with their scores."""
+        crops, targets = batch
+        logits = self(crops).float()
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets.float())
+        self.judge(part, loss, logits.sigmoid(), targets)
+        return loss
+
+
 class ViewLearner(Learner):
-    """A ``Learner`` that is trained on random views of crops, drawn anew for each batch on the device it trains on."""
+    """A ``Learner`` that is trained on random views of crops, drawn anew for each batch on the device it trains on.
+
+    Attributes:
+        augmentation: strength of the views, as of ``training.data.augment.views``.
+    """
+
+    augmentation = 1.0
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Turn a batch of crops (``TrainingCrops``) into views, uint8 (N, side, side); evaluation crops stay."""
         if not self.trainer.training:
             return batch
         crops, targets = batch
-        return augment(crops, self.side), targets
+        return augment(crops, self.side, self.augmentation), targets
 
 
 class TrainingCrops(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -149,6 +195,12 @@ class TrainingCrops(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         return self.pixels[places], self.targets[places]
+
+    def towards(self, crops: Sequence[Crop]) -> TrainingCrops:
+        """The same pixels with the targets of ``crops``, in the same order."""
+        other = copy(self)
+        other.targets = torch.tensor([_target(crop) for crop in crops], dtype=torch.float32)
+        return other
 
 
 class _AsTheyAre(Dataset[tuple[torch.Tensor, float]]):

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import pytorch_lightning as pl
 import torch
@@ -22,9 +22,10 @@ from training.data.datasets import LabelledCrop
 from training.models.classifier import load_backbone
 from training.models.learner import (
     Device,
+    LogitLearner,
+    OneLogit,
     TrainingCrops,
     ViewLearner,
-    divide,
     evaluation_loader,
     fastest_precision,
     fit,
@@ -59,10 +60,11 @@ class MemberSettings:
     weight_decay: float = 0.02
     dropout: float = 0.3
     average_decay: float = 0.99  # of the moving average of the weights, per step; the average is evaluated and kept
+    augmentation: float = 1.0  # strength of the views, as of ``training.data.augment.views``
     seed: int = 0
 
 
-class Network(nn.Module):
+class Network(OneLogit):
     """uint8 grey crops (N, side, side) to logits of "open" (N,); each crop is standardised first.
 
     The batch norms stay in evaluation mode while it is trained: FaceNet's statistics are folded into its weights, and a
@@ -89,7 +91,7 @@ class Network(nn.Module):
         return logits.squeeze(1)
 
 
-class Member(ViewLearner):
+class Member(LogitLearner, ViewLearner):
     """Learns from views of crops, and P(open) of each."""
 
     def __init__(self, settings: Mapping[str, str | int | float], *, pretrained: bool = False) -> None:
@@ -97,33 +99,13 @@ class Member(ViewLearner):
         self.save_hyperparameters(ignore="pretrained")
         self.settings = MemberSettings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
         self.side = self.settings.input_side
+        self.augmentation = self.settings.augmentation
         self.network = Network(
             self.side, self.settings.dropout, (self.settings.backbone or None) if pretrained else None
         )
 
-    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
-        p: torch.Tensor = self(crops).sigmoid()
-        return p
-
-    def apply_temperature(self, temperature: float) -> None:
-        divide(self.network.decide, temperature)
-
-    def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(crops)
-        return logits
-
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:  # noqa: ARG002
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        self._step(batch, "val")
-
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], part: Literal["train", "val"]) -> torch.Tensor:
-        crops, targets = batch
-        logits = self(crops).float()
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets.float())
-        self.judge(part, loss, logits.sigmoid(), targets)
-        return loss
+        return self.cross_entropy(batch, "train")
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay)

@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from training.data.datasets import DataError, LabelledCrop, TrainingSource, fingerprint
 from training.data.folds import deal
 from training.models.distillation_set import DistillationSet, read_distillation_set
-from training.models.learner import Device, Learner, divide, evaluation_loader, fit, torch_device
+from training.models.learner import Device, Learner, LogitLearner, OneLogit, evaluation_loader, fit, torch_device
 from training.models.strangers import sample, score_strangers
 from training.runs import RECIPE, claim, history, sha256
 from training.studies import open_studies
@@ -108,7 +108,7 @@ def _convolution(weight: torch.Tensor, bias: torch.Tensor, stride: tuple[int, ..
     return conv
 
 
-class Network(nn.Module):
+class Network(OneLogit):
     """uint8 grey crops (N, ``SIDE``, ``SIDE``) to logits of "open" (N,).
 
     Each crop is standardised first, so brightness and contrast do not matter. A large first convolution at half the
@@ -140,8 +140,10 @@ class Network(nn.Module):
         return slim.eval()
 
 
-class Student(Learner):
+class Student(LogitLearner):
     """A network that learns from a distillation set; batches are crops, and P(open) to learn (NaN where unknown)."""
+
+    network: Network
 
     def __init__(self, settings: Mapping[str, int | float]) -> None:
         super().__init__()
@@ -149,17 +151,6 @@ class Student(Learner):
         self.settings = StudentSettings(**settings)  # type: ignore[arg-type]  # the checkpoint stores plain values
         self.side = SIDE
         self.network = Network(self.settings.width, self.settings.depth)
-
-    def p_open(self, crops: torch.Tensor) -> torch.Tensor:
-        p: torch.Tensor = self(crops).sigmoid()
-        return p
-
-    def apply_temperature(self, temperature: float) -> None:
-        divide(self.network.decide, temperature)
-
-    def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(crops)
-        return logits
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:  # noqa: ARG002
         crops, teacher_logits, labels = batch
@@ -174,12 +165,6 @@ class Student(Learner):
         loss = ((1 - share) * distillation * heat**2 + share * labelled).mean()
         self.judge("train", loss, logits.sigmoid(), targets)
         return loss
-
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        crops, targets = batch
-        logits = self(crops)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets.float())
-        self.judge("val", loss, logits.sigmoid(), targets)
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay)

@@ -68,6 +68,18 @@ def test_the_crops_themselves_are_left_as_they_are() -> None:
     assert torch.equal(crops, drawn(8))
 
 
+def test_strength() -> None:
+    """At 0 a view is the luma of the crop; the stronger, the less the views are like it."""
+    crops = drawn(64)
+    assert torch.equal(augment(crops, STORED, strength=0), crops[:, 0])
+    torch.manual_seed(0)
+    weak, usual, strong = (
+        float((augment(crops, STORED, strength).float() - crops[:, 0].float()).abs().mean())
+        for strength in (0.5, 1, 1.5)
+    )
+    assert weak < usual < strong
+
+
 def test_torchs_seed_decides() -> None:
     crops = drawn(16)
 
