@@ -17,11 +17,9 @@ help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
-	@$(BIN)/python -c "$$check_port" $(HOST) $(PORT)
 	@echo "Starting on http://$(HOST):$(PORT); once /readyz answers, score an eye from another terminal with"
 	@echo "  curl -F image=@examples/open.jpg http://$(HOST):$(PORT)/v1/score"
-	@BENTOML_HOME=$(CURDIR)/.bentoml/$(PORT) BENTOML_DO_NOT_TRACK=True \
-		$(BIN)/bentoml serve service --host $(HOST) --port $(PORT)
+	@$(BIN)/eyestate serve --host $(HOST) --port $(PORT)
 
 test: lint types unit ## Run everything a change has to pass: lint, type checks and all tests
 
@@ -109,14 +107,6 @@ if not (3, 11) <= found < (3, 14):
     sys.exit("eyestate needs Python 3.11 to 3.13; this is %d.%d.%d: make PYTHON=python3.12 " % found + " ".join(sys.argv[1:]))
 endef
 export check_python
-
-define check_port
-import contextlib, socket, sys
-host, port = sys.argv[1], int(sys.argv[2])
-with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-    sys.exit(f"port {port} is in use: make serve PORT={port + 1}")
-endef
-export check_port
 
 # A training step frees and allocates the same gigabytes over and over; if glibc keeps them, in huge pages, training on
 # CPU is about a sixth faster.

@@ -262,9 +262,11 @@ def cascade_sha256(small: Member, large: Member, band: DeferralBand) -> str:
 
 
 def models_dir() -> Path:
-    """The folder of the bundles: ``$EYESTATE_MODELS``, else ``models/`` beside this package."""
-    configured = os.environ.get("EYESTATE_MODELS")
-    return Path(configured) if configured else Path(__file__).parents[1] / "models"
+    """The folder of the bundles: ``$EYESTATE_MODELS``, else ``models/`` beside this package, else ``./models``."""
+    if configured := os.environ.get("EYESTATE_MODELS"):
+        return Path(configured)
+    beside = Path(__file__).parents[1] / "models"
+    return beside if any(beside.glob("*/manifest.json")) else Path("models").absolute()
 
 
 def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
@@ -345,6 +347,7 @@ def _find(model: str | Path) -> Path:
     if names := sorted(path.parent.name for path in folder.glob("*/manifest.json")):
         raise BundleError(f"there is no model {str(model)!r} in {folder}, which holds: {', '.join(names)}")
     raise BundleError(
-        f"there is no model {str(model)!r}: {folder} holds no models. The installed package comes without them; get "
-        f"the folder models/ of eyestate {__version__} and set EYESTATE_MODELS to its path, or name a bundle's folder"
+        f"there is no model {str(model)!r}: {folder} holds no models. The installed package comes without them; unpack "
+        f"eyestate-models-{__version__}.tar.gz of its release here, or set EYESTATE_MODELS to the path of a folder "
+        "models/, or name a bundle's folder"
     )

@@ -26,6 +26,7 @@ from eyestate.bundle import State
 from eyestate.errors import EyestateError, ImageError, ServiceError
 from eyestate.files import LeftOut, image_files
 from eyestate.images import SUFFIXES
+from eyestate.serve import serve
 
 if TYPE_CHECKING:
     from eyestate.scorer import Scorer
@@ -74,6 +75,9 @@ def main() -> None:
     A score is the probability, 0 to 1, that the eye in a crop is open. The state is the verdict under the model's
     thresholds: open, closed, or uncertain in between.
     """
+
+
+main.add_command(serve)
 
 
 @main.command(

@@ -10,10 +10,12 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import onnxruntime
-
 from eyestate import providers
+from eyestate.extras import extra
 from eyestate.settings import Device
+
+with extra("cpu"):
+    import onnxruntime
 
 log = logging.getLogger("eyestate.execution")
 

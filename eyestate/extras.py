@@ -18,6 +18,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise MissingExtraError(
-            f"{error.name} is not installed; install it with: pip install 'eyestate[{name}]'"
+            f"{package} is not installed; install it with: pip install 'eyestate[{name}]'"
         ) from None

@@ -9,7 +9,7 @@ import pytest
 CHECKED = {
     "bentoml": (
         "1.4.39",
-        "service_class, to_asgi, usage_stats in service.py; Arbiter, ensure_prometheus_dir and watchers in launcher",
+        "service_class, to_asgi, usage_stats, serve_http in service; Arbiter, ensure_prometheus_dir in launcher",
     ),
     "uvicorn": ("0.54.0", "HTTP_PROTOCOLS and HttpToolsProtocol's attributes and callbacks in connections.Connection"),
     "httptools": ("0.9.0", "the exceptions that feed_data raises in connections.Connection"),
