@@ -92,9 +92,11 @@ class Upload:
         complete: whether all has arrived; the request then takes a place.
         placed: whether it has got it.
         due: when the client is too slow, by ``time.perf_counter``; infinite while nothing is expected of it.
+        begun: when the head was here, by the same clock.
+        ended: when the last bytes came that the service has waited for; ``begun`` where it has waited for none.
     """
 
-    __slots__ = ("_patience", "_places", "client", "complete", "due", "placed", "size")
+    __slots__ = ("_patience", "_places", "begun", "client", "complete", "due", "ended", "placed", "size")
 
     def __init__(self, client: str, places: Places | None) -> None:
         """Args:
@@ -105,6 +107,7 @@ class Upload:
         self.size = 0
         self.complete = self.placed = False
         self.due = math.inf
+        self.begun = self.ended = time.perf_counter()
         self._places = places
         self._patience = PATIENCE_SECONDS
 
@@ -123,13 +126,24 @@ class Upload:
         Raises:
             OverloadedError: all has arrived, but there is no place for the request.
         """
+        self.ended = time.perf_counter()
         self.size += size
         self.complete = complete
         if not complete:
-            self._patience = min(self.due - time.perf_counter() + size / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS)
+            self._patience = min(self.due - self.ended + size / MIN_BYTES_PER_SECOND, PATIENCE_SECONDS)
         self.due = math.inf
         if complete and self._places:
             self._places.take(self)
+
+    def seconds(self) -> tuple[float, float]:
+        """How long the body took, and how long the answer has taken since: now that it has been sent, or is given up.
+
+        Of a body that is still awaited all the time is the client's.
+        """
+        now = time.perf_counter()
+        if self.due != math.inf:
+            self.ended = now
+        return self.ended - self.begun, now - self.ended
 
 
 def slowest(uploads: list[Upload]) -> Upload | None:

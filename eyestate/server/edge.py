@@ -53,7 +53,6 @@ class _ActiveRequest:
     scope: Scope
     receive: Receive
     task: asyncio.Task[Any]
-    started: float
     upload: Upload
     ended: bool = False  # before its answer
     error: EyestateError | None = None  # to answer then
@@ -117,7 +116,7 @@ class Edge:
         assert task is not None
         client = scope.get("client")
         upload = Upload(client[0] if client else "", None if target.operational else self._places)
-        request = _ActiveRequest(scope, receive, task, time.perf_counter(), upload)
+        request = _ActiveRequest(scope, receive, task, upload)
         self._active[request] = None
         scope[BODY_BUDGET], scope[UPLOAD] = self._bodies, upload
         request_id, key = self._identity(scope)
@@ -140,14 +139,14 @@ class Edge:
             del self._active[request]
             self._bodies.release(scope)
             self._places.leave(upload)
-            seconds = time.perf_counter() - request.started
-            metrics.request_done(target.route, status, seconds)
+            received, seconds = upload.seconds()
+            metrics.request_done(target.route, status, received, seconds)
             if span and self.tracing:
-                self.tracing.end(span, status)
+                self.tracing.end(span, status, received, seconds)
             if status == OverloadedError.status:
                 self._overloaded += 1
             elif status >= 400 or log.isEnabledFor(logging.DEBUG):
-                self._log(target.route, status, seconds, request_id, scope)
+                self._log(target.route, status, (received, seconds), request_id, scope)
 
     async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
         try:
@@ -188,7 +187,7 @@ class Edge:
             self._log_overload()
             now = time.perf_counter()
             for request in list(self._active):
-                age = now - request.started
+                age = now - request.upload.begun
                 if age < _CHECK_SECONDS:
                     break  # the others are younger still
                 if request.ended:
@@ -199,7 +198,7 @@ class Edge:
                     request.watch_client()
 
     def _overdue(self, request: _ActiveRequest, now: float) -> EyestateError | None:
-        late = now - request.started > self._timeout
+        late = now - request.upload.begun > self._timeout
         if request.upload.due == math.inf:  # nothing is expected of the client
             return DeadlineExceededError(f"there was no answer within {self._timeout:g} s") if late else None
         if late:
@@ -236,7 +235,7 @@ class Edge:
             log.warning("overloaded", extra={"refused": self._overloaded, "active": self.active})
             self._overloaded = 0
 
-    def _log(self, route: str, status: int, seconds: float, request_id: bytes, scope: Scope) -> None:
+    def _log(self, route: str, status: int, seconds: tuple[float, float], request_id: bytes, scope: Scope) -> None:
         level = logging.ERROR if status in (500, 504) else logging.INFO if status >= 400 else logging.DEBUG
         client = scope.get("client")
         log.log(
@@ -248,7 +247,8 @@ class Edge:
             extra={
                 "route": route,
                 "status": status,
-                "seconds": round(seconds, 6),
+                "receive_seconds": round(seconds[0], 6),
+                "seconds": round(seconds[1], 6),
                 "request_id": request_id.decode(),
                 "client": client[0] if client else None,
             },

@@ -77,13 +77,14 @@ class BulkHistogram(Histogram):
 REQUESTS = Counter("eyestate_requests_total", "Requests answered.", ["route", "status"])
 REQUEST_SECONDS = BulkHistogram(
     "eyestate_request_duration_seconds",
-    "Time from the request's head to the end of its answer.",
+    "Time from the end of the request's body to the end of its answer.",
     ["route"],
     buckets=_LATENCIES,
 )
 PHASE_SECONDS = BulkHistogram(
     "eyestate_phase_duration_seconds",
-    "Time per request of decoding, of looking for faces and of waiting in the queue, and time per batch of inference.",
+    "Time per request of receiving its body, of decoding, of looking for faces and of waiting in the queue, and per "
+    "batch of inference.",
     ["phase"],
     buckets=_LATENCIES,
 )
@@ -142,8 +143,8 @@ MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multi
 _requests: dict[tuple[str, int], Counter] = {}
 _failed: dict[str, Counter] = {}
 _request_seconds: dict[str, BulkHistogram] = {}
-_DECODE, _DETECT, _QUEUE, _INFERENCE = (
-    PHASE_SECONDS.labels(phase) for phase in ("decode", "detect", "queue", "inference")
+_RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE = (
+    PHASE_SECONDS.labels(phase) for phase in ("receive", "decode", "detect", "queue", "inference")
 )
 _CLOSED, _OPEN, _UNCERTAIN = (CROPS.labels(state) for state in ("closed", "open", "uncertain"))
 _FEATURES: Final[dict[Feature, BulkHistogram]] = {
@@ -154,13 +155,22 @@ _FEATURES: Final[dict[Feature, BulkHistogram]] = {
 }
 
 
-def request_done(route: str, status: int, seconds: float) -> None:
-    """Count an answered request. ``route`` is one of a bounded set, never the raw path."""
+def request_done(route: str, status: int, received: float, seconds: float) -> None:
+    """Count an answered request.
+
+    Args:
+        route: one of a bounded set, never the raw path.
+        status: of the answer.
+        received: seconds that the body took to arrive; 0 where none was waited for.
+        seconds: from then to the end of the answer.
+    """
     if (route, status) not in _requests:
         _requests[route, status] = REQUESTS.labels(route, status)
         _request_seconds[route] = REQUEST_SECONDS.labels(route)
     _requests[route, status].inc()
     _request_seconds[route].note((seconds,))
+    if received:
+        _RECEIVE.note((received,))
 
 
 def detected(seconds: float, faces: int) -> None:
@@ -262,7 +272,7 @@ class Monitor:
 
     def publish(self) -> None:
         """Put what was noted since the last time into Prometheus."""
-        for histogram in (*_request_seconds.values(), _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
+        for histogram in (*_request_seconds.values(), _RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
             histogram.publish()
         self._measure_sample()
         newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from threading import Thread
@@ -49,8 +50,19 @@ class Tracing:
         scope[_SCOPE_KEY] = self._tracer, span
         return span
 
-    def end(self, span: Span, status: int) -> None:
-        """End a request's span with the HTTP status it was answered with."""
+    def end(self, span: Span, status: int, received: float, seconds: float) -> None:
+        """End a request's span, and tell how much of it the body took.
+
+        Args:
+            span: of the request.
+            status: of HTTP that it was answered with.
+            received: seconds that the body took to arrive; 0 where none was waited for.
+            seconds: since then.
+        """
+        if received:
+            ended = time.time_ns() - round(seconds * 1e9)
+            began = ended - round(received * 1e9)
+            self._tracer.start_span("receive", set_span_in_context(span), start_time=began).end(ended)
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))

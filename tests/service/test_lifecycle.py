@@ -255,10 +255,12 @@ def test_keys_tls_traces_and_logs(
         for span in scope.spans
         if span.trace_id.hex() == trace
     ]
-    assert {span.name for span in spans} == {"POST /v1/score", "decode", "score"}
+    assert {span.name for span in spans} == {"POST /v1/score", "receive", "decode", "score"}
     (root,) = (span for span in spans if span.name == "POST /v1/score")
     assert root.parent_span_id.hex() == "b7ad6b7169203331"
     assert all(span.parent_span_id == root.span_id for span in spans if span is not root)
+    starts = {span.name: span.start_time_unix_nano for span in spans}
+    assert sorted(starts, key=starts.__getitem__)[-2:] == ["decode", "score"]
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert KEY not in log.read_text()

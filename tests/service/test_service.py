@@ -294,6 +294,38 @@ class TestOperations:
         assert [model.pop("device") for model in models] == [eyestate.load().device]
         assert models == [{"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}]
 
+    @pytest.mark.parametrize("announced", [True, False], ids=["with its length", "in chunks"])
+    def test_what_the_client_takes_to_send_is_not_the_latency(self, client: httpx.Client, announced: bool) -> None:
+        def slowly() -> Iterator[bytes]:
+            yield OPEN[:100]
+            time.sleep(1)
+            yield OPEN[100:]
+
+        before = samples(client)
+        headers = {"content-length": str(len(OPEN))} if announced else {}
+        client.post("/v1/score", content=slowly(), headers=headers).raise_for_status()
+        time.sleep(FRESH_SECONDS)
+        after = samples(client)
+        changes = {key: after[key] - before.get(key, 0) for key in after}
+        assert changes[sample("eyestate_request_duration_seconds_sum", route="/v1/score")] < 0.25
+        assert changes[sample("eyestate_request_duration_seconds_bucket", route="/v1/score", le="0.25")] == 1
+        assert 1 <= changes[sample("eyestate_phase_duration_seconds_sum", phase="receive")] < 1.5
+
+    def test_a_client_that_leaves_while_it_sends_is_not_counted_as_slow(
+        self, service: str, client: httpx.Client
+    ) -> None:
+        gone = sample("eyestate_requests_total", route="/v1/score", status="499")
+        within = sample("eyestate_request_duration_seconds_bucket", route="/v1/score", le="0.25")
+        before = samples(client)
+        head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        with TestCarelessClient.send(service, head + OPEN[:500]):
+            time.sleep(0.5)
+        deadline = time.monotonic() + 10
+        while samples(client).get(gone, 0) == before.get(gone, 0) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(FRESH_SECONDS)
+        assert samples(client)[within] == before.get(within, 0) + 1
+
     def test_metrics_count_the_crops_that_the_cascade_defers(self, client: httpx.Client) -> None:
         closed, open_ = (Image.open(io.BytesIO(file)).convert("L").resize((32, 32)) for file in (CLOSED, OPEN))
         blends = [np.asarray(Image.blend(closed, open_, share)) for share in np.linspace(0, 1, 33)]

@@ -132,7 +132,7 @@ def _overview() -> list[AnyPanel]:
         ),
         stat(
             "p95 of a single crop",
-            "95th percentile of the latency of /v1/score. The objective is 0.25 s for 99 %.",
+            "95th percentile of the latency of /v1/score, from the end of the body. The objective is 0.25 s for 99 %.",
             Query(f'max(eyestate:request_duration_seconds:p95_5m{{{_JOB},route="/v1/score"}})'),
             unit="s",
             limits=[Limit(0.1, YELLOW), Limit(0.25, RED)],
@@ -223,7 +223,8 @@ def _latency() -> list[AnyPanel]:
     return [
         heatmap_panel(
             "Request latency",
-            "Distribution of request latencies; a second band is a second kind of request or pod.",
+            "Distribution of request latencies, from the end of the body on; a second band is a second kind of request "
+            "or pod.",
             f"sum by (le) (increase({buckets}{_RATE}))",
             unit="s",
             width=8,
@@ -242,7 +243,8 @@ def _latency() -> list[AnyPanel]:
         ),
         graph(
             "p95 by phase",
-            "Time spent in each phase: decode and queue per request, inference per batch.",
+            "Time spent in each phase: receive, decode and queue per request, inference per batch. Receive is what "
+            "clients take to send, which is no part of the latency.",
             Query(
                 f"histogram_quantile(0.95, sum by (phase, le) (rate({phases}{_RATE})))",
                 "{{phase}}",

@@ -73,6 +73,25 @@ def test_a_body_may_be_behind_the_least_rate_for_a_while(monkeypatch: pytest.Mon
     assert upload.due == now + PATIENCE_SECONDS  # what came fast before is no credit
 
 
+def test_the_clock_of_an_answer_starts_when_all_that_was_waited_for_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    whole, cut_off, refused = (Upload("", Places()) for _ in range(3))
+    now += 1
+    whole.expect()
+    cut_off.expect()
+    whole.arrived(1, complete=False)
+    cut_off.arrived(1, complete=False)
+    now += 2
+    whole.expect()
+    cut_off.expect()
+    whole.arrived(1, complete=True)
+    now += 4
+    assert whole.seconds() == (3, 4)
+    assert cut_off.seconds() == (7, 0), "what never comes is no delay of the service"
+    assert refused.seconds() == (0, 7), "nothing was waited for"
+
+
 def test_the_slowest_body_gives_way_unless_all_keep_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)

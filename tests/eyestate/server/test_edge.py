@@ -637,7 +637,7 @@ class Traces(Tracing):
         self.begun.append((route, request_id))
         return NonRecordingSpan(INVALID_SPAN_CONTEXT)
 
-    def end(self, span: Span, status: int) -> None:
+    def end(self, span: Span, status: int, received: float, seconds: float) -> None:
         self.ended.append(status)
 
 

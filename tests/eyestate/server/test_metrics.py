@@ -97,14 +97,21 @@ def test_model_is_told(manifest: Manifest) -> None:
 
 def test_a_request(monitor: Monitor) -> None:
     labels = {"route": "/v1/score", "status": "200"}
-    assert (
-        changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.003), "eyestate_requests_total", **labels)
-        == 1
-    )
+    name = "eyestate_requests_total"
+    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.02, 0.003), name, **labels) == 1
     bucket = {"route": "/v1/score", "le": "0.005"}
     name = "eyestate_request_duration_seconds_bucket"
-    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.003), name, **bucket) == 1
-    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.006), name, **bucket) == 0
+    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.02, 0.003), name, **bucket) == 1
+    assert changes(monitor, lambda: metrics.request_done("/v1/score", 200, 0.02, 0.006), name, **bucket) == 0
+
+
+@pytest.mark.parametrize(("received", "times"), [(0.25, 1), (0.0, 0)])
+def test_the_arrival_of_a_body_is_a_phase(monitor: Monitor, received: float, times: int) -> None:
+    def act() -> None:
+        metrics.request_done("/v1/score", 200, received, 0.003)
+
+    assert changes(monitor, act, "eyestate_phase_duration_seconds_count", phase="receive") == times
+    assert changes(monitor, act, "eyestate_phase_duration_seconds_sum", phase="receive") == pytest.approx(received)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +277,14 @@ def test_costs_little(monitor: Monitor) -> None:
             monitor.decoded(0.001, [DARK])
             metrics.batch(1, [0.001], 0.001)
             metrics.scored(scores)
-            metrics.request_done("/v1/score", 200, 0.003)
+            metrics.request_done("/v1/score", 200, 0.02, 0.003)
         monitor.publish()
 
     def bulk() -> None:
         monitor.decoded(0.1, many)
         metrics.batch(len(many), [0.1], 0.1)
         metrics.scored(np.zeros(len(many), np.float32))
-        metrics.request_done("/v1/score/batch", 200, 0.3)
+        metrics.request_done("/v1/score/batch", 200, 0.1, 0.3)
         monitor.publish()
 
     crop = seconds(decoding) / 1_000
@@ -315,7 +322,7 @@ class TestSeveralWorkers:
         folder = metric_files.claim(tmp_path / "home", 2)
         files = {file.name: file.stat().st_blocks for file in folder.iterdir()}
         work = (
-            "metrics.request_done('/v1/score', 200, 0.003)\n"
+            "metrics.request_done('/v1/score', 200, 0.02, 0.003)\n"
             "metrics.rejected('overloaded')\n"
             "metrics.failed('corrupt_image')\n"
             "metrics.scored(np.array([0.9], np.float32))\n"
@@ -359,7 +366,7 @@ class TestSeveralWorkers:
             "routes = [route.path for route in app._API.routes] + [f'/v2/models/{{name}}/{i}' for i in range(20)]\n"
             "for route in routes:\n"
             "    for status in (200, 400, 401, 404, 405, 408, 411, 413, 415, 421, 422, 429, 499, 500, 503, 504):\n"
-            "        metrics.request_done(route, status, 0.1)\n"
+            "        metrics.request_done(route, status, 0.1, 0.1)\n"
             "for code in range(40):\n"
             "    metrics.rejected(f'a_code_that_is_rather_long_{code}')\n"
             "    metrics.failed(f'a_code_that_is_rather_long_{code}')\n"

@@ -28,7 +28,7 @@ def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.3)
     configured = tracing.configured()
     assert configured is not None
-    configured.end(configured.begin({"method": "POST", "headers": []}, "/v1/score", "id"), 200)
+    configured.end(configured.begin({"method": "POST", "headers": []}, "/v1/score", "id"), 200, 0.1, 0.1)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING, "eyestate"):
         configured.close()
