@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -16,7 +17,7 @@ from eyestate.cli import Commands
 from eyestate.settings import settings
 from tools.harness.servers import PROJECT, SCRATCH
 from tools.harness.service import running_service
-from tools.monitoring.artefacts import DOCS, generated
+from tools.monitoring.artefacts import generated
 from tools.monitoring.check import check_queries, under_load
 from tools.monitoring.local import MissingError, grafana, prometheus, require_free, require_prometheus
 from tools.monitoring.report import render
@@ -36,15 +37,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--docs",
-    default=DOCS,
-    show_default=True,
-    help="Where links to docs/ lead, such as its address in your repository.",
-)
-def generate(docs: str) -> None:
-    """Write k8s/monitoring/dashboard.json and prometheus-rule.yaml."""
-    for path, content in generated(docs).items():
+def generate() -> None:
+    """Write k8s/monitoring/dashboard.json and prometheus-rule.yaml, and the links of rules.yml.
+
+    Links lead to the site_url of mkdocs.yml.
+    """
+    for path, content in generated().items():
         write_atomically(path, content)
         click.echo(f"wrote {path.relative_to(PROJECT)}")
 
@@ -76,7 +74,8 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
 
     The service takes the same EYESTATE_ variables as `make serve`.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     for wanted in (port, prometheus_port):
         require_free(wanted)
     require_prometheus()
@@ -102,6 +101,13 @@ def up(port: int, prometheus_port: int, with_load: bool) -> None:
         while service.process.poll() is None and prometheus_server.process.poll() is None:
             time.sleep(0.5)
         raise click.ClickException(f"a server exited; the logs are {service.log} and {prometheus_server.log}")
+
+
+def _stop(*_: object) -> NoReturn:
+    """Stop once: make passes a signal on that its child has got already, and stopping must not be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

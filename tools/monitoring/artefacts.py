@@ -15,9 +15,10 @@ FOLDER: Final = Path(__file__).parents[2] / "k8s" / "monitoring"
 RULES: Final = FOLDER / "rules.yml"
 SCRAPE: Final = FOLDER / "prometheus.yml"
 DASHBOARD: Final = FOLDER / "dashboard.json"
-DOCS: Final = "docs"  # within the repository
+MKDOCS: Final = FOLDER.parents[1] / "mkdocs.yml"
 
 _COMPARISON: Final = re.compile(r"(eyestate:[\w:]+) [<>=]=? [\d.]+")
+_RUNBOOK: Final = re.compile(r"(runbook_url: )\S+(#\S+)")
 _HEADER: Final = "# Generated from rules.yml by `python -m tools.monitoring generate`.\n"
 
 
@@ -32,25 +33,27 @@ def compared_series(alert: str) -> list[str]:
     return _COMPARISON.findall(alert)
 
 
-def generated(docs: str = DOCS) -> dict[Path, str]:
-    """The files generated from ``rules.yml`` and ``tools/monitoring/dashboard.py``, by path.
+def operations_page() -> str:
+    """The address of the page with the runbook, on the site whose address ``mkdocs.yml`` has."""
+    site: str = yaml.safe_load(MKDOCS.read_text())["site_url"]
+    return f"{site.rstrip('/')}/operations/"
 
-    Args:
-        docs: where the documentation is; links of alerts and dashboard lead there.
+
+def generated() -> dict[Path, str]:
+    """The files generated from ``rules.yml``, ``tools/monitoring/dashboard.py`` and the site's address, by path.
+
+    ``rules.yml`` is among them: only its links are generated.
     """
+    page = operations_page()
+    linked = _RUNBOOK.sub(rf"\g<1>{page}\2", RULES.read_text())
     return {
-        DASHBOARD: JSONEncoder(indent=2, sort_keys=True).encode(build(docs)) + "\n",
-        FOLDER / "prometheus-rule.yaml": _HEADER + _prometheus_rule(docs),
+        RULES: linked,
+        DASHBOARD: JSONEncoder(indent=2, sort_keys=True).encode(build(page)) + "\n",
+        FOLDER / "prometheus-rule.yaml": _HEADER + _prometheus_rule(yaml.safe_load(linked)),
     }
 
 
-def _prometheus_rule(docs: str) -> str:
-    spec = yaml.safe_load(RULES.read_text())
-    for group in spec["groups"]:
-        for rule in group["rules"]:
-            if "alert" in rule:
-                runbook = rule["annotations"]["runbook_url"].removeprefix(f"{DOCS}/")
-                rule["annotations"] = rule["annotations"] | {"runbook_url": f"{docs}/{runbook}"}
+def _prometheus_rule(spec: dict[str, Any]) -> str:
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -48,11 +48,11 @@ _RATE: Final = "[$__rate_interval]"
 _STATES: Final = {"open": GREEN, "closed": BLUE, "uncertain": ORANGE}
 
 
-def build(docs: str) -> DashboardModel:
+def build(page: str) -> DashboardModel:
     """The dashboard.
 
     Args:
-        docs: where the documentation is; links lead there.
+        page: the address of docs/operations.md on the documentation's site; links lead there.
     """
     dashboard = (
         Dashboard("eyestate")
@@ -63,8 +63,8 @@ def build(docs: str) -> DashboardModel:
         .refresh("30s")
         .timezone(TimeZoneBrowser)
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .link(_link("Read this dashboard", f"{docs}/operations.md#read-the-dashboard"))
-        .link(_link("Runbook", f"{docs}/operations.md#runbook"))
+        .link(_link("Read this dashboard", f"{page}#read-the-dashboard"))
+        .link(_link("Runbook", f"{page}#runbook"))
         .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(_variable("namespace", "Namespace", "eyestate_workers"))
         .with_variable(_variable("job", "Job", 'eyestate_workers{namespace=~"$namespace"}'))
@@ -116,9 +116,10 @@ def _overview() -> list[AnyPanel]:
         stat(
             "Budget burn, 1 h",
             "Rate at which the error budgets are consumed: 1 uses them up in exactly 30 days, 14.4 pages. "
-            "Alerts: EyestateAvailabilityBudgetBurn, EyestateLatencyBudgetBurn.",
+            "Alerts: EyestateAvailabilityBudgetBurn, EyestateLatencyBudgetBurn, EyestateFacesBudgetBurn.",
             Query(f"max(eyestate:availability:burnrate1h{{{_JOB}}})", "errors"),
             Query(f"max(eyestate:latency:burnrate1h{{{_JOB}}})", "latency"),
+            Query(f"max(eyestate:faces:burnrate1h{{{_JOB}}})", "photos"),
             unit="short",
             limits=[Limit(1, YELLOW), Limit(6, ORANGE), Limit(14.4, RED)],
             decimals=1,
@@ -305,6 +306,27 @@ def _saturation() -> list[AnyPanel]:
             unit="short",
             width=8,
             stacked=True,
+        ),
+        graph(
+            "Autoscaler",
+            "Pods that the autoscaler wants, as a share of its maximum; from kube-state-metrics. Alert: "
+            "EyestateAutoscalerAtMaximum.",
+            Query(
+                'max by (namespace) (eyestate:autoscaler_replicas:share_of_max{namespace=~"$namespace"})',
+                "{{namespace}}",
+            ),
+            unit="percentunit",
+            width=12,
+            limits=[Limit(1, RED)],
+        ),
+        graph(
+            "Certificates",
+            "Time until a TLS certificate ends, from cert-manager or the blackbox exporter. Alert: "
+            "EyestateCertificateExpiring.",
+            Query("min by (name, instance) (eyestate:certificate_lifetime_seconds:min)", "{{name}}{{instance}}"),
+            unit="s",
+            width=12,
+            limits=[Limit(0, RED), Limit(1_209_600, GREEN)],
         ),
     ]
 

@@ -22,6 +22,8 @@ _FILLED_IN: Final = {
     "$route": ".*",
     'alertstate="firing"': 'alertstate=~"pending|firing"',  # most alerts fire only after an hour
 }
+# Of kube-state-metrics, cert-manager and the blackbox exporter, which only a cluster has.
+_OF_THE_CLUSTER: Final = re.compile(r"eyestate:(autoscaler|certificate)_|\b(kube|certmanager|probe)_")
 _LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)")
 
 
@@ -61,7 +63,7 @@ def dashboard_queries() -> Iterator[CheckedQuery]:
     dashboard = json.loads(DASHBOARD.read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
-            yield CheckedQuery(panel["title"], _filled_in(target["expr"]))
+            yield _checked(panel["title"], _filled_in(target["expr"]))
     for variable in dashboard["templating"]["list"]:
         if found := _LABEL_VALUES.fullmatch(variable["query"]):
             yield CheckedQuery(f"variable {variable['name']}", f"count by ({found[2]}) ({_filled_in(found[1])})")
@@ -73,11 +75,11 @@ def rule_queries() -> Iterator[CheckedQuery]:
     """Every rule's expression; for an alert also the series it compares, which exist while it does not fire."""
     for rule in rules():
         if "record" in rule:
-            yield CheckedQuery(rule["record"], rule["expr"].strip())
+            yield _checked(rule["record"], rule["expr"].strip())
         else:
             source = " ".join([rule["alert"], rule["labels"].get("windows", "")]).strip()
             yield CheckedQuery(source, rule["expr"], may_be_empty=True)
-            yield from (CheckedQuery(source, series) for series in compared_series(rule["expr"]))
+            yield from (_checked(source, series) for series in compared_series(rule["expr"]))
 
 
 def run_query(prometheus: httpx.Client, query: CheckedQuery) -> QueryResult:
@@ -93,6 +95,10 @@ def unhealthy_rules(prometheus: httpx.Client) -> dict[str, str]:
     groups: list[dict[str, Any]] = prometheus.get("/api/v1/rules").json()["data"]["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     return {rule["name"]: rule.get("lastError", rule["health"]) for rule in found if rule["health"] != "ok"}
+
+
+def _checked(source: str, expr: str) -> CheckedQuery:
+    return CheckedQuery(source, expr, may_be_empty=bool(_OF_THE_CLUSTER.search(expr)))
 
 
 def _filled_in(expression: str) -> str:

@@ -27,6 +27,7 @@ def requests(model: str) -> list[bytes]:
     return [
         *(http_request("/v1/score", file) for file in files),
         http_request("/v1/score/batch", _packed(eyes), NPY),
+        http_request("/v1/faces", (PROJECT / "docs" / "images" / "face.jpg").read_bytes()),
         http_request(f"/v2/models/{model}/infer", infer, JSON),
         http_request("/v1/score", b"no image"),
         http_request("/v1/score", files[0][: len(files[0]) // 2]),

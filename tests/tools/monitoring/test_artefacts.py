@@ -13,6 +13,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from tools.monitoring import artefacts
 from tools.monitoring.artefacts import DASHBOARD, FOLDER, SCRAPE, generated, rules
 
 GENERATED = generated()
@@ -29,15 +30,24 @@ def test_committed_is_generated(path: Path) -> None:
     assert read(path.read_text()) == read(GENERATED[path]), "run python -m tools.monitoring generate"
 
 
-def test_links_lead_to_the_given_documentation() -> None:
-    made = generated("https://git.test/docs")
-    urls = re.findall(r"runbook_url: (\S+)", made[FOLDER / "prometheus-rule.yaml"])
-    assert len(urls) == sum("alert" in each for each in RULES)
-    assert all(url.startswith("https://git.test/docs/operations.md#eyestate") for url in urls)
+def test_links_lead_to_the_site_whose_address_mkdocs_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mkdocs.yml").write_text("site_url: https://git.test/docs/\n")
+    monkeypatch.setattr(artefacts, "MKDOCS", tmp_path / "mkdocs.yml")
+    made = generated()
+    for path in (FOLDER / "rules.yml", FOLDER / "prometheus-rule.yaml"):
+        urls = re.findall(r"runbook_url: (\S+)", made[path])
+        assert len(urls) >= len({each.get("alert") for each in RULES}) - 1
+        assert all(url.startswith("https://git.test/docs/operations/#eyestate") for url in urls)
     assert [link["url"] for link in json.loads(made[DASHBOARD])["links"]] == [
-        "https://git.test/docs/operations.md#read-the-dashboard",
-        "https://git.test/docs/operations.md#runbook",
+        "https://git.test/docs/operations/#read-the-dashboard",
+        "https://git.test/docs/operations/#runbook",
     ]
+
+
+def test_links_are_absolute() -> None:
+    links = [rule["annotations"]["runbook_url"] for rule in RULES if "alert" in rule]
+    links += [link["url"] for link in json.loads(DASHBOARD.read_text())["links"]]
+    assert all(re.match(r"https://[\w.-]+/", link) for link in links)
 
 
 def test_rules_are_identical_with_and_without_the_operator() -> None:

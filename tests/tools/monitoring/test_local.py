@@ -67,7 +67,17 @@ def test_grafana_is_provisioned_with_prometheus_and_the_dashboard(tmp_path: Path
 @pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus is not installed (Debian: apt install prometheus)"
 )
-def test_up_serves_under_load_and_prometheus_scrapes_it_until_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGINT], id="Ctrl-C"),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], id="SIGTERM, which make passes on to those who have it already"),
+        pytest.param([signal.SIGHUP, signal.SIGINT], id="a closed terminal"),
+    ],
+)
+def test_up_serves_under_load_and_prometheus_scrapes_it_until_stopped(
+    tmp_path: Path, signals: list[signal.Signals]
+) -> None:
     port, prometheus_port = free_port(), free_port()
     command = [sys.executable, "-m", "tools.monitoring", "up", "--load"]
     command += ["--port", str(port), "--prometheus-port", str(prometheus_port)]
@@ -87,7 +97,9 @@ def test_up_serves_under_load_and_prometheus_scrapes_it_until_interrupted(tmp_pa
             assert targets == [f"http://127.0.0.1:{port}/metrics"]
             assert eventually(process, log, lambda: scored_requests(f"http://127.0.0.1:{port}")) > 0
             family = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGINT)
+            for number in signals:
+                process.send_signal(number)
+                time.sleep(0.3)
             assert process.wait(60) == 0
         finally:
             process.send_signal(signal.SIGINT)
