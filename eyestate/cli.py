@@ -155,6 +155,50 @@ def faces(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
         raise click.ClickException(f"{refused} of {len(files)} files could not be read")
 
 
+@main.command(
+    epilog="""\b
+Examples:
+  eyestate best IMG_20*.jpg
+  eyestate best burst/ --format jsonl | head -1 | jq -r .path
+"""
+)
+@paths_argument
+@model_option
+@layout_option
+def best(paths: tuple[Path, ...], model: str | None, layout: Layout) -> None:
+    """Rank photos of the same people, the best first: that in which most have their eyes open.
+
+    Of photos in which as many have, the best is that in which the fewest blink, then that in which it cannot be told of
+    the fewest (an eye is hidden, behind sunglasses or in profile), then the sharpest. Files that cannot be read are
+    named on stderr and skipped; the exit code is then 1.
+    """
+    from eyestate import verdicts  # noqa: PLC0415  # ONNX Runtime, as in `eyestate.load`
+    from eyestate.faces import find  # noqa: PLC0415
+    from eyestate.images import read  # noqa: PLC0415
+    from eyestate.mtcnn import FaceDetector  # noqa: PLC0415
+
+    scorer, detector = eyestate.load(model), FaceDetector()
+    files = _files(paths)
+    shots: dict[int, verdicts.Shot] = {}
+    with _progress() as progress, _writer(layout, ShotRow) as write:
+        for place, path in enumerate(progress.track(files, description="comparing")):
+            try:
+                found = find(detector, read(path))
+            except ImageError as error:
+                _tell(progress, path, error.message)
+                continue
+            sight = verdicts.look(found)
+            judgements = verdicts.judge(found, sight, scorer.states(scorer.score(found.crops)))
+            shots[place] = verdicts.shot(judgements, sight.sharpness)
+        most = max((shot.faces for shot in shots.values()), default=0)
+        for rank, place in enumerate(verdicts.ranked(shots), 1):
+            shot = shots[place]
+            reason = verdicts.reason(shot, most)
+            write(ShotRow(rank, str(files[place]), shot.open, shot.closed, shot.cannot_tell, shot.sharpness, reason))
+    if len(shots) < len(files):
+        raise click.ClickException(f"{len(files) - len(shots)} of {len(files)} files could not be read")
+
+
 def _shard(value: str) -> tuple[int, int]:
     index, _, shards = value.partition("/")
     if not (index.isdecimal() and shards.isdecimal() and int(index) < int(shards)):
@@ -374,8 +418,20 @@ class EyeRow(NamedTuple):
     state: State
 
 
+class ShotRow(NamedTuple):
+    """One of several photos of the same people, in the order of the columns."""
+
+    rank: int
+    path: str
+    open: int
+    closed: int
+    cannot_tell: int
+    sharpness: float
+    reason: str
+
+
 @contextmanager
-def _writer(layout: Layout, kind: type[Row | EyeRow]) -> Iterator[Callable[[Row | EyeRow], object]]:
+def _writer(layout: Layout, kind: type[Row | EyeRow | ShotRow]) -> Iterator[Callable[[Row | EyeRow | ShotRow], object]]:
     """A function that prints one row on stdout in the given layout."""
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are any bytes
     if layout == "csv":

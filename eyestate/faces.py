@@ -22,6 +22,8 @@ from eyestate.mtcnn import Box, Face, FaceDetector, Point, clipped
 CROP: Final = 0.65  # side of a crop, relative to the distance between the eyes
 _LEAST_DISTANCE: Final = 0.4  # of the eyes, per width of the face: 0.43 to 0.49 from the front, less in profile
 _MOST_DISTANCE: Final = 0.45  # per height: 0.31 to 0.39 from the front, more if an eye outside the photo is guessed
+_CHEEKS: Final = (0.6, 0.8)  # on the way from an eye to the corner of the mouth: below glasses, above a beard
+_CHEEK: Final = 0.2  # side of what is looked at there, relative to the distance between the eyes
 
 
 class Eyes(NamedTuple):
@@ -44,6 +46,7 @@ class Found:
         eyes: of each face.
         crops: of each eye in the photo, face by face, right before left: grey, uint8 (side, side), at least
             ``MIN_SIDE`` pixels; beyond the edge of the photo its outermost pixels are repeated.
+        cheeks: how bright the skin below each of these eyes is, as grey value, 0 to 255.
         decoding, detecting: seconds that each step took.
     """
 
@@ -52,6 +55,7 @@ class Found:
     faces: list[Face]
     eyes: list[Eyes]
     crops: list[Pixels]
+    cheeks: list[float]
     decoding: float
     detecting: float
 
@@ -69,24 +73,37 @@ def find(detector: FaceDetector, photo: bytes) -> Found:
     height, width, _ = pixels.shape
     eyes: list[Eyes] = []
     crops: list[Pixels] = []
+    cheeks: list[float] = []
     for face in faces:
         side = crop_side(face)
         boxes: list[Box | None] = []
-        for x, y in (face.right_eye, face.left_eye):
-            corner = Point(round(x - side / 2), round(y - side / 2))
-            if 0 <= x < width and 0 <= y < height:
+        for eye, mouth in ((face.right_eye, face.right_mouth), (face.left_eye, face.left_mouth)):
+            if 0 <= eye.x < width and 0 <= eye.y < height:
+                corner = _corner(eye, side)
                 boxes.append(clipped((*corner, corner.x + side, corner.y + side), width, height))
                 crops.append(_cut(pixels, corner, side))
+                cheeks.append(_cheek(pixels, eye, mouth, max(1, round(_CHEEK * side / CROP))))
             else:
                 boxes.append(None)
         eyes.append(Eyes(*boxes))
-    return Found(width, height, faces, eyes, crops, decoded - started, time.perf_counter() - decoded)
+    return Found(width, height, faces, eyes, crops, cheeks, decoded - started, time.perf_counter() - decoded)
 
 
 def crop_side(face: Face) -> int:
     """Width and height in pixels of the crops of a face's eyes."""
     distance = max(math.dist(face.right_eye, face.left_eye), _LEAST_DISTANCE * face.box.width)
     return max(MIN_SIDE, round(CROP * min(distance, _MOST_DISTANCE * face.box.height)))
+
+
+def _corner(middle: Point, side: int) -> Point:
+    """The left upper corner of a square of whole pixels."""
+    return Point(round(middle.x - side / 2), round(middle.y - side / 2))
+
+
+def _cheek(photo: Pixels, eye: Point, mouth: Point, side: int) -> float:
+    """The grey value of the skin below an eye, where it is brightest: a frame or a beard may cover some of it."""
+    places = [Point(eye.x + way * (mouth.x - eye.x), eye.y + way * (mouth.y - eye.y)) for way in _CHEEKS]
+    return max(float(np.median(_cut(photo, _corner(place, side), side))) for place in places)
 
 
 def _cut(photo: Pixels, corner: Point, side: int) -> Pixels:

@@ -79,12 +79,17 @@ class Face:
         confidence: of the detector that this is a face, 0.95 to 1.
         right_eye, left_eye: the middle of the person's own right and left eye; in a photo that is not mirrored the
             right eye is on the left.
+        nose: its tip.
+        right_mouth, left_mouth: the corners of the mouth, the person's own.
     """
 
     box: Box
     confidence: float
     right_eye: Point
     left_eye: Point
+    nose: Point
+    right_mouth: Point
+    left_mouth: Point
 
 
 class Description(BaseModel):
@@ -180,10 +185,9 @@ class FaceDetector:
         boxes = _moved(boxes, offsets)
         return [
             Face(
-                box=clipped(boxes[face].tolist(), shrunk.width, shrunk.height),
-                confidence=float(confidence[face]),
-                right_eye=Point(float(xs[face, 0]), float(ys[face, 0])),
-                left_eye=Point(float(xs[face, 1]), float(ys[face, 1])),
+                clipped(boxes[face].tolist(), shrunk.width, shrunk.height),
+                float(confidence[face]),
+                *(Point(*place) for place in zip(xs[face].tolist(), ys[face].tolist(), strict=True)),
             )
             for face in suppress(boxes, confidence, 0.7, by_smaller=True)
         ]

@@ -28,6 +28,8 @@ _ROUNDING: Final = 20 / 12  # variance of the Laplacian of nothing but rounding:
 
 Figures = npt.NDArray[np.float32]
 Flag = Literal["too_dark", "too_bright", "too_blurred", "too_small"]
+Person = Literal["open", "closed", "cannot_tell"]  # what is said of a face
+Reason = Literal["turned", "eye_outside", "eye_covered", "eye_shaded", "eye_uncertain", "eyes_differ"] | Flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ def shrink(crop: Pixels) -> Pixels:
 
 
 def measure(crops: Sequence[Pixels] | Pixels) -> Measures:
-    """Measure crops of ``SIDE``×``SIDE`` pixels, uint8."""
-    grey = np.array(crops, np.float32).reshape(-1, SIDE, SIDE)
+    """Measure crops of one size, uint8 (height, width): figures compare only between crops of ``SIDE``×``SIDE``."""
+    grey = np.array(crops, np.float32).reshape(-1, *(crops[0].shape if len(crops) else (SIDE, SIDE)))
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     laplacian -= 4 * grey[:, 1:-1, 1:-1]
     contrast = grey.std((1, 2))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eyestate.bundle import State
-from eyestate.quality import Flag
+from eyestate.quality import Flag, Person, Reason
 
 Score = Annotated[float, Field(ge=0, le=1, description="P(open): 0 is certainly closed, 1 certainly open")]
 
@@ -95,20 +95,52 @@ class EyePair(_Response):
     right: Eye | None
 
 
+class PersonVerdict(_Response):
+    """Whether both eyes are open, or closed; ``cannot_tell`` if one is hidden or doubtful, or they differ."""
+
+    state: Person
+    reasons: Annotated[list[Reason], Field(description="why it cannot be told, otherwise empty")]
+
+
+class GroupVerdict(_Response):
+    """The people in a photo, by their place in the list of faces."""
+
+    all_open: Annotated[
+        bool | None, Field(description="whether nobody blinks; null if that cannot be told, or nobody is there")
+    ]
+    closed: Annotated[list[int], Field(description="who blinks")]
+    cannot_tell: Annotated[list[int], Field(description="of whom it cannot be told")]
+
+
 class FaceVerdict(_Response):
-    """A face in a photo and its eyes."""
+    """A face in a photo, its eyes, and where it was asked for (``?verdict=true``), whether they are open."""
 
     box: PhotoBox
     confidence: Annotated[float, Field(ge=0, le=1, description="of the detector that this is a face")]
     eyes: EyePair
+    verdict: PersonVerdict | None = None
 
 
-class FacesResponse(_Response):
-    """Answer of ``POST /v1/faces``: the faces, largest first; none is no error."""
+class Photo(_Response):
+    """The faces in a photo, largest first, and where it was asked for (``?verdict=true``), the verdict on all."""
 
     faces: list[FaceVerdict]
     image: PhotoSize
+    verdict: GroupVerdict | None = None
+
+
+class FacesResponse(Photo):
+    """Answer of ``POST /v1/faces``: the faces, largest first; none is no error."""
+
     model: ModelInfo
+
+
+class RankedPhoto(Photo):
+    """A photo among several: its place among them, 1 for the best, and why."""
+
+    rank: Annotated[int, Field(ge=1)]
+    reason: Annotated[str, Field(description="for people; the verdict is for programs")]
+    sharpness: Annotated[float, Field(ge=0, description="of the eyes; decides between photos that are equal otherwise")]
 
 
 class ErrorDetail(_Response):
@@ -128,4 +160,13 @@ class BatchResponse(_Response):
     """Answer of ``POST /v1/score/batch``: a verdict or an error for each image, in the order they were sent."""
 
     results: list[Verdict | ErrorResponse]
+    model: ModelInfo
+
+
+class BestResponse(_Response):
+    """Answer of ``POST /v1/faces/best``: each photo or its error, in the order they were sent."""
+
+    best: Annotated[int | None, Field(description="the place of the best photo, from 0; null if there is no face")]
+    ranking: Annotated[list[int], Field(description="the places of the photos that could be read, the best first")]
+    photos: list[RankedPhoto | ErrorResponse]
     model: ModelInfo

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from eyestate.client.connection import connected
 from eyestate.client.messages import ANSWER, Images, served_model
 from eyestate.errors import ServiceError
 from eyestate.extras import extra
-from eyestate.schema import ErrorDetail, FacesResponse, LoadedModel, ScoreResponse, Verdict
+from eyestate.schema import BestResponse, ErrorDetail, FacesResponse, LoadedModel, ScoreResponse, Verdict
 
 with extra("client"):
     import httpx
@@ -79,9 +79,18 @@ class Client:
         """Score one encoded image (JPEG, PNG, WebP or BMP): score and state, with the model they come from."""
         return messages.score_response(self._send(messages.score_request(self._http, image)))
 
-    def find_faces(self, photo: bytes) -> FacesResponse:
-        """Find the faces in an encoded photo and score their eyes: largest first, with boxes in pixels."""
-        return messages.faces_response(self._send(messages.faces_request(self._http, photo)))
+    def find_faces(self, photo: bytes, *, verdict: bool = False) -> FacesResponse:
+        """Find the faces in an encoded photo and score their eyes: largest first, with boxes in pixels.
+
+        Args:
+            photo: JPEG, PNG, WebP or BMP.
+            verdict: whether to tell who has both eyes open, who blinks, and of whom it cannot be told.
+        """
+        return messages.faces_response(self._send(messages.faces_request(self._http, photo, verdict=verdict)))
+
+    def best_photo(self, photos: Sequence[bytes]) -> BestResponse:
+        """Choose the best of up to 20 encoded photos of the same people, as for eyes; all are ranked."""
+        return messages.best_response(self._send(messages.best_request(self._http, photos)))
 
     def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """Score many images; see ``score_table`` for what they may be.
@@ -185,9 +194,13 @@ class AsyncClient:
         """As ``Client.score``."""
         return messages.score_response(await self._send(messages.score_request(self._http, image)))
 
-    async def find_faces(self, photo: bytes) -> FacesResponse:
+    async def find_faces(self, photo: bytes, *, verdict: bool = False) -> FacesResponse:
         """As ``Client.find_faces``."""
-        return messages.faces_response(await self._send(messages.faces_request(self._http, photo)))
+        return messages.faces_response(await self._send(messages.faces_request(self._http, photo, verdict=verdict)))
+
+    async def best_photo(self, photos: Sequence[bytes]) -> BestResponse:
+        """As ``Client.best_photo``."""
+        return messages.best_response(await self._send(messages.best_request(self._http, photos)))
 
     async def score_batch(self, images: Images) -> list[Verdict | ErrorDetail]:
         """As ``Client.score_batch``."""

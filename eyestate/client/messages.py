@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from eyestate.errors import ServiceError
 from eyestate.extras import extra
 from eyestate.media_types import ARROW, JSON, NPY, OCTET_STREAM
-from eyestate.schema import ErrorDetail, FacesResponse, LoadedModel, Readiness, ScoreResponse, Verdict
+from eyestate.schema import BestResponse, ErrorDetail, FacesResponse, LoadedModel, Readiness, ScoreResponse, Verdict
 
 with extra("client"):
     import httpx
@@ -53,9 +53,15 @@ def score_request(http: Http, image: bytes) -> httpx.Request:
     return _image_request(http, "v1/score", image)
 
 
-def faces_request(http: Http, photo: bytes) -> httpx.Request:
+def faces_request(http: Http, photo: bytes, *, verdict: bool) -> httpx.Request:
     """To find the faces in one encoded photo."""
-    return _image_request(http, "v1/faces", photo)
+    return _image_request(http, "v1/faces?verdict=true" if verdict else "v1/faces", photo)
+
+
+def best_request(http: Http, photos: Sequence[bytes]) -> httpx.Request:
+    """To choose the best of several encoded photos."""
+    files = [("images", (f"{place}", photo, OCTET_STREAM)) for place, photo in enumerate(photos)]
+    return request(http, "POST", "v1/faces/best", files=files, headers={"Accept": JSON})
 
 
 def _image_request(http: Http, path: str, image: bytes) -> httpx.Request:
@@ -104,6 +110,14 @@ def faces_response(response: httpx.Response) -> FacesResponse:
         return FacesResponse.model_validate_json(response.content)
     except ValidationError:
         raise _bad_response("its answer tells no faces") from None
+
+
+def best_response(response: httpx.Response) -> BestResponse:
+    """The answer to ``best_request``."""
+    try:
+        return BestResponse.model_validate_json(response.content)
+    except ValidationError:
+        raise _bad_response("its answer ranks no photos") from None
 
 
 def ready_model(response: httpx.Response) -> LoadedModel:

@@ -45,7 +45,7 @@ _MAX_WAIT_SHARE: Final = 1 / 6  # of the timeout: the longest wait that an accep
 async def score(request: Request) -> Response:
     """``POST /v1/score``: one image."""
     runtime: Runtime = request.app.state.runtime
-    decoded = await runtime.decode(request.scope, [await uploads.single_image(request)], _wants_quality(request))
+    decoded = await runtime.decode(request.scope, [await uploads.single_image(request)], _wants(request, "quality"))
     if decoded.failures:
         raise decoded.failures.pop(0)  # which would hold itself
     probability = (await runtime.score(request.scope, decoded)).item()
@@ -55,7 +55,7 @@ async def score(request: Request) -> Response:
 async def score_batch(request: Request) -> Response:
     """``POST /v1/score/batch``: many crops; a crop that cannot be read does not affect the others."""
     runtime: Runtime = request.app.state.runtime
-    decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants_quality(request))
+    decoded = await runtime.decode(request.scope, await uploads.many_images(request), _wants(request, "quality"))
     scores = await runtime.score(request.scope, decoded)
     return runtime.responses.many(
         request.headers.get("accept", ""),
@@ -70,9 +70,16 @@ async def faces(request: Request) -> Response:
     """``POST /v1/faces``: one photo; the eyes of the faces in it."""
     runtime: Runtime = request.app.state.runtime
     photo = await uploads.single_image(request, "send each photo in a request of its own")
-    found, crops = await runtime.find(request.scope, photo, _wants_quality(request))
-    scores = await runtime.score(request.scope, crops)
-    return runtime.responses.faces(found, scores, runtime.scorer.states(scores), crops.qualities)
+    scored = await runtime.photo(
+        request.scope, photo, with_quality=_wants(request, "quality"), with_verdict=_wants(request, "verdict")
+    )
+    return runtime.responses.faces(scored)
+
+
+async def faces_best(request: Request) -> Response:
+    """``POST /v1/faces/best``: several photos of the same people; which one to keep."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime.responses.best(await runtime.burst(request.scope, await uploads.burst(request)))
 
 
 async def liveness(request: Request) -> Response:
@@ -111,6 +118,7 @@ _API: Final = Api(
         Route("/v1/score", score, "POST"),
         Route("/v1/score/batch", score_batch, "POST"),
         Route("/v1/faces", faces, "POST"),
+        Route("/v1/faces/best", faces_best, "POST"),
         Route("/livez", liveness, operational=True),
         Route("/healthz", liveness, operational=True),
         Route("/readyz", readiness, operational=True),
@@ -193,8 +201,8 @@ def _face_pool(settings: Settings) -> FacePool | None:
     return FacePool(detector, threads=threads, max_wait=settings.timeout * _MAX_WAIT_SHARE)
 
 
-def _wants_quality(request: Request) -> bool:
-    """Whether the query asks for the quality of crops.
+def _wants(request: Request, parameter: str) -> bool:
+    """Whether the query asks for something that is left out otherwise, such as the quality of crops.
 
     Raises:
         RequestError: the parameter is neither true nor false, or the query far too long.
@@ -204,7 +212,7 @@ def _wants_quality(request: Request) -> bool:
         return False
     if len(query) > _MAX_QUERY_BYTES:
         raise RequestError(f"the query is over the limit of {_MAX_QUERY_BYTES:,} bytes")
-    wanted = request.query_params.get("quality", "false").lower()
+    wanted = request.query_params.get(parameter, "false").lower()
     if wanted not in ("true", "false"):
-        raise RequestError(f"quality is {wanted!r}; it may be true or false")
+        raise RequestError(f"{parameter} is {wanted!r}; it may be true or false")
     return wanted == "true"

@@ -13,7 +13,7 @@ from eyestate import __version__, errors
 from eyestate.images import FORMATS, MAX_BYTES, MAX_SIDE, MIN_SIDE
 from eyestate.media_types import ARROW, JSON, MULTIPART, NPY, OCTET_STREAM
 from eyestate.mtcnn import FACES_ALONG, MAX_FACES, MIN_FACE
-from eyestate.schema import BatchResponse, ErrorResponse, FacesResponse, Readiness, ScoreResponse
+from eyestate.schema import BatchResponse, BestResponse, ErrorResponse, FacesResponse, Readiness, ScoreResponse
 from eyestate.server import packed
 from eyestate.server.openinference.schema import (
     InferenceRequest,
@@ -27,12 +27,13 @@ from eyestate.server.openinference.schema import (
 )
 from eyestate.server.openinference.tensors import JSON_LENGTH, MAX_JSON_BYTES
 from eyestate.server.packed import MAX_CROPS
-from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES
+from eyestate.server.uploads import MAX_BODY_BYTES, MAX_IMAGES, MAX_PHOTOS
 
 _ANSWERS: Final = (
     ScoreResponse,
     BatchResponse,
     FacesResponse,
+    BestResponse,
     ErrorResponse,
     Readiness,
     InferenceResponse,
@@ -45,6 +46,7 @@ _ANSWERS: Final = (
 )
 _IMAGE_LIMITS: Final = f"{', '.join(FORMATS)}; up to {MAX_BYTES:,} bytes; sides of {MIN_SIDE} to {MAX_SIDE:,} pixels."
 _BINARY: Final = {"type": "string", "format": "binary"}
+_MANY: Final[dict[str, Any]] = {"type": "array", "items": _BINARY, "minItems": 1}
 _REQUEST_ERRORS: Final = (
     errors.EmptyBodyError,
     errors.MalformedRequestError,
@@ -65,6 +67,12 @@ _QUALITY: Final = {
     "name": "quality",
     "in": "query",
     "description": "Whether the response includes how well each eye can be seen.",
+    "schema": {"type": "boolean", "default": False},
+}
+_VERDICT: Final = {
+    "name": "verdict",
+    "in": "query",
+    "description": "Whether the response tells who has both eyes open, who blinks, and of whom it cannot be told.",
     "schema": {"type": "boolean", "default": False},
 }
 _NPY: Final = "a .npy file: uint8 (N, height, width) grey or (N, height, width, 3) RGB, in C order"
@@ -129,7 +137,7 @@ def document() -> bytes:
                     "requestBody": {
                         "required": True,
                         "content": {
-                            MULTIPART: {"schema": _form("images", {"type": "array", "items": _BINARY, "minItems": 1})},
+                            MULTIPART: {"schema": _form("images", _MANY)},
                             NPY: {"schema": {**_BINARY, "description": _NPY}},
                             ARROW: {"schema": {**_BINARY, "description": _ARROW}},
                         },
@@ -145,9 +153,24 @@ def document() -> bytes:
                     "description": f"{_IMAGE_LIMITS} Of faces from {MIN_FACE} pixels and a {FACES_ALONG}th of the "
                     f"longest side on, the {MAX_FACES} largest are answered, largest first. Left and right are the "
                     "person's own. Boxes are in pixels of the photo as EXIF turns it upright.",
-                    "parameters": [_QUALITY],
+                    "parameters": [_QUALITY, _VERDICT],
                     "requestBody": {"required": True, "content": _one_image()},
                     "responses": _responses("FacesResponse", "Faces and eyes, with scores and states", _FACES_ERRORS),
+                }
+            },
+            "/v1/faces/best": {
+                "post": {
+                    "operationId": "facesBest",
+                    "tags": ["scoring"],
+                    "summary": "Choose the best of several photos of the same people",
+                    "description": f"Up to {MAX_PHOTOS} photos and {MAX_BODY_BYTES:,} bytes. The best shows the most "
+                    "people with open eyes, then the fewest who blink, then the fewest of whom it cannot be told, then "
+                    "the sharpest eyes. A photo that cannot be read has its error in its place.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {MULTIPART: {"schema": _form("images", _MANY | {"maxItems": MAX_PHOTOS})}},
+                    },
+                    "responses": _responses("BestResponse", "The photos, ranked, with their verdicts", _FACES_ERRORS),
                 }
             },
             "/livez": {"get": _probe("The process runs")},

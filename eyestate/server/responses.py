@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
+from typing import Any, Final
 
 import numpy as np
 from starlette.responses import Response
@@ -16,22 +18,49 @@ from eyestate.media_types import ARROW, JSON, NPY
 from eyestate.mtcnn import Box
 from eyestate.quality import Assessment
 from eyestate.schema import (
+    BestResponse,
     ErrorDetail,
     ErrorResponse,
     Eye,
     EyePair,
     FacesResponse,
     FaceVerdict,
+    GroupVerdict,
     ModelInfo,
+    PersonVerdict,
     PhotoBox,
     PhotoSize,
     Quality,
+    RankedPhoto,
 )
 from eyestate.server import packed
+from eyestate.verdicts import Judgement, group, ranked, reason, shot
 
 _DECIMALS = 6
 _CONFIDENCE_DECIMALS = 4
 _PIXEL_DECIMALS = 1
+_SHARPNESS_DECIMALS = 3
+_NO_QUALITY: Final = {"__all__": {"eyes": {"left": {"quality"}, "right": {"quality"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A photo and the verdicts on what was found in it.
+
+    Attributes:
+        found: the faces and eyes.
+        scores: float32 of its crops.
+        states, qualities: of the same crops; no qualities where nobody asked.
+        judgements: on its faces, None where nobody asked.
+        sharpness: of its eyes, as of ``Sight``.
+    """
+
+    found: Found
+    scores: Scores
+    states: list[State]
+    qualities: list[Assessment] | None
+    judgements: list[Judgement] | None
+    sharpness: float
 
 
 class ResponseWriter:
@@ -89,31 +118,37 @@ class ResponseWriter:
             results[place] = error_body(error).model_dump_json()
         return _json(f'{{"results":[{",".join(results)}],"model":{self._model}}}')
 
-    def faces(
-        self, found: Found, scores: Scores, states: Sequence[State], qualities: Sequence[Assessment] | None
-    ) -> Response:
-        """The response of ``POST /v1/faces``, a ``FacesResponse``.
+    def faces(self, photo: Scored) -> Response:
+        """The response of ``POST /v1/faces``, a ``FacesResponse``."""
+        answer = FacesResponse(**_photo(photo), model=self._served)
+        return _json(answer.model_dump_json(exclude=_omitted(photo)))
 
-        Args:
-            found: in the photo.
-            scores: float32 of its crops.
-            states, qualities: of the same crops; no qualities if not requested.
-        """
-        verdicts = zip(scores.tolist(), states, qualities or repeat(None), strict=False)
-        answer = FacesResponse(
-            faces=[
-                FaceVerdict(
-                    box=_photo_box(face.box),
-                    confidence=round(face.confidence, _CONFIDENCE_DECIMALS),
-                    eyes=EyePair(right=_eye(eyes.right, verdicts), left=_eye(eyes.left, verdicts)),
+    def best(self, photos: Sequence[Scored | ImageError]) -> Response:
+        """The response of ``POST /v1/faces/best``, a ``BestResponse``, to photos that are judged."""
+        shots = {
+            place: shot(photo.judgements or [], photo.sharpness)
+            for place, photo in enumerate(photos)
+            if isinstance(photo, Scored)
+        }
+        ranking = ranked(shots)
+        most = max((each.faces for each in shots.values()), default=0)
+        answer = BestResponse(
+            best=ranking[0] if most else None,
+            ranking=ranking,
+            photos=[
+                RankedPhoto(
+                    **_photo(photo),
+                    rank=ranking.index(place) + 1,
+                    reason=reason(shots[place], most),
+                    sharpness=round(photo.sharpness, _SHARPNESS_DECIMALS),
                 )
-                for face, eyes in zip(found.faces, found.eyes, strict=True)
+                if isinstance(photo, Scored)
+                else error_body(photo)
+                for place, photo in enumerate(photos)
             ],
-            image=PhotoSize(width=found.width, height=found.height),
             model=self._served,
         )
-        omitted = None if qualities else {"faces": {"__all__": {"eyes": {"left": {"quality"}, "right": {"quality"}}}}}
-        return _json(answer.model_dump_json(exclude=omitted))
+        return _json(answer.model_dump_json(exclude={"photos": {"__all__": {"faces": _NO_QUALITY}}}))
 
 
 def error_response(error: EyestateError) -> Response:
@@ -133,6 +168,33 @@ def _verdict(score: float, state: State, quality: Assessment | None) -> str:
 
 def _quality(assessment: Assessment) -> Quality:
     return Quality.model_validate(assessment, from_attributes=True)
+
+
+def _photo(photo: Scored) -> dict[str, Any]:
+    """The members that the answers about photos have in common."""
+    verdicts = zip(photo.scores.tolist(), photo.states, photo.qualities or repeat(None), strict=False)
+    found, judged = photo.found, photo.judgements
+    return {
+        "faces": [
+            FaceVerdict(
+                box=_photo_box(face.box),
+                confidence=round(face.confidence, _CONFIDENCE_DECIMALS),
+                eyes=EyePair(right=_eye(eyes.right, verdicts), left=_eye(eyes.left, verdicts)),
+                verdict=PersonVerdict.model_validate(judgement, from_attributes=True) if judgement else None,
+            )
+            for face, eyes, judgement in zip(found.faces, found.eyes, judged or repeat(None), strict=False)
+        ],
+        "image": PhotoSize(width=found.width, height=found.height),
+        "verdict": None if judged is None else GroupVerdict.model_validate(group(judged), from_attributes=True),
+    }
+
+
+def _omitted(photo: Scored) -> dict[str, Any]:
+    """The members that nobody asked for; others may be null."""
+    face: dict[str, Any] = {} if photo.qualities else {**_NO_QUALITY["__all__"]}
+    if photo.judgements is not None:
+        return {"faces": {"__all__": face}} if face else {}
+    return {"faces": {"__all__": face | {"verdict": True}}, "verdict": True}
 
 
 def _eye(box: Box | None, verdicts: Iterator[tuple[float, State, Assessment | None]]) -> Eye | None:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 from starlette.types import Scope
 
-from eyestate import limits, quality
+from eyestate import limits, quality, verdicts
 from eyestate.arrays import Pixels, Scores
 from eyestate.errors import DetectorError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
@@ -27,7 +27,7 @@ from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.metrics import Monitor
 from eyestate.server.packed import Encoded
-from eyestate.server.responses import ResponseWriter
+from eyestate.server.responses import ResponseWriter, Scored
 
 # Images within both limits, all of a request together, are decoded faster than a thread starts.
 _INLINE_BYTES: Final = 8 * 2**10
@@ -88,22 +88,50 @@ class Runtime:
             metrics.failed(failure.code)
         return decoded
 
-    async def find(self, scope: Scope, photo: bytes, with_quality: bool = False) -> tuple[Found, Decoded]:
-        """Find the faces in an encoded photo, and prepare the crops of their eyes.
+    async def photo(
+        self, scope: Scope, photo: bytes, *, with_quality: bool = False, with_verdict: bool = False
+    ) -> Scored:
+        """Find the faces in an encoded photo, and score their eyes.
 
         Raises:
             DetectorError: this service finds no faces.
             ImageError: the photo cannot be decoded.
-            OverloadedError: too many photos wait already.
+            OverloadedError: too many photos wait already, or too many crops.
         """
         if self.face_pool is None:
             raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
-        look = partial(_find, self.face_pool.detector, photo, self.scorer.side, with_quality)
+        look = partial(_find, self.face_pool.detector, photo, self.scorer.side, with_quality, with_verdict)
         with tracing.phase(scope, "find"):
-            found, decoded = await self.face_pool.run(look)
+            found, decoded, sight = await self.face_pool.run(look)
         self.monitor.decoded(found.decoding, found.crops)
         metrics.detected(found.detecting, len(found.faces))
-        return found, decoded
+        scores = await self.score(scope, decoded)
+        states = self.scorer.states(scores)
+        judgements = verdicts.judge(found, sight, states) if sight else None
+        return Scored(found, scores, states, decoded.qualities, judgements, sight.sharpness if sight else 0.0)
+
+    async def burst(self, scope: Scope, photos: Sequence[bytes]) -> list[Scored | ImageError]:
+        """As ``photo`` of several, with verdicts; those that cannot be decoded get their error.
+
+        All of them are admitted or none: they queue for the threads that look for faces at the same moment.
+
+        Raises:
+            DetectorError, OverloadedError: as of ``photo``.
+        """
+
+        async def one(photo: bytes) -> Scored | ImageError:
+            try:
+                return await self.photo(scope, photo, with_verdict=True)
+            except ImageError as error:
+                metrics.failed(error.code)
+                return error.with_traceback(None)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(photo)) for photo in photos]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def score(self, scope: Scope, decoded: Decoded) -> Scores:
         """P(open) of the decoded crops, float32 (N,).
@@ -117,11 +145,14 @@ class Runtime:
         return scores
 
 
-def _find(detector: FaceDetector, photo: bytes, side: int, with_quality: bool) -> tuple[Found, Decoded]:
+def _find(
+    detector: FaceDetector, photo: bytes, side: int, with_quality: bool, with_verdict: bool
+) -> tuple[Found, Decoded, verdicts.Sight | None]:
     with WORK.take(header_pixels(photo) * BYTES_PER_PIXEL):
         found = find(detector, photo)
     qualities = quality.assess(found.crops) if with_quality else None
-    return found, Decoded(_waiting(found.crops, side), {}, qualities)
+    sight = verdicts.look(found) if with_verdict else None
+    return found, Decoded(_waiting(found.crops, side), {}, qualities), sight
 
 
 async def _in_thread(work: Callable[[int, Callable[[], bool]], Result]) -> Result:

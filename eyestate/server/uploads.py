@@ -27,6 +27,7 @@ BODY_BUDGET: Final = "eyestate.body_budget"  # in a request's scope: the ``BodyB
 MAX_BODY_BYTES: Final = 64 * 2**20
 INLINE_BYTES: Final = 16 * 2**10  # smaller bodies are parsed faster than a thread starts
 MAX_IMAGES: Final = 1_000
+MAX_PHOTOS: Final = 20  # of which the best is asked for: of the largest size they take up to 15 s of one core
 MAX_PARTS: Final = MAX_IMAGES + 100  # of any name
 _MAX_PART_HEADER_BYTES: Final = 2_048  # per header that says what a part is: file names may be long
 _HELD: Final = "eyestate.held_bytes"
@@ -86,6 +87,20 @@ async def single_image(request: Request, several: str = "send them to /v1/score/
         f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
         f"{OCTET_STREAM}), or {MULTIPART} with the part 'image'"
     )
+
+
+async def burst(request: Request) -> list[bytes]:
+    """The photos of a request for the best of several, in order, at least one.
+
+    Raises:
+        RequestError: the body has no photos or is over the limits; its subclasses say which.
+    """
+    media_type = _media_type(request)
+    if media_type != MULTIPART:
+        raise UnsupportedMediaTypeError(
+            f"the content type is {media_type or 'missing'}; send {MULTIPART} with the parts 'images'"
+        )
+    return await _parts(request, "images", MAX_BODY_BYTES, MAX_PHOTOS)
 
 
 async def many_images(request: Request) -> Pixels | Sequence[packed.Encoded | None]:
@@ -191,7 +206,7 @@ class _Received:
             raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes:,} bytes")
 
 
-async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
+async def _parts(request: Request, name: str, max_bytes: int, max_images: int = MAX_IMAGES) -> list[bytes]:
     """The contents of the multipart parts of one name; parts of other names are ignored."""
     content_type = request.headers["content-type"]
     if len(content_type) > _MAX_PART_HEADER_BYTES:  # 60 KB would take 50 ms
@@ -199,7 +214,7 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
     _, options = parse_options_header(content_type)
     if b"boundary" not in options:
         raise RequestError(f"the content type {MULTIPART} names no boundary")
-    collector = _Collector(name.encode())
+    collector = _Collector(name.encode(), max_images)
     try:
         parser = MultipartParser(options[b"boundary"], collector.callbacks(), max_header_size=_MAX_PART_HEADER_BYTES)
         received, more = _Received(request, max_bytes), True
@@ -218,8 +233,9 @@ async def _parts(request: Request, name: str, max_bytes: int) -> list[bytes]:
 class _Collector:
     """Collects the parts of one name from the parser's callbacks."""
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, max_images: int) -> None:
         self.name = name
+        self.max_images = max_images
         self.parts: deque[bytearray] = deque()
         self.complete = False
         self._header = bytearray()
@@ -258,8 +274,10 @@ class _Collector:
 
     def _headers_finished(self) -> None:
         if self._wanted:
-            if len(self.parts) == MAX_IMAGES:
-                raise BodyTooLargeError(f"there are more than {MAX_IMAGES:,} images; send them in several requests")
+            if len(self.parts) == self.max_images:
+                raise BodyTooLargeError(
+                    f"there are more than {self.max_images:,} images; send them in several requests"
+                )
             self.parts.append(bytearray())
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.bundles import write_bundle
+from tests.photos import EYES, head, shut
 
 PROJECT = Path(__file__).parents[2]
 
@@ -104,6 +105,22 @@ def test_faces(model: Path, tmp_path: Path) -> None:
         x, y, side = (int(eye[name]) for name in ("left", "top", "width"))
         assert pixels[y : y + side, x : x + side].mean() / 255 == pytest.approx(float(eye["score"]), abs=0.02)
     assert "grey.png: no face" in result.stderr
+
+
+def test_best(tmp_path: Path) -> None:
+    photos = [tmp_path / name for name in ("blinking.png", "damaged.png", "good.png")]
+    shut(head(), *EYES).save(photos[0])
+    photos[1].write_bytes(b"no photo")
+    head().save(photos[2])
+    result = eyestate("best", *photos, "--format", "csv")
+    assert result.returncode == 1
+    header, *rows = csv.reader(result.stdout.splitlines())
+    assert header == ["rank", "path", "open", "closed", "cannot_tell", "sharpness", "reason"]
+    assert [row[:5] + row[6:] for row in rows] == [
+        ["1", str(photos[2]), "1", "0", "0", "all 1 with open eyes"],
+        ["2", str(photos[0]), "0", "1", "0", "0 of 1 with open eyes, 1 blinking"],
+    ]
+    assert "1 of 3 files could not be read" in result.stderr
 
 
 def test_faces_of_unreadable_photos(model: Path, tmp_path: Path) -> None:

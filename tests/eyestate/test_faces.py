@@ -14,7 +14,7 @@ from eyestate.faces import CROP, crop_side, find
 from eyestate.images import MIN_SIDE, luma
 from eyestate.mtcnn import Box, Face, FaceDetector, Point
 from tests.images import encoded, orientation
-from tests.photos import LEFT_EYE, RIGHT_EYE, collage, portrait
+from tests.photos import LEFT_EYE, RIGHT_EYE, collage, portrait, shut
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ class Pretending(FaceDetector):
 
 
 def face(right: tuple[float, float], left: tuple[float, float], width: float = 50) -> Face:
-    return Face(Box(0, 0, width, width), 0.99, Point(*right), Point(*left))
+    nose, *mouth = Point(width / 2, width / 2), Point(width / 3, width * 0.8), Point(width * 0.67, width * 0.8)
+    return Face(Box(0, 0, width, width), 0.99, Point(*right), Point(*left), nose, *mouth)
 
 
 def png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
@@ -64,12 +65,7 @@ def test_crops_are_what_the_model_knows(detector: FaceDetector) -> None:
 
 
 def test_a_shut_eye_is_told(detector: FaceDetector) -> None:
-    """The portrait with its right eye painted over by the skin below it, and a dark line where the lids meet."""
-    photo = np.array(portrait())
-    x, y = RIGHT_EYE
-    photo[y - 8 : y + 8, x - 14 : x + 14] = photo[y + 14 : y + 16, x - 14 : x + 14].mean((0, 1))
-    photo[y + 3 : y + 5, x - 12 : x + 12] = 60
-    found = find(detector, png(photo))
+    found = find(detector, encoded(shut(portrait(), RIGHT_EYE), "PNG"))
     right, left = eyestate.load().score(found.crops).tolist()
     assert right < 0.3
     assert left > 0.9
@@ -96,7 +92,7 @@ def test_photos_are_turned_upright(detector: FaceDetector, turn: int) -> None:
 def test_an_eye_beyond_the_edge_is_not_cut() -> None:
     found = find(Pretending(face((-3, 40), (30, 40))), png(NOISE))
     assert [box is None for box in found.eyes[0]] == [True, False]
-    assert len(found.crops) == 1
+    assert len(found.crops) == len(found.cheeks) == 1
 
 
 def test_a_crop_over_the_edge_goes_on_with_the_outermost_pixels() -> None:
@@ -141,6 +137,14 @@ def test_any_eyes_give_boxes_in_the_photo_and_square_crops(
 
 
 PHOTO = png(NOISE)
+
+
+def test_cheeks_are_as_bright_as_the_skin(detector: FaceDetector) -> None:
+    """Also below glasses: a dark band across the upper part of the cheeks is no skin."""
+    photo = np.array(portrait())
+    assert find(detector, png(photo)).cheeks == pytest.approx([196, 199], abs=12)
+    photo[116:122, 180:270] = 20
+    assert find(detector, png(photo)).cheeks == pytest.approx([196, 199], abs=12)
 
 
 def test_what_is_no_photo(detector: FaceDetector) -> None:

@@ -17,11 +17,23 @@ from PIL import Image
 
 import eyestate
 from eyestate.bundle import models_dir
+from eyestate.client import Client
 from eyestate.images import MAX_SIDE
-from eyestate.schema import FacesResponse
+from eyestate.schema import BestResponse, FacesResponse, RankedPhoto
 from tests.bundles import write_bundle
 from tests.images import encoded, orientation
-from tests.photos import LEFT_EYE, RIGHT_EYE, collage, portrait, without_face
+from tests.photos import (
+    EYES,
+    LEFT_EYE,
+    RIGHT_EYE,
+    collage,
+    group,
+    head,
+    portrait,
+    shut,
+    sunglasses,
+    without_face,
+)
 from tests.service.conftest import PROJECT, started_service, wait_until_ready
 from tests.service.test_service import assert_error, sample, samples
 
@@ -113,6 +125,82 @@ class TestPhotos:
         photos = [FACE, COLLAGE, CAT, FACE, COLLAGE]
         with ThreadPoolExecutor(5) as pool:
             assert [*pool.map(lambda photo: len(faces(client, photo)), photos)] == [1, 4, 0, 1, 4]
+
+
+class TestVerdict:
+    def test_who_blinks_and_of_whom_it_cannot_be_told(self, client: httpx.Client) -> None:
+        heads = head(), shut(head(), *EYES), sunglasses(head(), (15, 12, 12), 0.9)
+        response = client.post("/v1/faces?verdict=true", content=encoded(group(*heads), "PNG")).raise_for_status()
+        answer = FacesResponse.model_validate_json(response.content)
+        assert answer.verdict
+        assert (answer.verdict.all_open, answer.verdict.closed, answer.verdict.cannot_tell) == (False, [1], [2])
+        people = [face.verdict for face in answer.faces if face.verdict]
+        assert [person.state for person in people] == ["open", "closed", "cannot_tell"]
+        assert [person.reasons for person in people] == [[], [], ["eye_shaded"]]
+        assert all(set(eye) == {"box", "score", "state"} for eye in response.json()["faces"][0]["eyes"].values())
+
+    def test_everybody_and_nobody(self, client: httpx.Client) -> None:
+        for photo, all_open in ((FACE, True), (CAT, None)):
+            answer = client.post("/v1/faces?verdict=true&quality=true", content=photo).raise_for_status().json()
+            assert answer["verdict"] == {"all_open": all_open, "closed": [], "cannot_tell": []}
+
+    def test_it_is_left_out_unless_asked_for(self, client: httpx.Client) -> None:
+        answer = client.post("/v1/faces", content=FACE).json()
+        assert set(answer) == {"faces", "image", "model"}
+        assert set(answer["faces"][0]) == {"box", "confidence", "eyes"}
+        assert_error(client.post("/v1/faces?verdict=1", content=FACE), 422, "invalid_request")
+
+
+def photos(*contents: bytes) -> list[tuple[str, bytes]]:
+    return [("images", content) for content in contents]
+
+
+class TestBest:
+    def test_the_photo_in_which_nobody_blinks(self, client: httpx.Client) -> None:
+        blinking = encoded(group(head(), shut(head(), *EYES)), "PNG")
+        hidden = encoded(group(head(), sunglasses(head(), (15, 12, 12), 0.9)), "PNG")
+        alone = encoded(group(head()), "PNG")
+        good = encoded(group(head(), head()), "PNG")
+        response = client.post("/v1/faces/best", files=photos(blinking, CAT, hidden, b"no photo", good, alone))
+        answer = BestResponse.model_validate_json(response.raise_for_status().content)
+        assert answer.best == 4
+        assert answer.ranking[0] == 4
+        assert set(answer.ranking[1:3]) == {2, 5}  # nobody blinks there
+        assert answer.ranking[3:] == [0, 1]
+        reasons = [photo.reason if isinstance(photo, RankedPhoto) else photo.error.code for photo in answer.photos]
+        assert reasons == [
+            "1 of 2 with open eyes, 1 blinking",
+            "no face is found",
+            "1 of 2 with open eyes, 1 cannot be told",
+            "unsupported_image",
+            "all 2 with open eyes",
+            "all 1 with open eyes, 1 missing",
+        ]
+        assert [answer.ranking.index(place) + 1 for place in answer.ranking] == [
+            photo.rank for place in answer.ranking if isinstance(photo := answer.photos[place], RankedPhoto)
+        ]
+
+    def test_without_a_face_none_is_best(self, client: httpx.Client) -> None:
+        answer = client.post("/v1/faces/best", files=photos(CAT, b"no photo")).raise_for_status().json()
+        assert answer["best"] is None
+        assert answer["ranking"] == [0]
+
+    def test_its_client(self, service: str) -> None:
+        with Client(service) as client:
+            assert client.best_photo([CAT, FACE]).best == 1
+            verdict = client.find_faces(FACE, verdict=True).verdict
+            assert verdict
+            assert verdict.all_open
+
+    def test_twenty_but_no_more(self, client: httpx.Client) -> None:
+        small = encoded(portrait().resize((64, 64)), "JPEG")
+        assert len(client.post("/v1/faces/best", files=photos(*[small] * 20)).json()["photos"]) == 20
+        assert_error(client.post("/v1/faces/best", files=photos(*[small] * 21)), 413, "body_too_large")
+
+    def test_other_bodies(self, client: httpx.Client) -> None:
+        assert_error(client.post("/v1/faces/best", content=FACE), 415, "unsupported_media_type")
+        assert_error(client.post("/v1/faces/best", files=[("image", FACE)]), 422, "invalid_request")
+        assert_error(client.get("/v1/faces/best"), 405, "method_not_allowed")
 
 
 class TestRefusals:
