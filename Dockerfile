@@ -57,8 +57,6 @@ ENV PATH=/app/bin:/opt/eyestate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TMPDIR=/tmp \
     HOME=/tmp \
-    BENTOML_HOME=/tmp/bentoml \
-    BENTOML_DO_NOT_TRACK=True \
     BENTOML_HOST=0.0.0.0 \
     BENTOML_PORT=3000 \
     EYESTATE_MODELS=/models
@@ -69,7 +67,7 @@ USER 65532:65532
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as http; http.urlopen(f'http://127.0.0.1:{os.environ[\"BENTOML_PORT\"]}/readyz', timeout=4)"]
-ENTRYPOINT ["bentoml", "serve", "service"]
+ENTRYPOINT ["eyestate", "serve"]
 
 
 FROM runtime AS cuda

@@ -62,7 +62,7 @@ def becomes(expected: int, container: Container, key: str) -> bool:
 
 def test_the_image_starts_the_service() -> None:
     image = Image.of("cpu")
-    assert image.entrypoint[0] == "bentoml"
+    assert image.entrypoint == ("eyestate", "serve")
     assert image.environment["BENTOML_PORT"] == "3000"
 
 

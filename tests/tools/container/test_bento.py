@@ -36,9 +36,18 @@ def source(home: dict[str, str], bento: str) -> Path:
 def test_bento_contains_only_what_serving_needs(source: Path) -> None:
     top = {path.name for path in source.iterdir()}
     assert top == {"bentofile.yaml", "eyestate", "models", "requirements", "service.py"}
-    assert not list(source.rglob("__pycache__"))
-    assert (source / "models" / "final_best" / "model.onnx").stat().st_size > 10**6
     assert FaceDetector(source / "models" / "mtcnn").description.licence == "MIT"
+
+
+@pytest.mark.parametrize("folder", ["eyestate", "models"])
+def test_bento_contains_what_the_wheel_and_the_image_do(source: Path, folder: str) -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", folder]
+    tracked = subprocess.check_output(command, cwd=PROJECT, text=True).split()
+    assert sorted(files(source, folder)) == sorted(path for path in tracked if (PROJECT / path).exists())
+
+
+def files(root: Path, folder: str) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in (root / folder).rglob("*") if path.is_file()]
 
 
 def test_bento_serves_outside_the_repository(tmp_path: Path, home: dict[str, str], bento: str, source: Path) -> None:

@@ -54,7 +54,7 @@ def test_wheels_are_installed_with_hashes() -> None:
 
 def test_user_is_numeric_and_entrypoint_receives_signals() -> None:
     assert instructions("USER") == ["65532:65532"]
-    assert json.loads(instructions("ENTRYPOINT")[0]) == ["bentoml", "serve", "service"]
+    assert json.loads(instructions("ENTRYPOINT")[0]) == ["eyestate", "serve"]
     assert json.loads(instructions("HEALTHCHECK")[0].partition("CMD ")[2])[0] == "python"
 
 

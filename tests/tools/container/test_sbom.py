@@ -58,7 +58,7 @@ def config() -> Config:
     return Config(
         user="65532:65532",
         environment={"PYTHON_VERSION": "3.11.16"},
-        entrypoint=["bentoml"],
+        entrypoint=["eyestate", "serve"],
         health_check=["CMD", "true"],
         labels={"org.opencontainers.image.licenses": "Apache-2.0", "org.opencontainers.image.version": "1.0"},
         ports=["3000/tcp"],
