@@ -10,6 +10,10 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,22 +22,28 @@ from eyestate.errors import SettingError
 GAUGES: Final = ("gauge_livesum", "gauge_livemax")
 KINDS: Final = ("counter", "histogram", *GAUGES)
 FILE_BYTES: Final = 2**18  # twice what all metrics with all their labels fill
+_FOLDERS: Final = "prometheus_multiproc_dir"  # what their names begin with, as BentoML has it
 
 
 def claim(home: Path, workers: int) -> Path:
-    """An empty folder of metrics that no other service uses, with room for all workers.
+    """A new folder of metrics for this service alone, with room for all workers; those of dead services are removed.
+
+    It is locked until this process and its children end, however they end.
 
     Args:
-        home: where it is made.
+        home: where it is made, for any number of services.
         workers: places for workers, numbered from 1.
 
     Raises:
         SettingError: it cannot be made, or there is no room for it.
     """
     try:
-        folder = _own_folder(home)
-        for file in folder.iterdir():
-            file.unlink()
+        home.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(home):
+            for left in home.glob(f"{_FOLDERS}*"):
+                _remove_unless_in_use(left)
+            folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}-", dir=home))
+            _lock(folder)
         for kind, place in itertools.product(KINDS, range(1, workers + 1)):
             with path(folder, kind, place).open("wb") as reserved:
                 os.posix_fallocate(reserved.fileno(), 0, FILE_BYTES)
@@ -55,23 +65,31 @@ def forget_gauges(folder: Path, place: int) -> None:
             file.write(bytes(8))  # the bytes in use
 
 
-def _own_folder(home: Path) -> Path:
-    for number in itertools.count(1):
-        folder = home / ("prometheus_multiproc_dir" if number == 1 else f"prometheus_multiproc_dir-{number}")
-        folder.mkdir(parents=True, exist_ok=True)
-        if _locked(folder):
-            return folder
-    raise AssertionError
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Wait until no other service looks for dead ones or is about to lock a folder that it has just made."""
+    descriptor = os.open(home, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # of a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _locked(folder: Path) -> bool:
-    """Lock a folder until this process and its children end, unless another service has."""
+def _lock(folder: Path) -> int | None:
+    """Lock a folder. Returns the descriptor that holds the lock; None where another service does, or nobody can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
     except OSError:
-        pass  # a file system without locks
-    return True
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_unless_in_use(folder: Path) -> None:
+    descriptor = _lock(folder)
+    if descriptor is not None:
+        shutil.rmtree(folder)
+        os.close(descriptor)

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from eyestate.bundle import load_bundle
 from eyestate.drift import LEAST
 from eyestate.server.metrics import FRESH_SECONDS, PUBLISH_SECONDS
 from tests.bundles import write_bundle
+from tests.eyestate.server.test_metric_files import CLAIM
 from tests.service.conftest import PROJECT, started_service, wait_until_ready
 
 DOCUMENT = (PROJECT / "docs" / "metrics.md").read_text()
@@ -179,6 +181,32 @@ def test_a_killed_worker_keeps_its_counts(workers: tuple[psutil.Process, httpx.C
     assert after["eyestate_workers{}"] == 2
     grown = [key for key in before if "_total" in key or "_count" in key or "_sum" in key or "_bucket" in key]
     assert all(after[key] >= before[key] for key in grown)
+
+
+def test_a_second_service_on_the_same_home_takes_nothing_away(
+    workers: tuple[psutil.Process, httpx.Client], tmp_path: Path
+) -> None:
+    process, client = workers
+    home = Path(process.environ()["BENTOML_HOME"])
+    requests_of_every_kind(client)
+    time.sleep(2 * PUBLISH_SECONDS)
+    before = samples(client)
+    with started_service(home, tmp_path / "log", EYESTATE_MODEL=str(write_bundle(tmp_path))) as (second, url):
+        wait_until_ready(second, url, tmp_path / "log")
+        with httpx.Client(base_url=url) as other:
+            other.post("/v1/score", content=encoded(OPEN)).raise_for_status()
+            until(lambda: samples(other).get("eyestate_crops_total{state=open}") == 1, "its own crop alone")
+        time.sleep(FRESH_SECONDS)
+        after = samples(client)
+        assert after["eyestate_workers{}"] == 2
+        counted = [key for key in before if "_total" in key and "route=/metrics" not in key]
+        assert {key: after[key] for key in counted} == {key: before[key] for key in counted}
+        assert len(list(home.glob("prometheus_multiproc_dir*"))) == 2
+    second.wait(10)
+    third = subprocess.check_output([sys.executable, "-c", CLAIM, home], text=True)
+    left = {folder.name for folder in home.glob("prometheus_multiproc_dir*")}
+    assert len(left) == 2, "of the first and the third; the second was killed"
+    assert third.strip() in left
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus' promtool is not installed")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -22,10 +24,12 @@ def claim_elsewhere(home: Path) -> str:
 
 
 def test_what_an_earlier_service_left_is_removed(tmp_path: Path) -> None:
-    name = claim_elsewhere(tmp_path)
-    (tmp_path / name / "gauge_livesum_999.db").write_bytes(b"of long ago")
+    before_there_were_locks = tmp_path / "prometheus_multiproc_dir"
+    before_there_were_locks.mkdir()
+    (before_there_were_locks / "gauge_livesum_999.db").write_bytes(b"of long ago")
+    claim_elsewhere(tmp_path)
     folder = metric_files.claim(tmp_path, 2)
-    assert folder.name == name
+    assert list(tmp_path.iterdir()) == [folder]
     assert {file.name for file in folder.iterdir()} == {
         f"{kind}_{place}.db" for kind in metric_files.KINDS for place in (1, 2)
     }
@@ -37,6 +41,30 @@ def test_a_second_service_of_the_same_home_has_a_folder_of_its_own(tmp_path: Pat
     file.write_bytes(b"counted")
     assert claim_elsewhere(tmp_path) != folder.name
     assert file.read_bytes() == b"counted"
+
+
+def test_services_that_start_at_once_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", f"{CLAIM}; sys.stdout.flush(); input()", tmp_path]
+    services = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(4)]
+    try:
+        names = {service.stdout.readline().strip() for service in services if service.stdout}
+        assert len(names) == len(services)
+        assert {folder.name for folder in tmp_path.iterdir()} == names
+    finally:
+        for service in services:
+            service.communicate("\n")
+
+
+def test_where_there_are_no_locks_each_service_has_a_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    first, second = metric_files.claim(tmp_path, 1), metric_files.claim(tmp_path, 1)
+    assert first != second
+    assert len(list(first.iterdir())) == len(metric_files.KINDS)
 
 
 def test_the_space_is_taken_at_once(tmp_path: Path) -> None:
