@@ -69,6 +69,7 @@ VARIANTS: Final = (
     Variant("input of 64 px", {"input_side": 64}),
     Variant("random weights to start from", {"backbone": ""}),
     Variant("no moving average of the weights", {"average_decay": 0.0}),
+    Variant("sharpness-aware minimization", {"radius": 0.05}),
     Variant("no augmentation", {"augmentation": 0.0}),
     Variant("half the augmentation", {"augmentation": 0.5}),
     Variant("one and a half times the augmentation", {"augmentation": 1.5}),

@@ -60,6 +60,7 @@ class MemberSettings:
     weight_decay: float = 0.02
     dropout: float = 0.3
     average_decay: float = 0.99  # of the moving average of the weights, per step; the average is evaluated and kept
+    radius: float = 0.0  # of sharpness-aware minimization; none where it is 0
     augmentation: float = 1.0  # strength of the views, as of ``training.data.augment.views``
     seed: int = 0
 
@@ -108,7 +109,7 @@ class Member(LogitLearner, ViewLearner):
         return self.cross_entropy(batch, "train")
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
-        return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay)
+        return self.one_cycle(self.settings.learning_rate, self.settings.weight_decay, radius=self.settings.radius)
 
 
 def train_member(

@@ -38,6 +38,7 @@ VARIANTS = (
     BASELINE,
     Variant("MRL's crops alone", collections=frozenset({MRL})),
     Variant("random weights", {"backbone": ""}),
+    Variant("sharpness-aware", {"radius": 0.05}),
     Variant("more colour", shares={COLLECTION: 0.9}),
     Variant("verdicts", pool="verdicts"),
     Variant("beliefs", doubt=True, pool="beliefs"),
@@ -94,8 +95,8 @@ def test_what_every_variant_learns_from(
     others = Counter(crop.collection for crop, fold in zip(crops, folds.tolist(), strict=True) if fold != FOLD)
     people = {name: n for name, n in others.items() if name != UNLABELLED}
     learnt_from = [{source["name"]: source["crops"] for source in recipe["sources"]} for recipe in recipes]
-    assert learnt_from == [people, {MRL: others[MRL]}, people, people, others, others]
-    assert [bool(recipe["settings"]["backbone"]) for recipe in recipes] == [True, True, False, True, True, True]
+    assert learnt_from == [people, {MRL: others[MRL]}, people, people, people, others, others]
+    assert [bool(recipe["settings"]["backbone"]) for recipe in recipes] == [True, True, False, True, True, True, True]
 
 
 @pytest.mark.usefixtures("outcomes")
@@ -116,10 +117,10 @@ def test_what_every_variant_is_trained_towards(
     assert len(given) == len(VARIANTS)
     assert all(torch.equal(targets[:people], labels) for targets, _ in given[:-1])
     assert torch.equal(given[-1][0][:people], doubted)
-    assert sorted(set(given[4][0][people:].tolist())) == [0, 1]
-    assert sorted(set(given[5][0][people:].tolist())) == pytest.approx([0.2, 0.8])
+    assert sorted(set(given[5][0][people:].tolist())) == [0, 1]
+    assert sorted(set(given[6][0][people:].tolist())) == pytest.approx([0.2, 0.8])
     colour = torch.tensor([crop.collection == COLLECTION for crop in [*everybody, *believed.pool]])
-    assert float(given[3][1][colour].sum()) == pytest.approx(0.9 / 1.4)
+    assert float(given[4][1][colour].sum()) == pytest.approx(0.9 / 1.4)
 
 
 def test_continues(study: Study, outcomes: list[Outcome], output: Path) -> None:

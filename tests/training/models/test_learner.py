@@ -7,12 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.training.conftest import COLLECTION
 from training.data.augment import STORED
 from training.data.datasets import Crop, DataError, LabelledCrop
 from training.data.split import Split
 from training.models.learner import (
+    SharpnessAware,
     TrainingCrops,
     balanced_weights,
     evaluation_loader,
@@ -93,6 +95,25 @@ def test_training_takes_whole_batches_of_what_has_a_weight(split: Split) -> None
     batches = list(train_loader(crops, weights, batch_size=8, draws=20))
     assert [len(targets) for _, targets in batches] == [8, 8]
     assert all(torch.equal(drawn, crops.pixels[3]) for pixels, _ in batches for drawn in pixels)
+
+
+def test_sharpness_aware_steps_follow_the_gradient_of_a_worse_place() -> None:
+    """Of half the squared length, whose gradient is the place itself."""
+    weight, other = (nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(2))
+    optimizer, plain = SharpnessAware([weight], radius=0.5, lr=0.1), torch.optim.AdamW([other], lr=0.1)
+    seen = []
+
+    def closure() -> torch.Tensor:
+        loss = weight.square().sum() / 2
+        (weight.grad,) = torch.autograd.grad(loss, weight)
+        seen.append(weight.tolist())
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(12.5)
+    assert seen == [[3, 4], pytest.approx([3.3, 4.4])]
+    other.grad = torch.tensor([3.3, 4.4])
+    plain.step()
+    assert torch.allclose(weight, other)
 
 
 class TestDevice:
