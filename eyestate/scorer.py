@@ -166,35 +166,45 @@ class Cascade(Scorer):
             As ``Network``.
         """
         self.manifest = bundle.manifest
-        self.small = Network(bundle.small, device, threads)
-        self.large = Network(bundle.large, device, threads)
-        self.device = self.large.device
+        self._quick = Network(bundle.small, device, threads)
+        self._thorough = Network(bundle.large, device, threads)
+        self.device = self._thorough.device
         band = self.manifest.deferral_band
         self._band = float(np.float32(band.low)), float(np.float32(band.high))  # as an array would be compared
 
     @property
+    def small(self) -> Network:
+        """The quick network."""
+        return self._quick
+
+    @property
+    def large(self) -> Network:
+        """The thorough network."""
+        return self._thorough
+
+    @property
     def side(self) -> int:
-        return self.large.side
+        return self._thorough.side
 
     @property
     def batch_size(self) -> int:
-        return self.small.batch_size
+        return self._quick.batch_size
 
     @property
     def seconds_per_crop(self) -> float:
-        return self.small.seconds_per_crop
+        return self._quick.seconds_per_crop
 
     def run(self, batch: Pixels) -> Scores:
         return self.score_parts([batch])
 
     def score_parts(self, parts: Sequence[Pixels]) -> Scores:
         """P(open) of all crops of all parts, uint8 (n, height, width) each: float32 (sum of n,)."""
-        scores = self.small.score_parts(parts)
+        scores = self._quick.score_parts(parts)
         chosen = self.defer(scores)
         if chosen is not None:
             ends = np.cumsum([len(part) for part in parts])
             left = [part[mask] for part, mask in zip(parts, np.split(chosen, ends[:-1]), strict=True)]
-            scores[chosen] = self.large.score_parts([part for part in left if len(part)])
+            scores[chosen] = self._thorough.score_parts([part for part in left if len(part)])
         return scores
 
     def defer(self, scores: Scores) -> npt.NDArray[np.bool_] | None:

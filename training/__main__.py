@@ -12,61 +12,61 @@ import click
 
 from eyestate.cli import Commands
 
-# Short help of each command, by module of training.commands.
+# Short help of each command, by module.
 _MODULES: Final = {
-    "describe": {
+    "training.commands.describe": {
         "describe": "Count MRL's crops by label, subject and attribute, and list the files that are left out.",
     },
-    "generate": {
+    "training.commands.generate": {
         "generate": "Draw synthetic eye crops: open_0000.jpg, closed_0000.jpg and so on.",
     },
-    "train": {
+    "training.commands.train": {
         "train": "Train kaggle_model on MRL, split by subject, and draw its loss and EER by epoch.",
     },
-    "cluster": {
+    "training.commands.cluster": {
         "features": "Extract features of the unlabelled crops with dlib's face network, VGG-Face and FaceNet.",
         "cluster": "Cluster each feature set by four algorithms, default and tuned, and mark the good clusterings.",
         "consensus": "Label the crops on which all good clusterings agree; also by majority, and if confirmed.",
     },
-    "fine_tune": {
+    "training.commands.fine_tune": {
         "fine-tune": "Fine-tune a network on labelled crops of the unlabelled set alone, as the baseline does.",
     },
-    "pseudo_label": {
+    "training.commands.pseudo_label": {
         "score": "Score the unlabelled crops with a trained network, averaged over four views of each.",
         "pseudo-label": "Label the other crops that a network is sure of, and queue the rest for a person.",
     },
-    "committee": {
+    "training.commands.committee": {
         "committee": "Train a cross-validation committee: five networks, "
         "each of which never sees a fifth of the people.",
     },
-    "ablate": {
+    "training.commands.ablate": {
         "ablate": "Train short variants of a committee's member with several seeds, "
         "and judge each by people it never saw.",
     },
-    "label": {
+    "training.label.command": {
         "label": "Ask people whether the eye in each crop of a queue is open.",
     },
-    "distil": {
+    "training.commands.distil": {
         "distillation-set": "Draw views of crops, "
         "and record the log-odds of a committee's members for a small network.",
         "search-student": "Search the hyperparameters of a distillation by short ones.",
         "distil": "Train a network of a hundredth of the cost on a distillation set, and one a fold to judge it by.",
     },
-    "export": {
+    "training.commands.export": {
         "export": "Judge a trained network by strangers and held-out crops, "
         "and write its bundle; `card` writes its model card.",
         "cascade": "Choose the deferral band, evaluate both networks together and write the cascade's bundle.",
         "export-detector": "Write models/mtcnn, the face detector, from the weights that facenet-pytorch ships.",
         "card": "Render a bundle's model card from its manifest and its results in reports/.",
     },
-    "evaluate": {
+    "training.commands.evaluate": {
         "compare": "Compare all networks on crops that none was trained on: "
         "held-out ones, and people that each had never seen.",
         "calibration": "Measure how well a bundle's scores are calibrated; `card` puts the results into its card.",
         "behaviour": "Test which changes of a crop alter a bundle's verdict, and which must lower its score.",
         "quality-limits": "Measure a bundle's errors on crops made darker, brighter, more blurred and smaller.",
     },
-    "report": {
+    "training.commands.report": {
         "report": "Render the results of all stages: a page with crops, and Markdown without them.",
     },
 }
@@ -86,9 +86,8 @@ class LazyGroup(Commands):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"training.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
-        return command
+        members = vars(import_module(COMMANDS[cmd_name][0])).values()
+        return next(each for each in members if isinstance(each, click.Command) and each.name == cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import PATIENCE, needs_chromium
-from tests.training.labelling.page.desks import commanded, drawn, made_task, served, write_task
+from tests.training.label.desks import commanded, drawn, made_task, served, write_task
 from tools.harness.servers import free_port
 from training.data.datasets import CLOSED, OPEN
 from training.data.labels import Answer, read_answers
-from training.labelling.page.app import Task
-from training.labelling.page.store import Vote
+from training.label.app import Task
+from training.label.store import Vote
 
 pytestmark = needs_chromium
 CROPS = drawn(5)

@@ -1,1 +1,1 @@
-"""Labels for crops that come without: clusterings, consensus, pseudo-labels, people."""
+"""Labels for crops that come without: clusterings, consensus, pseudo-labels."""

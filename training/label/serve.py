@@ -13,8 +13,8 @@ import uvicorn
 
 from training.data.datasets import Crop, DataError, load_crops
 from training.data.labels import Answer, Label, read_answers, read_labels, write_answers
-from training.labelling.page.app import Task, app
-from training.labelling.page.store import Store
+from training.label.app import Task, app
+from training.label.store import Store
 
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104  # names of all addresses that this machine has
 

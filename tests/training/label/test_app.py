@@ -20,10 +20,10 @@ from PIL import Image
 
 from eyestate.images import decode
 from tests.images import encoded
-from tests.training.labelling.page.desks import drawn, made_task, served
+from tests.training.label.desks import drawn, made_task, served
 from training.data.datasets import CLOSED, OPEN, Crop
 from training.data.labels import Answer, read_answers
-from training.labelling.page.app import IMPORT_BYTES, IMPORT_BYTES_PER_CROP, MAX_ANSWER_BYTES, SIDES
+from training.label.app import IMPORT_BYTES, IMPORT_BYTES_PER_CROP, MAX_ANSWER_BYTES, SIDES
 
 HOSTILE = ["\udcff.png", "=1+1.png", "../secret.png", "<script>.png", "眼 %2e.png"]
 CROPS = drawn(5) + [replace(crop, name=name) for crop, name in zip(drawn(12)[5:], HOSTILE, strict=False)]

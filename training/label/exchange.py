@@ -24,7 +24,7 @@ from PIL import Image
 from eyestate.images import FORMATS
 from training.data.datasets import CLOSED, OPEN, Crop, DataError
 from training.data.labels import Answer, read_answers
-from training.labelling.page.store import VOTE_CODES, VOTE_WORDS, Vote, annotator_name, by_crop, verdict
+from training.label.store import VOTE_CODES, VOTE_WORDS, Vote, annotator_name, by_crop, verdict
 
 LABELING_CONFIG: Final = """\
 <View>

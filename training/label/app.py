@@ -33,8 +33,8 @@ from eyestate.errors import BodyTooLargeError, EyestateError, NotFoundError, Req
 from eyestate.images import decode
 from training.data.datasets import Crop, DataError
 from training.data.labels import Label, write_answers
-from training.labelling.page.exchange import LABELING_CONFIG, label_studio, parse, votes_csv
-from training.labelling.page.store import VOTE_CODES, VOTE_WORDS, Store, annotator_name, majority
+from training.label.exchange import LABELING_CONFIG, label_studio, parse, votes_csv
+from training.label.store import VOTE_CODES, VOTE_WORDS, Store, annotator_name, majority
 
 SIDES: Final = {"large": 480, "small": 96}  # pixels of the longer side; "exact" is the crop as it is
 MAX_ANSWER_BYTES: Final = 16 * 2**10

@@ -16,12 +16,12 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from training.commands.label import label_command
 from training.data.datasets import Crop
 from training.data.labels import Label, write_labels
 from training.data.synthetic import random_eye, render
-from training.labelling.page.app import Task
-from training.labelling.page.serve import listen, open_task, server
+from training.label.app import Task
+from training.label.command import label
+from training.label.serve import listen, open_task, server
 
 START_SECONDS = 120
 
@@ -84,7 +84,7 @@ def commanded(folder: Path, port: int) -> Iterator[ForkServerProcess]:
     options = ["--crops", folder / "crops", "--queue", folder / "queue.csv", "--output", folder / "label"]
     arguments = [*map(str, options), "--port", str(port), "--no-browser"]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.commands.label"])
+    context.set_forkserver_preload(["training.label.command"])
     process = context.Process(target=run_command, args=(arguments, folder / "log.txt"))
     process.start()
     try:
@@ -107,4 +107,4 @@ def run_command(arguments: list[str], log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    label_command.main(arguments)
+    label.main(arguments)

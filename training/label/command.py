@@ -12,8 +12,8 @@ import click
 
 from training.data.datasets import data_dir
 from training.data.labels import BUDGET
-from training.labelling.page.serve import ANY_ADDRESS, answer_by_file, listen, open_task, read_queue, server
-from training.labelling.page.store import annotator_name
+from training.label.serve import ANY_ADDRESS, answer_by_file, listen, open_task, read_queue, server
+from training.label.store import annotator_name
 
 
 @click.command(
@@ -80,7 +80,7 @@ Examples:
     "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port to listen on; 0 finds one."
 )
 @click.option("--no-browser", is_flag=True, help="Do not open the page in a browser.")
-def label_command(
+def label(
     *,
     crops: Path,
     queue_file: Path,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.labelling.page.desks import drawn
+from tests.training.label.desks import drawn
 from training.data.datasets import CLOSED, OPEN, DataError
 from training.data.labels import Answer
-from training.labelling.page.store import Imported, Store, Vote, annotator_name, majority
+from training.label.store import Imported, Store, Vote, annotator_name, majority
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 CROPS = drawn(4)

@@ -12,15 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eyestate.cli import Commands
-from tests.training.labelling.page.desks import commanded, drawn, made_task, write_task
+from tests.training.label.desks import commanded, drawn, made_task, write_task
 from tools.harness.servers import free_port
-from training.commands.label import label_command
 from training.data.datasets import CLOSED, OPEN
 from training.data.labels import Answer, read_answers, write_answers, write_labels
-from training.labelling.page.store import Store
+from training.label.command import label
+from training.label.store import Store
 
 CROPS = drawn(4)
-main = Commands("main", commands=[label_command])
+main = Commands("main", commands=[label])
 
 
 def run(folder: Path, *options: str | Path) -> Result:
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def test_help() -> None:
     result = CliRunner().invoke(main, ["label", "--help"])
     assert result.exit_code == 0
-    for option in label_command.params:
+    for option in label.params:
         assert isinstance(option, click.Option)
         assert option.help
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.labelling.page.desks import drawn
+from tests.training.label.desks import drawn
 from training.data.datasets import CLOSED, OPEN, Crop, DataError
 from training.data.labels import Answer, write_answers
-from training.labelling.page.exchange import LABELING_CONFIG, label_studio, parse, votes_csv
-from training.labelling.page.store import Vote, annotator_name, majority
+from training.label.exchange import LABELING_CONFIG, label_studio, parse, votes_csv
+from training.label.store import Vote, annotator_name, majority
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 CROPS = drawn(3)
