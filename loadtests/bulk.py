@@ -120,7 +120,7 @@ def main(
     batch = bare.best_batch(seconds / 4)
     scorer = open_scorer(bundle, device)
     settings = {"model": bundle.manifest.name, "device": bare.device, "workers": workers, "threads": threads}
-    about = conditions(**settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
+    about = conditions(bundle, **settings, side=side, seconds=seconds, rounds=rounds, bare_batch=batch)
     points = []
     with running_service(bundle, device, workers, "bulk") as server:
         for _ in range(rounds):

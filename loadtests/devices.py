@@ -100,7 +100,7 @@ def main(*, model: str, batches: tuple[int, ...], seconds: float, rounds: int, t
     only speed is measured.
     """
     bundle = crops.bundle(model)
-    about = conditions(model=bundle.manifest.name, threads=threads, seconds=seconds, rounds=rounds)
+    about = conditions(bundle, model=bundle.manifest.name, threads=threads, seconds=seconds, rounds=rounds)
     thresholds = bundle.manifest.thresholds
     plan = Plan(batches, seconds, rounds, threads)
     parts = [measure(network, thresholds, plan) for network in crops.networks(bundle)]

@@ -56,7 +56,6 @@ def photos() -> Iterator[tuple[str, bytes]]:
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(rounds: int, output: Path) -> None:
     """Measure the time per photo in one thread, and write faces.json and .md."""
-    about = conditions(rounds=rounds)
     files = [*photos()]
     before = _peak()
     started = time.thread_time()
@@ -64,6 +63,7 @@ def main(rounds: int, output: Path) -> None:
     loading = 1000 * (time.thread_time() - started)
     rows = [measure(detector, name, file, rounds) for name, file in files]
     memory = _peak() - before
+    about = conditions(detector, rounds=rounds)
     text = table(
         ["Photo", "Faces", "Elapsed, ms", "CPU, ms", "of which decoding, ms"],
         [

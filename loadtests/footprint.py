@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, get_args
 
@@ -82,12 +84,13 @@ def loads() -> tuple[Load, ...]:
 def main(*, model: str, device: Device, workers: int, seconds: float, output: Path) -> None:
     """Measure the resources of one pod, for its requests and limits, and write footprint-MODEL.json and .md."""
     bundle = crops.bundle(model)
-    about = conditions(model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
+    about = conditions(bundle, model=bundle.manifest.name, device=device, workers=workers, seconds=seconds)
     with tempfile.TemporaryDirectory() as tmp:
         home = {"HOME": tmp, "TMPDIR": tmp, "BENTOML_HOME": f"{tmp}/bentoml"}
-        started = time.monotonic()
+        started, began = time.monotonic(), time.time()
         with running_service(bundle, device, workers, "footprint", **home) as server:
             ready = round(time.monotonic() - started, 1)
+            imports = round(initialised_at(server.log) - began, 1)
             rows = [measure(server, Path(tmp), load, seconds) for load in loads()]
             client = batch_client(server, Path(tmp))
     if not rows[-1].statuses.get("200"):
@@ -95,16 +98,24 @@ def main(*, model: str, device: Device, workers: int, seconds: float, output: Pa
     rows.append(client)
     figures = [(row.load, f"{row.memory:,.0f}", f"{row.tmp:.1f}", format_statuses(row.statuses)) for row in rows]
     text = table(["Load", "Memory, MiB", "/tmp, MiB", "Responses"], figures)  # noqa: S108
-    page = f"# Footprint of one pod with `{bundle.manifest.name}`\n\nReady after {ready:g} s. "
+    page = f"# Footprint of one pod with `{bundle.manifest.name}`\n\nReady after {ready:g} s: {imports:g} s to "
+    page += "import the packages and verify the model, the rest to open, compile and try its sessions. "
     page += f"Memory is the resident set of all processes.\n\n{text}\n"
     page += f"`python -m loadtests.footprint --model {model}`. {describe_conditions(about)}\n"
     write_report(
         output,
         f"footprint-{bundle.manifest.name}",
-        {"about": about, "ready_seconds": ready, "rows": [*map(dataclasses.asdict, rows)]},
+        {"about": about, "ready_seconds": ready, "import_seconds": imports, "rows": [*map(dataclasses.asdict, rows)]},
         page,
     )
     click.echo(page)
+
+
+def initialised_at(log: Path) -> float:
+    """When BentoML had imported the service in its last worker, in seconds since the epoch, by the service's log."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    times = [line["time"] for line in lines if line["message"].endswith(" initialized")]
+    return datetime.fromisoformat(times[-1]).timestamp()
 
 
 def measure(server: Server, tmp: Path, load: Load, seconds: float) -> Row:

@@ -21,6 +21,7 @@ import psutil
 
 from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.media_types import NPY
+from eyestate.settings import Device
 from loadtests.bulk import pack
 from tools.harness import crops
 from tools.harness.load import Connection, LoadGenerator, Outcome, http_request, poisson, run, stop_after
@@ -136,6 +137,11 @@ class Curve:
         return max(held, key=lambda point: point.offered, default=None)
 
     @property
+    def title(self) -> str:
+        """The model, and the precision that it is computed in."""
+        return f"{self.model} in {self.device.rpartition('-')[2]}"
+
+    @property
     def best_point(self) -> Point:
         """The rate with the highest throughput."""
         return max(self.points, key=lambda point: point.crops_per_second)
@@ -170,9 +176,13 @@ class Plan:
 
 
 def measure_curves(
-    bundle: Bundle | CascadeBundle, placement: Placement, plans: Sequence[Plan], queue: int | None = None
+    bundle: Bundle | CascadeBundle,
+    placement: Placement,
+    plans: Sequence[Plan],
+    queue: int | None = None,
+    device: Device = "auto",
 ) -> Iterator[Curve]:
-    """Start a service and yield a curve for each plan.
+    """Start a service on a device and yield a curve for each plan.
 
     With a separate core the service runs on the last one, and this process on the others.
 
@@ -186,10 +196,10 @@ def measure_curves(
         started = time.perf_counter()
         with pinned_to(everywhere if placement.shared else separate):
             name = f"capacity-{bundle.manifest.name}"
-            server = stack.enter_context(running_service(bundle, "auto", placement.workers, name, **settings))
+            server = stack.enter_context(running_service(bundle, device, placement.workers, name, **settings))
         ready = time.perf_counter() - started
         stack.enter_context(pinned_to(everywhere if placement.shared else everywhere - separate))
-        device = json.loads(server.fetch(Probe("/readyz")))["device"]
+        found = json.loads(server.fetch(Probe("/readyz")))["device"]
         for plan in plans:
             traffic = plan.traffic
             answer_bytes = run(response_size(server, traffic))
@@ -200,7 +210,7 @@ def measure_curves(
                 memory = max(memory, server.memory().pss)
             yield Curve(
                 model=bundle.manifest.name,
-                device=device,
+                device=found,
                 kind=traffic.kind,
                 crops=traffic.crops,
                 placement=placement,

@@ -59,7 +59,7 @@ def report(found: Measurement, assumed: Assumptions) -> str:
     parts = ["# Capacity\n", *blocks(found, assumed).values()]
     for curve in found.curves:
         queue = f", EYESTATE_QUEUE={curve.queue}" if curve.queue else ""
-        parts += [f"## `{curve.model}`, {describe_request(curve)}, {curve.placement.name}{queue}\n", points(curve)]
+        parts += [f"## {curve.title}, {describe_request(curve)}, {curve.placement.name}{queue}\n", points(curve)]
     return "\n".join(parts)
 
 
@@ -106,7 +106,8 @@ def conditions_block(found: Measurement) -> str:
         else f"At {len(slow)} rates the load generator itself was more than {LAG_MS:g} ms late (p99) because it shared "
         f"its core, so latencies there are overestimated."
     )
-    return f"{describe_conditions(found.about)} Computed: {devices}. {kept}\n"
+    limits = f"{found.limits['single']:g} ms for single crops, {found.limits['packed'] / 1e3:g} s for packed ones"
+    return f"{describe_conditions(found.about)} Computed: {devices}. The limits of the p99: {limits}. {kept}\n"
 
 
 def summary(found: Measurement, curves: Sequence[Curve]) -> str:
@@ -116,7 +117,7 @@ def summary(found: Measurement, curves: Sequence[Curve]) -> str:
         knee = found.knee(curve)
         rows.append(
             [
-                f"`{curve.model}`, {describe_request(curve)}, {curve.placement.name}",
+                f"{curve.title}, {describe_request(curve)}, {curve.placement.name}",
                 knee and number(knee.offered),
                 knee and number(knee.offered * curve.crops),
                 knee and number(knee.p50_ms),
@@ -124,11 +125,10 @@ def summary(found: Measurement, curves: Sequence[Curve]) -> str:
                 knee and number(knee.cpu_seconds_per_1000_crops),
                 number(curve.best_point.crops_per_second),
                 number(curve.memory_mib),
-                number(curve.ready_seconds),
             ]
         )
     head = ["Model, request, cores", "Knee: requests/s", "crops/s", "p50 ms", "p99 ms", "CPU s per 1,000 crops"]
-    return table([*head, "Max. crops/s", "Memory MiB", "Ready after s"], rows)
+    return table([*head, "Max. crops/s", "Memory MiB"], rows)
 
 
 def points(curve: Curve) -> str:
@@ -170,7 +170,12 @@ def settings(found: Measurement, assumed: Assumptions) -> str:
         ("`requests.memory`", f"{memory}Mi", f"{curve.memory_mib:g} MiB measured, plus a quarter"),
         ("requests/s per pod", number(target), f"{assumed.load:g} of the knee ({number(knee.offered)})"),
         ("HPA `averageUtilization`", f"{busy:.0%}".rstrip("%"), "CPU in use at that rate"),
-        ("KEDA, queued crops", number(max(1.0, knee.waiting)), f"at the knee; {number(waiting)} at that rate"),
+        (
+            "KEDA, queued crops",
+            number(max(1.0, curve.best_point.crops_per_second * limit / 2e3)),
+            f"scored in half the limit at {number(curve.best_point.crops_per_second)} crops/s; "
+            f"{number(waiting)} wait at that rate",
+        ),
         ("KEDA, p95 in seconds", number((knee.p95_ms or 0) / 1e3), f"at the knee; {number(calm / 1e3)} at that rate"),
         *(
             ("`EYESTATE_QUEUE`", f"{each.queue}", "crops scored by one core in half the limit; see below")
@@ -205,13 +210,13 @@ def workers(found: Measurement) -> str:
     lines = []
     for one in (curve for curve in found.shared if curve.placement.workers == 1):
         for many in found.shared:
-            if (many.model, many.kind) == (one.model, one.kind) and many.placement.workers > 1:
+            if (many.title, many.kind) == (one.title, one.kind) and many.placement.workers > 1:
                 most = many.best_point.crops_per_second / one.best_point.crops_per_second
                 memory = many.memory_mib / one.memory_mib
                 comparison = f"{many.placement.workers} workers score up to {most:.2f} × as many crops"
                 knees = _knees(found.knee(one), found.knee(many))
                 lines.append(
-                    f"- `{one.model}`, {describe_request(one)}: {comparison}{knees}, in {memory:.2f} × the memory."
+                    f"- {one.title}, {describe_request(one)}: {comparison}{knees}, in {memory:.2f} × the memory."
                 )
     return "\n".join([*lines, ""])
 
@@ -262,7 +267,7 @@ def arithmetic(found: Measurement, assumed: Assumptions) -> str:
             number(one.cost_scaled),
         ),
     ]
-    return f"`{curve.model}`, {describe_request(curve)} per request, {volume:,} crops per day:\n\n" + table(
+    return f"{curve.title}, {describe_request(curve)} per request, {volume:,} crops per day:\n\n" + table(
         ["Figure", "Arithmetic", "Result"], rows
     )
 
@@ -277,7 +282,7 @@ def sizes(found: Measurement, assumed: Assumptions) -> str:
             one = size(curve, knee, volume, assumed)
             rows.append(
                 [
-                    f"{volume:,}, `{curve.model}`, {describe_request(curve)}",
+                    f"{volume:,}, {curve.title}, {describe_request(curve)}",
                     number(one.peak),
                     f"{one.pods:,}",
                     f"{one.machines:,}",
@@ -286,10 +291,12 @@ def sizes(found: Measurement, assumed: Assumptions) -> str:
                     number(one.mbit_out),
                     number(one.cost_fixed),
                     number(one.cost_scaled),
+                    number(one.cost_scaled / volume * 1e6),
                 ]
             )
     head = ["Crops per day, model, request", "Peak crops/s", "Cores = pods", "Machines", "Memory GiB", "Mbit/s in"]
-    return table([*head, "Mbit/s out", "Cost per day, constant", "Cost per day, autoscaled"], rows)
+    costs = ["Cost per day, constant", "Cost per day, autoscaled", "Cost per million, autoscaled"]
+    return table([*head, "Mbit/s out", *costs], rows)
 
 
 def bandwidth(found: Measurement) -> str:

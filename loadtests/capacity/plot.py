@@ -17,16 +17,16 @@ COLOURS: Final[dict[RequestKind, str]] = {"single": "tab:blue", "packed": "tab:o
 
 
 def draw(curves: Sequence[Curve], limits: dict[RequestKind, float], path: Path) -> None:
-    """Throughput and p99 against the offered load: a column per model, a line per kind of request."""
-    models = list(dict.fromkeys(curve.model for curve in curves))
+    """Throughput and p99 against the offered load: a column per model and precision, a line per kind of request."""
+    titles = list(dict.fromkeys(curve.title for curve in curves))
     with mpl.rc_context({"svg.hashsalt": "capacity", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(5 * len(models), 6.5), layout="constrained")
-        axes = figure.subplots(2, len(models), squeeze=False, sharex="col")
-        for column, model in enumerate(models):
+        figure = Figure(figsize=(5 * len(titles), 6.5), layout="constrained")
+        axes = figure.subplots(2, len(titles), squeeze=False, sharex="col")
+        for column, title in enumerate(titles):
             for curve in curves:
-                if curve.model == model:
+                if curve.title == title:
                     _line(axes[0, column], axes[1, column], curve, limits[curve.kind])
-            _label(axes[0, column], axes[1, column], model)
+            _label(axes[0, column], axes[1, column], title)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
 
@@ -43,10 +43,10 @@ def _line(throughput: Axes, latency: Axes, curve: Curve, limit: float) -> None:
             axes.axvline(knee.offered * curve.crops, color=colour, linestyle="--", linewidth=1)
 
 
-def _label(throughput: Axes, latency: Axes, model: str) -> None:
+def _label(throughput: Axes, latency: Axes, title: str) -> None:
     end = max(throughput.get_xlim()[1], throughput.get_ylim()[1])
     throughput.plot([0, end], [0, end], color="lightgrey", zorder=0, label="all offered crops")
-    throughput.set(title=f"{model}, one core", ylabel="answered, crops/s", xlim=(0, None), ylim=(0, None))
+    throughput.set(title=f"{title}, one core", ylabel="answered, crops/s", xlim=(0, None), ylim=(0, None))
     throughput.legend()
     latency.set(yscale="log", xlabel="offered, crops/s", ylabel="p99, ms")
     latency.grid(visible=True, which="major", alpha=0.3)

@@ -113,7 +113,7 @@ def attack(
     with running_service(bundle, service["device"], service["workers"], name, **environment) as server:
         figures, claims = run(attacker(server))
     settings = {"model": bundle.manifest.name, "device": service["device"], "workers": service["workers"]}
-    report_run(service["output"], name, conditions(**settings, **chosen), figures, claims)
+    report_run(service["output"], name, conditions(bundle, **settings, **chosen), figures, claims)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ def main(
     }
     chosen = [peer for peer in PEERS if not only or peer.name in only]
     about = conditions(
+        bundle,
         model=bundle.manifest.name,
         device=device,
         seconds=seconds,

@@ -70,7 +70,7 @@ def test_page(model: str, single: str) -> None:
     ]
     about = {
         "measured": "2026-01-01T00:00:00+00:00",
-        "git_revision": "abc",
+        "models": [],
         "cores": 2,
         "cpu": "CPU",
         "python": "3.11",

@@ -44,7 +44,9 @@ def test_bulk(tmp_path: Path) -> None:
 def test_chaos(tmp_path: Path) -> None:
     result = CliRunner().invoke(chaos, ["drain", "--workers", "1", "--seconds", "1", "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "chaos-drain.json").read_text())["about"]["settings"]["model"] == DEFAULT_MODEL
+    (named,) = json.loads((tmp_path / "chaos-drain.json").read_text())["about"]["models"]
+    manifest = crops.bundle(DEFAULT_MODEL).manifest
+    assert named == {"name": DEFAULT_MODEL, "version": manifest.version, "sha256": manifest.sha256}
 
 
 def test_capacity() -> None:

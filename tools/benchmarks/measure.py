@@ -105,7 +105,9 @@ def measure(
         evaluated[CASCADE] = evaluate_scorer(scorers[CASCADE], unseen, scratch / "scores")
         rows.append(cascade_row(cascade, evaluated, sets, deferred))
     return Report(
-        about=conditions(device=device, seconds=seconds, rounds=rounds, threads=cores(), one_crop_in=every),
+        about=conditions(
+            *map(load_model, scorers), device=device, seconds=seconds, rounds=rounds, threads=cores(), one_crop_in=every
+        ),
         device=device,
         evaluation_sets=[summarise(test) for test in sets.values()],
         rows=rows,

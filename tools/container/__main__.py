@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eyestate.bundle import load_model, models_dir
 from tools.container import base, sbom
 from tools.container.build import TARGETS, Target, build, tag
 from tools.container.check import CheckResult, check_image
@@ -65,7 +66,8 @@ def test_command(target: Target, output: Path) -> None:
         **result.figures,
     }
     held = all(claim.held for claim in result.claims)
-    about = conditions(target=target)
+    shipped = [load_model(manifest.parent) for manifest in sorted(models_dir().glob("*/manifest.json"))]
+    about = conditions(*shipped, target=target)
     everything = {"held": held, "claims": [claim._asdict() for claim in result.claims], **figures}
     configuration = config_summary(engine.config(image))
     write_report(output, target, everything | {"config": configuration, "about": about}, page(figures, result, about))

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from eyestate.atomic import write_atomically
+from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.execution import cores
-from tools.harness.servers import PROJECT
+from eyestate.mtcnn import FaceDetector
+
+Model: TypeAlias = Bundle | CascadeBundle | FaceDetector
 
 REPORTS: Final = Path("reports") / "serving"
 
 
-def conditions(**settings: Any) -> dict[str, Any]:
-    """What a figure depends on: date, revision, machine, package versions, and the settings of the run."""
+def conditions(*models: Model, **settings: Any) -> dict[str, Any]:
+    """What a figure depends on: date, models, machine, package versions, and the settings of the run.
+
+    Args:
+        models: what was measured; their names, versions and SHA-256 tell whether they are the ones that ship.
+        settings: of the run.
+    """
     packages = ("bentoml", "numpy", "onnxruntime-openvino", "onnxruntime-gpu", "starlette", "uvicorn")
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True)  # noqa: S607, PLW1510
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": revision.stdout.strip(),
+        "models": [identity(model) for model in models],
         "cpu": _cpu(),
         "cores": cores(),
         "python": platform.python_version(),
@@ -33,14 +40,31 @@ def conditions(**settings: Any) -> dict[str, Any]:
     }
 
 
+def identity(model: Model) -> dict[str, str]:
+    """Name, version and SHA-256 of a model; the face detector's is that of the digests of its networks."""
+    if isinstance(model, FaceDetector):
+        digest = hashlib.sha256("".join(model.description.networks.values()).encode()).hexdigest()
+        return {"name": model.description.name, "version": model.description.version, "sha256": digest}
+    return {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.manifest.sha256}
+
+
+def describe_models(about: dict[str, Any]) -> str:
+    """The models that were measured, with versions and the first digits of their SHA-256.
+
+    Reports of version 1.0 name none.
+    """
+    if "models" not in about:
+        return "models of version 1.0"
+    found = [f"`{each['name']}` {each['version']} (SHA-256 `{each['sha256'][:12]}`)" for each in about["models"]]
+    return " and ".join(found) or "no model"
+
+
 def describe_conditions(about: dict[str, Any]) -> str:
     """The ``conditions`` of a run in two sentences."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in about["settings"].items())
-    return (
-        f"Measured {about['measured'][:10]} at revision `{about['git_revision']}` on {about['cores']} cores of "
-        f"{about['cpu']}, Python {about['python']}, {versions}. Settings: {settings}."
-    )
+    machine = f"{about['cores']} cores of {about['cpu']}, Python {about['python']}, {versions}"
+    return f"Measured {about['measured'][:10]}, {describe_models(about)}, on {machine}. Settings: {settings}."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

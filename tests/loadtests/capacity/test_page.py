@@ -21,7 +21,7 @@ ASSUMED = Assumptions()
 TWO = Placement(2, shared=True, workers=2)
 ABOUT = {
     "measured": "2026-01-01T00:00:00+00:00",
-    "git_revision": "abc",
+    "models": [{"name": "final_best", "version": "2.0.0", "sha256": "9a9dd7677e97" * 5}],
     "cores": 2,
     "cpu": "CPU",
     "python": "3.11",
@@ -50,9 +50,9 @@ def rows(text: str) -> list[list[str]]:
 
 def test_knees_and_maxima() -> None:
     by_curve = {cells[0]: cells for cells in rows(blocks(FOUND, ASSUMED)["one-core"])}
-    assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][1:5] == ["50.0", "50.0", "10.0", "40.0"]
-    assert by_curve["`final_best`, one JPEG, 1 separate core, 1 worker"][6] == "150"
-    assert by_curve["`final_best`, 256 packed, 1 separate core, 1 worker"][1:3] == ["0.500", "128"]
+    assert by_curve["final_best in fp32, one JPEG, 1 separate core, 1 worker"][1:5] == ["50.0", "50.0", "10.0", "40.0"]
+    assert by_curve["final_best in fp32, one JPEG, 1 separate core, 1 worker"][6] == "150"
+    assert by_curve["final_best in fp32, 256 packed, 1 separate core, 1 worker"][1:3] == ["0.500", "128"]
     assert len(by_curve) == 3
 
 
@@ -61,8 +61,14 @@ def test_settings_follow_from_the_load_per_pod() -> None:
     assert found["requests/s per pod"] == "35.0"  # 0.7 of 50
     assert found["HPA `averageUtilization`"] == "18"  # 35 of 200
     assert found["`requests.memory`"] == "640Mi"  # 500 and a quarter, in steps of 128
-    assert found["KEDA, queued crops"] == "5.00"
+    assert found["KEDA, queued crops"] == "3.75"  # of 150 crops/s, those of 25 ms
     assert found["`EYESTATE_QUEUE`"] == "2"
+
+
+def test_cost_per_million_is_that_of_a_scaled_day() -> None:
+    sizes = rows(blocks(FOUND, ASSUMED)["sizes"])
+    assert [cells[-1] for cells in sizes[:3]] == ["1.92", "0.317", "0.317"]  # at first two pods, whatever they do
+    assert "SHA-256 `9a9dd7677e97`" in blocks(FOUND, ASSUMED)["circumstances"]
 
 
 def test_limit_that_no_rate_keeps() -> None:
@@ -83,7 +89,7 @@ def test_short_queue_is_compared_with_the_default() -> None:
 
 def test_workers_compared() -> None:
     told = "2 workers score up to 1.50 × as many crops, with the knee at 1.50 × the rate, in 2.00 × the memory."
-    assert blocks(FOUND, ASSUMED)["workers"] == f"- `final_best`, one JPEG: {told}\n"
+    assert blocks(FOUND, ASSUMED)["workers"] == f"- final_best in fp32, one JPEG: {told}\n"
 
 
 def test_late_generator_is_reported() -> None:
@@ -111,7 +117,7 @@ def test_report_has_every_rate() -> None:
 def test_plot(tmp_path: Path) -> None:
     draw(FOUND.curves[:3], FOUND.limits, tmp_path / "images" / "plot.svg")
     texts = read_svg(tmp_path / "images" / "plot.svg").texts
-    for label in ("final_best, one core", "small, one core", "256 packed crops per request", "p99, ms"):
+    for label in ("final_best in fp32, one core", "small in fp32, one core", "256 packed crops per request", "p99, ms"):
         assert label in texts
 
 
