@@ -8,23 +8,33 @@ another inference.
 
 from __future__ import annotations
 
+import logging
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from onnxruntime import InferenceSession
 
+from eyestate import gpu_errors
 from eyestate.arrays import Pixels, Scores
-from eyestate.bundle import Bundle
-from eyestate.errors import BundleError
-from eyestate.execution import batch_sizes, open_session
+from eyestate.bundle import Bundle, Manifest
+from eyestate.errors import BundleError, DeviceError
+from eyestate.execution import FORMS, PLAIN, Form, batch_sizes, is_available, on_gpu, open_session, resizing_session
+from eyestate.gpu import FixedSession, Resizer
+from eyestate.gpu_errors import Kind
 from eyestate.settings import Device
+
+log = logging.getLogger("eyestate.engine")
 
 _LONGEST_SECONDS: Final = 0.04  # of an inference: the latency that a batch adds to the request behind it
 _TRIALS: Final = 5
 _TRIAL_SECONDS: Final = 0.1  # after which a size is tried no more
+
+Infer = Callable[[Pixels], Scores]  # of one batch size
 
 
 class Engine:
@@ -34,12 +44,15 @@ class Engine:
         device: what computes, with its precision.
         sizes: the batch sizes, ascending: all that a session is ever given.
         seconds_per_crop: of an inference of the largest size.
+        resizes: whether it takes crops of other sizes than the network's too.
     """
 
     def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
         """Open, compile and time one size after the other, up to the last whose inference should take 40 ms at most.
 
-        The time of a size is that of the quickest of five trials, or of as many as fit into 0.1 s.
+        The time of a size is that of the quickest of five trials, or of as many as fit into 0.1 s. What does not work
+        on a GPU is left out with a warning: the CUDA graph, float16, large sizes for which its memory does not suffice,
+        and in the end the GPU.
 
         Args:
             bundle: of the network.
@@ -50,27 +63,74 @@ class Engine:
             BundleError: ONNX Runtime cannot load or run it, or its input or output is not what the manifest says.
         """
         self._manifest = bundle.manifest
-        self._sessions: dict[int, InferenceSession] = {}
-        self.seconds_per_crop = 0.0
+        # CUDA graphs belong to the thread that they were captured in.
+        self._thread = (
+            ThreadPoolExecutor(1, "gpu") if device in ("auto", "cuda", "tensorrt") and is_available("cuda") else None
+        )
         try:
-            self._open(bundle, device, threads)
+            if self._thread is None:
+                self._open(bundle, device, threads, PLAIN)
+            else:
+                self._thread.submit(self._open_best, bundle, device, threads).result()
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise BundleError(f"ONNX Runtime cannot load {bundle.onnx}: {error}") from None
-        self.sizes = tuple(self._sessions)
+        self.resizes = on_gpu(self.device)
+        if self._thread and not self.resizes:
+            self._thread.shutdown()
+            self._thread = None
 
-    def _open(self, bundle: Bundle, device: Device, threads: int | None) -> None:
-        session, self.device = open_session(bundle.onnx, device, threads, batch=1, content=bundle.content)
+    def _open_best(self, bundle: Bundle, device: Device, threads: int | None) -> None:
+        """Open in the first form that works on the device that there is, on the CPU if none does."""
+        _, found = open_session(bundle.onnx, device, threads, batch=1, content=bundle.content)
+        kind = cast("Device", found.partition("-")[0])
+        attempts = [(kind, form) for form in (FORMS if kind == "cuda" else (PLAIN,))]
+        if on_gpu(kind):
+            attempts.append(("cpu", PLAIN))
+        while attempts:
+            where, form = attempts.pop(0)
+            try:
+                self._open(bundle, where, threads, form)
+                return
+            except Exception as error:
+                if not attempts or isinstance(error, BundleError):
+                    raise
+                fault = gpu_errors.fault(error)
+                attempts = attempts[-1:] if fault else attempts
+                how = f"{where}, float16 {form.half}, CUDA graph {form.graph}"
+                why = fault.advice if fault else str(error)[-300:]
+                log.warning("%s cannot run with %s: %s; falling back", bundle.manifest.name, how, why)
+
+    def _open(self, bundle: Bundle, device: Device, threads: int | None, form: Form) -> None:
+        content = _halved(bundle.content) if form.half else bundle.content
+        session, self.device = open_session(bundle.onnx, device, threads, batch=1, content=content, form=form)
         self._check_contract(bundle.onnx, session)
         available, self._overhead, fixed = batch_sizes(self.device)
+        resizer = _resizer() if on_gpu(self.device) else None
+        self._infer: dict[int, Infer] = {}
+        self.seconds_per_crop = 0.0
         for size in available:
             if size * self.seconds_per_crop > _LONGEST_SECONDS:
                 break
-            if fixed and size > 1:
-                session, _ = open_session(bundle.onnx, device, threads, batch=size, content=bundle.content)
-            self._sessions[size] = session
-            self.seconds_per_crop = self._measured(size) / size
+            try:
+                if fixed and size > 1:
+                    session, _ = open_session(bundle.onnx, device, threads, batch=size, content=content, form=form)
+                self._infer[size] = self._runner(session, size, resizer)
+                self.seconds_per_crop = self._measured(size) / size
+            except Exception as error:
+                fault = gpu_errors.fault(error)
+                if size == 1 or fault is None or fault.kind is not Kind.MEMORY:
+                    raise
+                self._infer.pop(size, None)
+                log.warning("batches are of %d crops at most: %s", max(self._infer), fault.advice)
+                break
+        self.sizes = tuple(self._infer)
+
+    def _runner(self, session: InferenceSession, size: int, resizer: Resizer | None) -> Infer:
+        if on_gpu(self.device):
+            return FixedSession(session, self._manifest, size, resizer)
+        return partial(_infer, session, self._manifest)
 
     def _check_contract(self, onnx: Path, session: InferenceSession) -> None:
         nodes = (*session.get_inputs(), *session.get_outputs())
@@ -84,36 +144,98 @@ class Engine:
             raise BundleError(f"{onnx} has {found}, its manifest declares {declared}")
 
     def run(self, batch: Pixels) -> Scores:
-        """The output for a batch of any size, float32 (N,)."""
-        if len(batch) in self._sessions:
-            return self._infer(batch)
+        """The output for a batch of any size, float32 (N,).
+
+        Args:
+            batch: crops of the network's size, uint8 (N, side, side), or of one other size if it resizes.
+
+        Raises:
+            DeviceError: the GPU has failed.
+        """
+        if self._thread:
+            return self._thread.submit(self._run_on_gpu, batch).result()
+        if len(batch) in self._infer:
+            return self._infer[len(batch)](batch)
         scores = np.empty(len(batch), np.float32)
         start = 0
         for size in cut(len(batch), self.sizes, self._overhead):
             part = batch[start : start + size]
-            scores[start : start + size] = self._infer(_padded(part, size))[: len(part)]
+            scores[start : start + size] = self._infer[size](_padded(part, size))[: len(part)]
             start += size
         return scores
+
+    def _run_on_gpu(self, batch: Pixels) -> Scores:
+        """As ``run``; a size for which the memory does not suffice any more is left out from then on."""
+        scores = np.empty(len(batch), np.float32)
+        start = 0
+        while start < len(batch):
+            size = cut(len(batch) - start, self.sizes, self._overhead)[0]
+            part = batch[start : start + size]
+            try:
+                scores[start : start + size] = self._infer[size](_padded(part, size))[: len(part)]
+            except Exception as error:
+                self._leave_out(size, error)
+            else:
+                start += size
+        return scores
+
+    def _leave_out(self, size: int, error: Exception) -> None:
+        """Do without the batch sizes from this one on, if that may help.
+
+        Raises:
+            DeviceError: the GPU has failed, or has no room even for the smallest size.
+            Exception: ``error``, if the GPU is not at fault.
+        """
+        fault = gpu_errors.fault(error)
+        if fault is None:
+            raise error
+        smaller = tuple(each for each in self.sizes if each < size)
+        if fault.kind is not Kind.MEMORY or not smaller:
+            raise DeviceError(fault.advice) from None
+        log.warning("batches are of %d crops at most from now on: %s", smaller[-1], fault.advice)
+        self._infer = {each: self._infer[each] for each in smaller}  # which frees the memory of the others
+        self.sizes = smaller
 
     def _measured(self, size: int) -> float:
         """The seconds of an inference of that size, after a first one, which compiles it."""
         crops = np.zeros((size, *self._manifest.input.shape[1:]), np.uint8)
-        self._infer(crops)
+        infer = self._infer[size]
+        infer(crops)
         seconds: list[float] = []
         while len(seconds) < _TRIALS and sum(seconds) < _TRIAL_SECONDS:
             started = time.perf_counter()
-            self._infer(crops)
+            infer(crops)
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 
-    def _infer(self, batch: Pixels) -> Scores:
-        session = self._sessions[len(batch)]
-        binding = session.io_binding()
-        binding.bind_cpu_input(self._manifest.input.name, np.ascontiguousarray(batch))
-        binding.bind_output(self._manifest.output.name)
-        session.run_with_iobinding(binding)
-        (scores,) = binding.copy_outputs_to_cpu()
-        return np.asarray(scores, np.float32)
+
+def _infer(session: InferenceSession, manifest: Manifest, batch: Pixels) -> Scores:
+    binding = session.io_binding()
+    binding.bind_cpu_input(manifest.input.name, np.ascontiguousarray(batch))
+    binding.bind_output(manifest.output.name)
+    session.run_with_iobinding(binding)
+    (scores,) = binding.copy_outputs_to_cpu()
+    return np.asarray(scores, np.float32)
+
+
+def _halved(content: bytes) -> bytes:
+    """The network with its convolutions in float16.
+
+    Raises:
+        ImportError: there is no package ``onnx``.
+    """
+    from eyestate.gpu_graph import halved  # noqa: PLC0415
+
+    return halved(content)
+
+
+def _resizer() -> Resizer | None:
+    """What resizes crops on the GPU; None where that does not work, and the CPU does it."""
+    try:
+        return Resizer(resizing_session())
+    except Exception as error:
+        log.warning("crops are resized by the CPU: %s", str(error)[-300:])
+        return None
 
 
 def cut(crops: int, sizes: tuple[int, ...], overhead: float) -> tuple[int, ...]:

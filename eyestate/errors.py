@@ -222,6 +222,13 @@ class BundleError(EyestateError):
     code = "bad_bundle"
 
 
+class DeviceError(EyestateError):
+    """A GPU that has failed; this process cannot use it again."""
+
+    status = 503
+    code = "device_failed"
+
+
 class DetectorError(EyestateError):
     """A face detector that is missing or damaged: crops are scored, but no faces are found."""
 

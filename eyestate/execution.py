@@ -8,9 +8,9 @@ import io
 import logging
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from eyestate import providers
+from eyestate import gpu_errors, providers
 from eyestate.extras import extra
 from eyestate.settings import Device
 
@@ -25,6 +25,22 @@ _PROVIDERS: Final[dict[str, str]] = {
     "openvino": "OpenVINOExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
+
+
+class Form(NamedTuple):
+    """How a network runs with CUDA.
+
+    Attributes:
+        half: whether its convolutions compute in float16; its content is then that of ``gpu_graph.halved``.
+        graph: whether an inference is one CUDA graph, so that its hundreds of kernels are launched together.
+    """
+
+    half: bool = False
+    graph: bool = False
+
+
+PLAIN: Final = Form()
+FORMS: Final = (Form(half=True, graph=True), Form(half=True), PLAIN)  # the quickest first
 
 
 class BatchSizes(NamedTuple):
@@ -67,6 +83,7 @@ def open_session(
     *,
     batch: int | None = None,
     content: bytes | None = None,
+    form: Form = PLAIN,
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """A session on the device, or if that is unavailable on the next best one, with a warning that gives the reason.
 
@@ -80,25 +97,71 @@ def open_session(
         threads: threads of one inference; as many as there are cores where it is None.
         batch: the only batch size it will be given, if the device needs a session for each.
         content: of the file, where it has been read already and may have changed since.
+        form: in which it runs if that is with CUDA.
 
     Returns:
         The session, and the name of the device it runs on.
 
     Raises:
-        Exception: ONNX Runtime cannot load the network on the CPU either.
+        Exception: ONNX Runtime cannot load the network, and no device is to blame.
     """
+    threads = threads or cores()
+
+    def told(candidate: str) -> dict[str, dict[str, Any]]:
+        match candidate:
+            case "tensorrt":
+                sha256 = hashlib.sha256(content or onnx.read_bytes()).hexdigest()
+                return {"tensorrt": providers.tensorrt(onnx, sha256, batch or 1), **told("cuda")}
+            case "cuda":
+                return {"cuda": providers.cuda(batch or 1, form.graph), "cpu": {}}
+            case "openvino":
+                return {"openvino": providers.openvino(threads, has_bfloat16())}
+            case _:
+                return {"cpu": {}}
+
     for candidate in _candidates(device):
-        if _PROVIDERS[candidate] not in onnxruntime.get_available_providers():
-            why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {_distribution(candidate)}"
+        if not is_available(candidate):
+            why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {gpu_errors.distribution(candidate)}"
         else:
-            options = _options(threads or cores(), batch if _BATCH_SIZES[candidate].fixed else None)
-            session = _session(onnx, content, candidate, options, batch or 1)
-            if _PROVIDERS[candidate] in session.get_providers():
-                return session, _name(candidate)
-            why = "its libraries or its driver did not load; ONNX Runtime's message above says which"
+            options = _options(threads, batch if _BATCH_SIZES[candidate].fixed else None)
+            try:
+                session = _session(content or onnx, options, told(candidate))
+            except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+                fault = gpu_errors.fault(error) if on_gpu(candidate) else None
+                if fault is None:
+                    raise
+                why = fault.advice
+            else:
+                if _PROVIDERS[candidate] in session.get_providers():
+                    return session, _name(candidate, form)
+                why = gpu_errors.not_loaded(candidate)
         if device != "auto":
             log.warning("EYESTATE_DEVICE=%s cannot be used: %s; falling back", candidate, why)
     raise AssertionError("the CPU is always available")
+
+
+def is_available(device: str) -> bool:
+    """Whether this ONNX Runtime has what it takes for the device; its driver may still be missing."""
+    return _PROVIDERS[device] in onnxruntime.get_available_providers()
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a device, with or without its precision, is a GPU."""
+    return device.startswith(("cuda", "tensorrt"))
+
+
+def resizing_session() -> onnxruntime.InferenceSession:
+    """A session with CUDA of ``gpu_graph.resizing``.
+
+    Raises:
+        ImportError: there is no package ``onnx``.
+    """
+    from eyestate.gpu_graph import resizing  # noqa: PLC0415
+
+    options = _options(1, None)
+    # A fused product of matrices would exist for float32 only.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _session(resizing(), options, {name: {} for name in ("cuda", "cpu") if is_available(name)})
 
 
 def cores() -> int:
@@ -150,38 +213,26 @@ def _options(threads: int, batch: int | None) -> onnxruntime.SessionOptions:
 
 
 def _session(
-    onnx: Path, content: bytes | None, device: str, options: onnxruntime.SessionOptions, batch: int
+    network: Path | bytes, options: onnxruntime.SessionOptions, told: dict[str, dict[str, Any]]
 ) -> onnxruntime.InferenceSession:
-    if device in ("cuda", "tensorrt"):
+    """A session with what each device is told, the first choice first."""
+    if "cuda" in told:
         _load_cuda()
-    threads = options.intra_op_num_threads
-    match device:
-        case "tensorrt":
-            sha256 = hashlib.sha256(content or onnx.read_bytes()).hexdigest()
-            chosen = {"tensorrt": providers.tensorrt(onnx, sha256, batch), "cuda": providers.cuda(batch), "cpu": {}}
-        case "cuda":
-            chosen = {"cuda": providers.cuda(batch), "cpu": {}}
-        case "openvino":
-            chosen = {"openvino": providers.openvino(threads, has_bfloat16())}
-        case _:
-            chosen = {"cpu": {}}
     return onnxruntime.InferenceSession(
-        content or onnx,
+        network,
         options,
-        providers=[_PROVIDERS[name] for name in chosen],
-        provider_options=list(chosen.values()),
+        providers=[_PROVIDERS[device] for device in told],
+        provider_options=list(told.values()),
+        enable_fallback=0,  # which would print the error and go on with the CPU
     )
 
 
-def _name(device: str) -> str:
+def _name(device: str, form: Form) -> str:
     """The name of the device in ``/readyz``, metrics and logs, with its precision."""
-    precision = {"tensorrt": "fp16", "cuda": "tf32", "openvino": "bf16" if has_bfloat16() else "fp32", "cpu": "fp32"}
+    precision = {
+        "tensorrt": "fp16",
+        "cuda": "fp16" if form.half else "tf32",
+        "openvino": "bf16" if has_bfloat16() else "fp32",
+        "cpu": "fp32",
+    }
     return f"{device}-{precision[device]}"
-
-
-def _distribution(device: str) -> str:
-    return (
-        "onnxruntime-openvino (requirements/serve.txt)"
-        if device == "openvino"
-        else ("onnxruntime-gpu (requirements/serve-gpu.txt)")
-    )

@@ -28,14 +28,15 @@ def openvino(threads: int, bfloat16: bool) -> dict[str, Any]:
     return {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
 
 
-def cuda(batch: int) -> dict[str, str]:
-    """CUDA, for a session that is given this batch size only.
+def cuda(batch: int, graph: bool = False) -> dict[str, str]:
+    """CUDA, for a session that is given this batch size only, as one CUDA graph or kernel by kernel.
 
     cuDNN chooses its algorithms when a session meets a shape that is not the one before, so with one batch size it does
     so once. ``EXHAUSTIVE`` is the more thorough of its heuristics. Without ``use_tf32`` ONNX Runtime keeps convolutions
     off the tensor cores, those in float16 too.
     """
     options = {
+        "enable_cuda_graph": str(int(graph)),
         "prefer_nhwc": "1",
         "fuse_conv_bias": str(int(batch >= _LEAST_FUSED)),
         "use_tf32": "1",

@@ -153,6 +153,11 @@ class Network(Scorer):
     def run(self, batch: Pixels) -> Scores:
         return self._engine.run(batch)
 
+    def score_parts(self, parts: Sequence[Pixels]) -> Scores:
+        if self._engine.resizes and len({part.shape[1:] for part in parts}) == 1:
+            return self._engine.run(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return super().score_parts(parts)
+
 
 class Cascade(Scorer):
     """A small network that scores every crop, and a large one to which it defers those it is not sure of."""

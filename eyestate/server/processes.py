@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import logging
 import os
 import signal
 from pathlib import Path
 from typing import Final
 
+log = logging.getLogger("eyestate.server.processes")
+
+_ANSWER_SECONDS: Final = 0.5  # to send what has been answered
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _ARG_START, _ARG_END = 45, 46  # fields 48 and 49 of proc_pid_stat(5), counted from the third
 
@@ -21,6 +26,12 @@ def end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit(1)
+
+
+def end_soon(why: str) -> None:
+    """End this worker, which cannot score any more, once its requests have been told; the supervisor starts another."""
+    log.error("the worker ends: %s", why)
+    asyncio.get_running_loop().call_later(_ANSWER_SECONDS, os._exit, 1)
 
 
 def show_command(*arguments: str) -> None:

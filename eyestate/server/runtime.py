@@ -15,13 +15,13 @@ from starlette.types import Scope
 
 from eyestate import limits, quality, verdicts
 from eyestate.arrays import Pixels, Scores
-from eyestate.errors import DetectorError, ImageError, ImageTooLargeError
+from eyestate.errors import DetectorError, DeviceError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
 from eyestate.images import MAX_SIDE, decode, header_pixels, luma, shrunk, to_inputs
 from eyestate.mtcnn import FaceDetector
 from eyestate.quality import Assessment
 from eyestate.scorer import Scorer
-from eyestate.server import metrics, tracing
+from eyestate.server import metrics, processes, tracing
 from eyestate.server.batching import Batcher, CascadeBatcher, Crops
 from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
@@ -138,9 +138,14 @@ class Runtime:
 
         Raises:
             OverloadedError: the queue is full.
+            DeviceError: the GPU has failed; the worker is about to end.
         """
         with tracing.phase(scope, "score"):
-            scores = await self.batcher.submit(decoded.crops)
+            try:
+                scores = await self.batcher.submit(decoded.crops)
+            except DeviceError as error:
+                processes.end_soon(error.message)
+                raise
         metrics.scored(scores)
         return scores
 

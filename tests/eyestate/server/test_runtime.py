@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 
 from eyestate.arrays import Pixels
+from eyestate.errors import DeviceError
 from eyestate.images import decode
-from eyestate.server import runtime
+from eyestate.server import processes, runtime
 from eyestate.server.runtime import Decoded, Runtime
 from tests.images import encoded
 
@@ -87,3 +89,27 @@ def test_decoding_stops_when_the_request_has_ended(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(runtime, "decode", slow)
     asyncio.run(leave())  # waits for the thread, which would take 50 s
     assert begun < 100
+
+
+def test_a_worker_whose_gpu_has_failed_answers_and_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The supervisor then starts another, which uses the CPU if the GPU is gone."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(processes, "_ANSWER_SECONDS", 0.01)
+
+    async def submit(_: object) -> None:
+        raise DeviceError("the GPU has failed (unspecified launch failure)")
+
+    async def score() -> None:
+        nothing = cast("Any", SimpleNamespace(submit=submit))
+        service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+        with pytest.raises(DeviceError):
+            await service.score({"type": "http"}, Decoded(np.zeros((1, 8, 8), np.uint8), {}, None))
+        assert not ended, "the answer is still to be sent"
+        await asyncio.sleep(0.05)
+
+    asyncio.run(score())
+    assert ended == [1]
+    assert caplog.messages == ["the worker ends: the GPU has failed (unspecified launch failure)"]
