@@ -92,6 +92,9 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = Field(
         (), description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed"
     )
+    grpc_port: int | None = Field(
+        None, ge=1, le=65_535, description="port for the inference protocol over gRPC; without it there is none"
+    )
     log_level: Annotated[LogLevel, _AnyCase] = Field(
         "info", description="`info` logs refused requests, `debug` every request"
     )

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +27,7 @@ from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import open_batcher
 from eyestate.server.edge import Edge
 from eyestate.server.face_pool import FacePool
+from eyestate.server.hosts import listening_addresses
 from eyestate.server.lifecycle import graceful_shutdown
 from eyestate.server.metrics import CONTENT_TYPE, Monitor
 from eyestate.server.openinference import routes as openinference
@@ -34,6 +35,9 @@ from eyestate.server.responses import ResponseWriter, error_response
 from eyestate.server.routing import Api, Route, RoutingTable, Target
 from eyestate.server.runtime import Runtime
 from eyestate.settings import Settings
+
+if TYPE_CHECKING:
+    from eyestate.server.openinference.grpc_server import GrpcServer
 
 log = logging.getLogger("eyestate")
 
@@ -157,10 +161,13 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
             asyncio.create_task(edge.enforce_deadlines()),
             asyncio.create_task(monitor.publish_regularly()),
         ]
+        grpc_server = await _start_grpc(app, settings) if settings.grpc_port else None
         gc.collect()
         gc.freeze()  # exempt what stays for good from collections, which would stop requests for 0.1 s
         with graceful_shutdown(edge, settings.drain):
             yield
+        if grpc_server:
+            await grpc_server.stop()
         for task in background_tasks:
             task.cancel()
         await asyncio.gather(*background_tasks, return_exceptions=True)
@@ -188,6 +195,21 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
     edge = Edge(find, fallback, timeout=settings.timeout, keys=keys)
     app.state.edge = edge
     return cors.shared(edge, settings.allowed_origins) if settings.allowed_origins else edge
+
+
+async def _start_grpc(app: Starlette, settings: Settings) -> GrpcServer:
+    """The gRPC server of this process, on the addresses of its HTTP server."""
+    from eyestate.server.openinference.grpc_server import GrpcServer  # noqa: PLC0415  # 14 MB that few need
+
+    addresses = [f"[{address}]" if ":" in address else address for address in listening_addresses()]
+    server = GrpcServer(
+        app.state.runtime,
+        app.state.edge,
+        [f"{address}:{settings.grpc_port}" for address in addresses or ["127.0.0.1"]],
+        settings.timeout,
+    )
+    await server.start()
+    return server
 
 
 def _face_pool(settings: Settings) -> FacePool | None:

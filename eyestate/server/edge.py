@@ -12,7 +12,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
@@ -151,7 +152,7 @@ class Edge:
     async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
         try:
             if not target.operational:
-                self._admit(request, key)
+                self._admit(request.upload.client, key)
             return await target.endpoint(Request(request.scope, request.receive))
         except EyestateError as error:
             return _error_response(target, error)
@@ -168,8 +169,32 @@ class Edge:
         finally:
             request.unwatch()
 
-    def _admit(self, request: _ActiveRequest, key: bytes) -> None:
-        self._places.check(request.upload.client)
+    @contextmanager
+    def admitted(self, client: str, key: bytes, size: int = 0) -> Iterator[None]:
+        """Work for a request that came over another protocol than HTTP, all of it, with the rights and limits of HTTP.
+
+        Args:
+            client: the address that it comes from.
+            key: its API key.
+            size: its bytes.
+
+        Raises:
+            RequestError: it is not let in.
+        """
+        upload = Upload(client, self._places)
+        budgeted: Scope = {}
+        self._admit(client, key)
+        try:
+            self._bodies.take(budgeted, size)
+            upload.expect()
+            upload.arrived(size, complete=True)
+            yield
+        finally:
+            self._bodies.release(budgeted)
+            self._places.leave(upload)
+
+    def _admit(self, client: str, key: bytes) -> None:
+        self._places.check(client)
         if self.rejecting:
             raise DrainingError("the service is stopping; send the request again, to another instance")
         if self._keys and not self._keys.accept(key):

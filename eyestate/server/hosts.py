@@ -63,8 +63,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def listens_on_loopback() -> bool:
-    """Whether this process listens, and on loopback addresses only."""
+def listening_addresses() -> list[str]:
+    """The IP addresses on which this process listens."""
     addresses = []
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
@@ -74,6 +74,12 @@ def listens_on_loopback() -> bool:
         if listening.family in (socket.AF_INET, socket.AF_INET6) and listening.getsockopt(
             socket.SOL_SOCKET, socket.SO_ACCEPTCONN
         ):
-            addresses.append(ipaddress.ip_address(listening.getsockname()[0]))
+            addresses.append(listening.getsockname()[0])
         listening.detach()
-    return bool(addresses) and all(address.is_loopback for address in addresses)
+    return addresses
+
+
+def listens_on_loopback() -> bool:
+    """Whether this process listens, and on loopback addresses only."""
+    addresses = listening_addresses()
+    return bool(addresses) and all(ipaddress.ip_address(address).is_loopback for address in addresses)

@@ -21,9 +21,10 @@ from starlette.responses import Response
 
 from eyestate import __version__
 from eyestate.bundle import Card
-from eyestate.errors import EyestateError, NotFoundError
+from eyestate.errors import EyestateError
 from eyestate.media_types import JSON, OCTET_STREAM
 from eyestate.server import uploads
+from eyestate.server.openinference.description import INPUTS, OUTPUTS, PLATFORM, check_model
 from eyestate.server.openinference.schema import (
     ModelMetadata,
     ModelReady,
@@ -31,7 +32,6 @@ from eyestate.server.openinference.schema import (
     ServerLive,
     ServerMetadata,
     ServerReady,
-    TensorMetadata,
 )
 from eyestate.server.openinference.tensors import JSON_LENGTH, read, write
 from eyestate.server.routing import Api, Endpoint, Route
@@ -72,15 +72,9 @@ async def model_metadata(request: Request) -> Response:
         ModelMetadata(
             name=manifest.name,
             versions=[manifest.version],
-            platform="onnxruntime_onnx",
-            inputs=[
-                TensorMetadata(name="crops", datatype="UINT8", shape=[-1, -1, -1]),
-                TensorMetadata(name="images", datatype="BYTES", shape=[-1]),
-            ],
-            outputs=[
-                TensorMetadata(name="score", datatype="FP32", shape=[-1]),
-                TensorMetadata(name="state", datatype="BYTES", shape=[-1]),
-            ],
+            platform=PLATFORM,
+            inputs=list(INPUTS),
+            outputs=list(OUTPUTS),
         )
     )
 
@@ -138,12 +132,7 @@ def _manifest(request: Request) -> Card:
     """
     runtime: Runtime = request.app.state.runtime
     manifest = runtime.scorer.manifest
-    name, version = request.path_params["name"], request.path_params.get("version", manifest.version)
-    if (name, version) != (manifest.name, manifest.version):
-        raise NotFoundError(
-            f"there is no model {name!r} in version {version!r}; "
-            f"the model served is {manifest.name!r} in version {manifest.version!r}"
-        )
+    check_model(manifest, request.path_params["name"], request.path_params.get("version", manifest.version))
     return manifest
 
 

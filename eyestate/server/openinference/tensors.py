@@ -19,7 +19,6 @@ from eyestate.server.openinference import numbers
 from eyestate.server.openinference.schema import (
     BinaryPart,
     CropsInput,
-    ImagesInput,
     InferenceRequest,
     InferenceResponse,
     RequestedOutput,
@@ -34,10 +33,13 @@ MAX_JSON_VALUES: Final = 65_536  # and nothing else runs for at most 20 ms while
 _STRUCTURE: Final = (b"[", b"{", b",", b":")  # one of these before each value
 _LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
 _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
-_ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
+ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
 
 
-def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[Pixels | list[Encoded]]]:
+Content = Pixels | list[Encoded]  # of an input: crops, or encoded images
+
+
+def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[Content]]:
     """What a body asks for.
 
     Args:
@@ -57,7 +59,9 @@ def read(body: bytes, json_length: str | None) -> tuple[InferenceRequest, list[P
     asked = _parsed(document)
     parts = _binary_parts(asked, memoryview(body)[split:])
     return asked, [
-        _crops(tensor, part, arrays) if isinstance(tensor, CropsInput) else _images(tensor, part)
+        pixels(tensor.shape, _numbers(tensor.data or [], arrays) if part is None else part)
+        if isinstance(tensor, CropsInput)
+        else files(tensor.shape, _from_base64(tensor.data or []) if part is None else elements(part))
         for tensor, part in zip(asked.inputs, parts, strict=True)
     ]
 
@@ -78,13 +82,24 @@ def _parsed(document: bytes) -> InferenceRequest:
     if sum(map(document.count, _STRUCTURE)) > MAX_JSON_VALUES:
         raise BodyTooLargeError(f"the JSON has more than {MAX_JSON_VALUES:,} values besides the numbers of tensors")
     try:
-        asked = InferenceRequest.model_validate(from_json(document))
+        members = from_json(document)
+    except ValueError as error:
+        raise InferenceRequestError(f"the {len(document)} bytes that should be JSON are not: {error}") from None
+    return validated(members)
+
+
+def validated(members: Any) -> InferenceRequest:
+    """A request, of the members that its JSON has.
+
+    Raises:
+        RequestError: it is not what the protocol prescribes, or over a limit.
+    """
+    try:
+        asked = InferenceRequest.model_validate(members)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, fault["loc"])) or "the request"
         raise InferenceRequestError(f"{where}: {fault['msg'][:200]}") from None
-    except ValueError as error:
-        raise InferenceRequestError(f"the {len(document)} bytes that should be JSON are not: {error}") from None
     for tensors in (asked.inputs, asked.outputs):
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise InferenceRequestError(f"'{tensors[0].name}' is there twice")
@@ -114,15 +129,31 @@ def _binary_parts(asked: InferenceRequest, binary: memoryview) -> list[memoryvie
     return parts
 
 
-def _crops(tensor: CropsInput, binary: memoryview | None, arrays: list[bytes]) -> Pixels:
-    shape = tensor.shape
+def pixels(shape: list[int], content: bytes | memoryview) -> Pixels:
+    """The tensor ``crops``: uint8 (N, height, width) or (N, height, width, 3), a view of its content.
+
+    Raises:
+        InferenceRequestError: the shape is another, or not that of the content.
+        ImageError: the crops are smaller or larger than an image may be.
+    """
     if shape[3:] not in ([], [3]):
         raise InferenceRequestError(f"the shape of 'crops' is {shape}; of four dimensions the last must be 3")
     check_size(width=shape[2], height=shape[1])
-    pixels = np.frombuffer(_numbers(tensor.data or [], arrays) if binary is None else binary, np.uint8)
-    if pixels.size != math.prod(shape):
-        raise InferenceRequestError(f"the shape of 'crops' is {shape}, but it has {pixels.size} elements")
-    return pixels.reshape(shape)
+    crops = np.frombuffer(content, np.uint8)
+    if crops.size != math.prod(shape):
+        raise InferenceRequestError(f"the shape of 'crops' is {shape}, but it has {crops.size} elements")
+    return crops.reshape(shape)
+
+
+def files(shape: list[int], images: list[Encoded]) -> list[Encoded]:
+    """The tensor ``images``: N encoded images.
+
+    Raises:
+        InferenceRequestError: the shape says another number.
+    """
+    if len(images) != shape[0]:
+        raise InferenceRequestError(f"the shape of 'images' is {shape}, but it has {len(images)} elements")
+    return images
 
 
 def _numbers(data: list[Any], arrays: list[bytes]) -> bytes:
@@ -132,13 +163,6 @@ def _numbers(data: list[Any], arrays: list[bytes]) -> bytes:
         return numbers.parse(arrays[place])
     except (TypeError, ValueError, IndexError):
         raise InferenceRequestError("the data of 'crops' must be whole numbers from 0 to 255, flat or nested") from None
-
-
-def _images(tensor: ImagesInput, binary: memoryview | None) -> list[Encoded]:
-    files = _from_base64(tensor.data or []) if binary is None else _elements(binary)
-    if len(files) != tensor.shape[0]:
-        raise InferenceRequestError(f"the shape of 'images' is {tensor.shape}, but it has {len(files)} elements")
-    return files
 
 
 def _from_base64(data: list[str]) -> list[Encoded]:
@@ -151,18 +175,22 @@ def _from_base64(data: list[str]) -> list[Encoded]:
     return files
 
 
-def _elements(binary: memoryview) -> list[Encoded]:
-    """The elements of a BYTES tensor: each has its length before it."""
-    elements: list[Encoded] = []
+def elements(binary: memoryview) -> list[Encoded]:
+    """The elements of a binary BYTES tensor: each has its length before it.
+
+    Raises:
+        InferenceRequestError: the last one is cut off.
+    """
+    found: list[Encoded] = []
     start = 0
     while start < len(binary):
         length = int.from_bytes(binary[start : start + _LENGTH_BYTES], "little")
         start += _LENGTH_BYTES
         if start + length > len(binary):
-            raise InferenceRequestError(f"element {len(elements)} of 'images' goes beyond the tensor's binary data")
-        elements.append(binary[start : start + length])
+            raise InferenceRequestError(f"element {len(found)} of 'images' goes beyond the tensor's binary data")
+        found.append(binary[start : start + length])
         start += length
-    return elements
+    return found
 
 
 def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[State]) -> tuple[bytes, bytes]:
@@ -176,7 +204,7 @@ def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[
     """
     outputs: list[ScoreOutput | StateOutput] = []
     parts = []
-    for wanted in asked.outputs or _ALL_OUTPUTS:
+    for wanted in asked.outputs or ALL_OUTPUTS:
         binary = wanted.parameters.binary_data
         if binary is None:
             binary = asked.parameters.binary_data_output
@@ -190,12 +218,22 @@ def write(asked: InferenceRequest, manifest: Card, scores: Scores, states: list[
 def _score(scores: Scores, binary: bool) -> tuple[ScoreOutput, bytes]:
     if not binary:
         return ScoreOutput(shape=[len(scores)], data=scores.tolist()), b""
-    part = scores.astype("<f4").tobytes()
+    part = binary_scores(scores)
     return ScoreOutput(shape=[len(scores)], parameters=BinaryPart(binary_data_size=len(part))), part
 
 
 def _state(states: list[State], binary: bool) -> tuple[StateOutput, bytes]:
     if not binary:
         return StateOutput(shape=[len(states)], data=states), b""
-    part = b"".join([_AS_ELEMENT[state] for state in states])
+    part = binary_states(states)
     return StateOutput(shape=[len(states)], parameters=BinaryPart(binary_data_size=len(part))), part
+
+
+def binary_scores(scores: Scores) -> bytes:
+    """Scores, float32 (N,), as a binary FP32 tensor."""
+    return scores.astype("<f4").tobytes()
+
+
+def binary_states(states: list[State]) -> bytes:
+    """States as a binary BYTES tensor."""
+    return b"".join([_AS_ELEMENT[state] for state in states])
