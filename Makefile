@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom audit train record lock clean
+.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom release audit train record lock clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -71,6 +71,9 @@ image-test: $(VENV)/.dev ## Build the image, run it unprivileged and read-only, 
 
 sbom: $(VENV)/.dev ## Write the image's SBOM (CycloneDX) to dist/ (TARGET=cpu or cuda)
 	$(BIN)/python -m tools.container sbom $(TARGET)
+
+release: $(VENV)/.dev ## Make all that a version is published as in dist/, with the images of TARGET (cpu), checksums and signatures
+	$(BIN)/python -m tools.release $(TARGET)
 
 audit: $(VENV)/.dev ## Check every pinned package for known vulnerabilities; fails if there is one or PyPI is unreachable
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off $(foreach set,serve serve-gpu dev,-r requirements/$(set).txt)

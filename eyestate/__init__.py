@@ -15,7 +15,7 @@ from eyestate.errors import EyestateError
 if TYPE_CHECKING:
     from eyestate.scorer import Scorer, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["EyestateError", "Scorer", "__version__", "load"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,13 +121,10 @@ def summary(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _write_sbom(engine: Engine, image: str) -> int:
     """Write the SBOM of an image and return the number of its components."""
-    path = PROJECT / "dist" / f"{image.replace(':', '-')}.cdx.json"
-    with tempfile.TemporaryDirectory() as folder:
-        engine.extract(image, Path(folder), sbom.is_relevant)
-        bom = sbom.build_bom(Path(folder), image, engine.config(image))
-    sbom.write_bom(bom, path)
-    click.echo(f"{path.relative_to(PROJECT)}: {len(bom.components)} components, valid CycloneDX 1.6")
-    return len(bom.components)
+    path = sbom.write_image_bom(engine, image, PROJECT / "dist")
+    components = len(json.loads(path.read_bytes())["components"])
+    click.echo(f"{path.relative_to(PROJECT)}: {components} components, valid CycloneDX 1.6")
+    return components
 
 
 def _outcome(held: bool, found: str) -> str:

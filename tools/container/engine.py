@@ -108,6 +108,17 @@ class Engine:
                 size += len(compressor.compress(chunk))
         return size + len(compressor.flush())
 
+    def save(self, image: str, archive: Path) -> None:
+        """Write an image to a file that docker and podman can load.
+
+        Raises:
+            ImageError: it failed.
+        """
+        if self.name == "buildah":
+            self("push", image, f"docker-archive:{archive}:{image}")
+        else:
+            self("image", "save", "--output", str(archive), image)
+
     def extract(self, image: str, folder: Path, wanted: Callable[[str], bool]) -> None:
         """Copy files of an image into a folder.
 

@@ -1,11 +1,19 @@
-"""The software bill of materials of an image, read from its files, as CycloneDX."""
+"""Software bills of materials as CycloneDX: cyclonedx-py lists the Python packages, this module what it cannot know.
+
+That is Debian's packages, an interpreter that was built from source, and the models.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
 from collections.abc import Iterable, Iterator
 from email.parser import HeaderParser
-from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +27,16 @@ from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
+from eyestate import __version__
 from eyestate.atomic import write_atomically
 from eyestate.bundle import Bundle, load_model
 from eyestate.mtcnn import DESCRIPTION, Description
-from tools.container.engine import Config, ImageError
+from tools.container.engine import Config, Engine, ImageError
 
 _STATUS: Final = "var/lib/dpkg/status"
 _RELEASE: Final = "usr/lib/os-release"
 _METADATA: Final = ".dist-info/METADATA"
-_LONGEST_NAME: Final = 100  # characters; anything longer is a licence's full text
 
 
 def is_relevant(path: str) -> bool:
@@ -38,7 +44,7 @@ def is_relevant(path: str) -> bool:
     return path in (_STATUS, _RELEASE) or path.startswith("models/") or path.endswith(_METADATA)
 
 
-def build_bom(root: Path, name: str, config: Config) -> Bom:
+def image_bom(root: Path, name: str, config: Config) -> Bom:
     """The contents of an image: Python and its packages, Debian's packages, the models.
 
     Args:
@@ -46,7 +52,6 @@ def build_bom(root: Path, name: str, config: Config) -> Bom:
         name: of the image, ``name:tag``.
         config: of the image.
     """
-    bom = Bom()
     repository, _, version = name.partition(":")
     image = Component(
         type=ComponentType.CONTAINER,
@@ -56,16 +61,38 @@ def build_bom(root: Path, name: str, config: Config) -> Bom:
         licenses=_spdx([config.labels.get("org.opencontainers.image.licenses", "")]),
         properties=[Property(name=key, value=value) for key, value in config.labels.items() if value],
     )
-    bom.metadata.component = image
-    python = _python_packages(root)
-    others = [*_interpreter(config), *_debian_packages(root), *_models(root)]
-    bom.components.update(component for component, _ in python.values())
-    bom.components.update(others)
-    bom.register_dependency(image, [component for component, _ in python.values()] + others)
-    for component, requires in python.values():
-        needs = (python.get(canonicalize_name(requirement.name)) for requirement in requires)
-        bom.register_dependency(component, [found[0] for found in needs if found])
-    return bom
+    others = [*_interpreter(config), *_debian_packages(root), *_models(root / "models")]
+    return _completed(_installed(root), image, others)
+
+
+def release_bom(requirements: Path, models: Path) -> Bom:
+    """What a wheel or a bento is served with: the pinned packages, and the models.
+
+    Args:
+        requirements: the pins.
+        models: the folder of the models.
+    """
+    release = Component(
+        type=ComponentType.APPLICATION,
+        name="eyestate",
+        version=__version__,
+        bom_ref="release",
+        licenses=_spdx(["Apache-2.0"]),
+    )
+    return _completed(_cyclonedx("requirements", str(requirements)), release, list(_models(models)))
+
+
+def write_image_bom(engine: Engine, image: str, folder: Path) -> Path:
+    """Write the SBOM of an image to a folder, and return the file.
+
+    Raises:
+        ImageError: there is no such image, or the SBOM violates the schema.
+    """
+    path = folder / f"{image.replace(':', '-')}.cdx.json"
+    with tempfile.TemporaryDirectory() as root:
+        engine.extract(image, Path(root), is_relevant)
+        write_bom(image_bom(Path(root), image, engine.config(image)), path)
+    return path
 
 
 def write_bom(bom: Bom, path: Path) -> None:
@@ -80,36 +107,38 @@ def write_bom(bom: Bom, path: Path) -> None:
     write_atomically(path, text + "\n")
 
 
-def _python_packages(root: Path) -> dict[str, tuple[Component, list[Requirement]]]:
-    found = {}
-    folders = {str(path.parents[1]) for path in root.rglob("*") if path.as_posix().endswith(_METADATA)}
-    for distribution in distributions(path=sorted(folders)):
-        metadata = distribution.metadata
-        name = canonicalize_name(metadata["Name"])
-        component = Component(
-            type=ComponentType.LIBRARY,
-            name=name,
-            version=distribution.version,
-            bom_ref=f"pypi:{name}=={distribution.version}",
-            description=next(iter(metadata.get_all("Summary", [])), None),
-            purl=PackageURL("pypi", None, name, distribution.version),
-            licenses=_spdx(_declared(distribution)),
-        )
-        requires = map(Requirement, distribution.requires or ())
-        found[str(name)] = component, [one for one in requires if not one.marker or one.marker.evaluate({"extra": ""})]
-    return found
+def _completed(bom: Bom, subject: Component, others: Iterable[Component]) -> Bom:
+    """A bill with its subject, which depends on all in it."""
+    bom.metadata.component = subject
+    bom.components.update(others)
+    bom.register_dependency(subject, bom.components)
+    return bom
 
 
-def _declared(distribution: Distribution) -> Iterator[str]:
-    """A package's licence from its metadata, in the newest of the three formats present."""
-    metadata = distribution.metadata
-    classifiers = [one for one in metadata.get_all("Classifier", []) if one.startswith("License ::")]
-    if expressions := metadata.get_all("License-Expression"):
-        yield from expressions
-    elif classifiers:
-        yield from (one.rpartition(" :: ")[2] for one in classifiers)
-    else:
-        yield from (text.splitlines()[0][:_LONGEST_NAME] for text in metadata.get_all("License", []) if text)
+def _installed(root: Path) -> Bom:
+    """The Python packages whose metadata lie below a folder, as if they were installed in one environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, symlinks=True)
+        (packages,) = Path(folder).glob("lib/python3*/site-packages")
+        for metadata in root.rglob(f"*{_METADATA}"):
+            shutil.copytree(metadata.parent, packages / metadata.parent.name)
+        return _cyclonedx("environment", folder)
+
+
+def _cyclonedx(*arguments: str) -> Bom:
+    """What cyclonedx-py says."""
+    command = [
+        sys.executable,
+        "-m",
+        "cyclonedx_py",
+        *arguments,
+        "--output-reproducible",
+        "--no-validate",
+        "--sv",
+        "1.6",
+    ]
+    bom: Bom = Bom.from_json(json.loads(subprocess.check_output(command)))  # type: ignore[attr-defined]  # noqa: S603
+    return bom
 
 
 def _spdx(declared: Iterable[str]) -> list[License]:
@@ -161,8 +190,8 @@ def _debian_packages(root: Path) -> Iterator[Component]:
         )
 
 
-def _models(root: Path) -> Iterator[Component]:
-    for path in sorted((root / "models").glob("*/manifest.json")):
+def _models(folder: Path) -> Iterator[Component]:
+    for path in sorted(folder.glob("*/manifest.json")):
         model = load_model(path.parent)
         manifest = model.manifest
         if isinstance(model, Bundle):
@@ -181,7 +210,7 @@ def _models(root: Path) -> Iterator[Component]:
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=manifest.sha256)],
             properties=data,
         )
-    for path in sorted((root / "models").glob(f"*/{DESCRIPTION}")):
+    for path in sorted(folder.glob(f"*/{DESCRIPTION}")):
         detector = Description.model_validate_json(path.read_bytes())
         for network in detector.networks:
             with (path.parent / f"{network}.onnx").open("rb") as file:

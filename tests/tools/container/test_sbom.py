@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -68,18 +69,18 @@ def config() -> Config:
 
 def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_path: Path) -> None:
     path = tmp_path / "dist" / "bill.cdx.json"
-    sbom.write_bom(sbom.build_bom(root, "eyestate:1.0-cpu", config), path)
+    sbom.write_bom(sbom.image_bom(root, "eyestate:1.0-cpu", config), path)
     bill = json.loads(path.read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     assert (bill["metadata"]["component"]["type"], bill["metadata"]["component"]["version"]) == ("container", "1.0-cpu")
 
     components = {component["name"]: component for component in bill["components"]}
     detector = {"mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet"}
-    assert set(components) == {"web-server", "parser", "libssl3", "python", "brightness"} | detector
+    assert set(components) == {"Web_Server", "parser", "libssl3", "python", "brightness"} | detector
     assert components["mtcnn-pnet"]["licenses"][0]["license"]["id"] == "MIT"
-    assert components["web-server"]["purl"] == "pkg:pypi/web-server@2.0"
-    assert components["web-server"]["licenses"][0]["license"]["id"] == "MIT"
-    assert components["parser"]["licenses"][0]["license"]["name"] == "BSD License"
+    assert components["Web_Server"]["purl"] == "pkg:pypi/web-server@2.0"
+    assert components["Web_Server"]["licenses"][0]["license"]["id"] == "MIT"
+    assert components["parser"]["licenses"][0]["license"]["name"].endswith("BSD License")
     assert components["libssl3"]["purl"].startswith("pkg:deb/debian/libssl3@3.0.1-1%2Bdeb12u1?")
     assert "upstream=openssl" in components["libssl3"]["purl"]
     model = components["brightness"]
@@ -88,7 +89,7 @@ def test_python_debian_and_models_are_listed(root: Path, config: Config, tmp_pat
     assert model["hashes"] == [{"alg": "SHA-256", "content": digest}]
 
     needs = {entry["ref"]: entry.get("dependsOn", []) for entry in bill["dependencies"]}
-    assert needs["pypi:web-server==2.0"] == ["pypi:parser==1.5"]
+    assert needs["Web_Server==2.0"] == ["parser==1.5"]
     assert len(needs["image"]) == len(components)
 
 
@@ -96,13 +97,25 @@ def test_models_that_ship_are_listed(root: Path, config: Config) -> None:
     shutil.copytree(PROJECT / "models", root / "models", dirs_exist_ok=True)
     models = {
         component.name: component.hashes[0].content
-        for component in sbom.build_bom(root, "eyestate:1.0-cpu", config).components
+        for component in sbom.image_bom(root, "eyestate:1.0-cpu", config).components
         if component.bom_ref.value and component.bom_ref.value.startswith("model:")
     }
     shipped = [load_model(path.parent).manifest for path in (PROJECT / "models").glob("*/manifest.json")]
     assert DEFAULT_MODEL in models
     for manifest in shipped:
         assert models[manifest.name] == manifest.sha256
+
+
+def test_pinned_packages_and_models_of_a_release_are_listed(tmp_path: Path) -> None:
+    requirements = PROJECT / "requirements" / "serve.txt"
+    sbom.write_bom(sbom.release_bom(requirements, PROJECT / "models"), tmp_path / "bill.cdx.json")
+    bill = json.loads((tmp_path / "bill.cdx.json").read_text())
+    names = [component["name"] for component in bill["components"]]
+    pinned = re.findall(r"^([\w.-]+)==", requirements.read_text(), re.MULTILINE)
+    assert set(pinned) < set(names)
+    assert {DEFAULT_MODEL, "mtcnn-pnet"} < set(names)
+    subject, *_ = (entry for entry in bill["dependencies"] if entry["ref"] == "release")
+    assert len(subject["dependsOn"]) == len(names)
 
 
 def test_only_relevant_files_are_extracted() -> None:
