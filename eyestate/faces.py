@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -60,8 +61,13 @@ class Found:
     detecting: float
 
 
-def find(detector: FaceDetector, photo: bytes) -> Found:
+def find(detector: FaceDetector, photo: bytes, is_cancelled: Callable[[], bool] = lambda: False) -> Found:
     """Find the faces and eyes in an encoded photo.
+
+    Args:
+        detector: finds the faces.
+        photo: JPEG, PNG, WebP or BMP.
+        is_cancelled: as of ``FaceDetector.detect``.
 
     Raises:
         ImageError: it cannot be decoded; the subclasses say why.
@@ -69,7 +75,7 @@ def find(detector: FaceDetector, photo: bytes) -> Found:
     started = time.perf_counter()
     pixels = decode_rgb(photo)
     decoded = time.perf_counter()
-    faces = detector.detect(pixels)
+    faces = detector.detect(pixels, is_cancelled)
     height, width, _ = pixels.shape
     eyes: list[Eyes] = []
     crops: list[Pixels] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -132,7 +132,7 @@ class FaceDetector:
         except FileNotFoundError as error:
             raise DetectorError(f"the face detector is incomplete: {error.filename} is missing") from None
 
-    def detect(self, photo: Pixels) -> list[Face]:
+    def detect(self, photo: Pixels, is_cancelled: Callable[[], bool] = lambda: False) -> list[Face]:
         """The faces in a photo, largest first, at most ``MAX_FACES``.
 
         The search covers faces from ``smallest_face`` pixels; smaller ones may be found too, down to ``MIN_FACE``.
@@ -140,18 +140,21 @@ class FaceDetector:
 
         Args:
             photo: upright RGB, uint8 (height, width, 3).
+            is_cancelled: asked after each step whether the faces are still wanted; where not, none are found.
         """
         shrunk = _Shrunk(photo)
-        boxes = self._proposed(shrunk)
-        boxes = self._refined(shrunk, boxes) if len(boxes) else boxes
-        faces = self._decided(shrunk, boxes) if len(boxes) else []
+        boxes = self._proposed(shrunk, is_cancelled)
+        boxes = self._refined(shrunk, boxes) if len(boxes) and not is_cancelled() else boxes[:0]
+        faces = self._decided(shrunk, boxes) if len(boxes) and not is_cancelled() else []
         large = [face for face in faces if max(face.box.width, face.box.height) >= MIN_FACE]
         return sorted(large, key=lambda face: face.box.width * face.box.height, reverse=True)[:MAX_FACES]
 
-    def _proposed(self, shrunk: _Shrunk) -> Floats:
+    def _proposed(self, shrunk: _Shrunk, is_cancelled: Callable[[], bool]) -> Floats:
         """P-Net's candidates: square boxes with a part in the photo, float32 (N, 4)."""
         boxes, scores = [np.empty((0, 4), np.float32)], [np.empty(0, np.float32)]
         for scale in scales(shrunk.width, shrunk.height):
+            if is_cancelled():
+                break
             size = int(shrunk.width * scale + 1), int(shrunk.height * scale + 1)
             level = shrunk.patch((0, 0, shrunk.width, shrunk.height), size)
             confidence, offsets = self._run("pnet", level[np.newaxis])

@@ -190,11 +190,14 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
 
     def find(scope: Scope) -> Target | None:
         scope["app"] = app
+        if scope["method"] == "OPTIONS" and sharing and (target := sharing.preflight(scope)):
+            return target
         return _ROUTES.find(scope)
 
     edge = Edge(find, fallback, timeout=settings.timeout, keys=keys)
     app.state.edge = edge
-    return cors.shared(edge, settings.allowed_origins) if settings.allowed_origins else edge
+    sharing = cors.Sharing(edge, settings.allowed_origins) if settings.allowed_origins else None
+    return sharing or edge
 
 
 async def _start_grpc(app: Starlette, settings: Settings) -> GrpcServer:

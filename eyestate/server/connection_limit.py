@@ -1,4 +1,4 @@
-"""How many connections a worker holds open, and which of them goes first when there are too many."""
+"""How many connections a worker holds open, in all and of one address, and which of them goes first."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ _LOG_SECONDS: Final = 10.0
 class Closable(Protocol):
     """A connection."""
 
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+
     def give_way(self) -> None:
         """Close it."""
 
 
 class ConnectionLimit:
     """Closes a connection for each that is over the limit: the one that is idle longest.
+
+    One address gets three quarters of the connections; for each more, one of its own is closed.
 
     Without file descriptors, new clients would be cut off silently: libuv accepts their connections and closes them.
     """
@@ -38,6 +44,7 @@ class ConnectionLimit:
         self._end_slowest_upload = end_slowest_upload
         self._limit = limit
         self._open = 0
+        self._of_address: dict[str, int] = {}
         self._idle: dict[Closable, None] = {}  # those idle longest first
         self._closed = 0
         self._logged = -_LOG_SECONDS
@@ -46,14 +53,23 @@ class ConnectionLimit:
         """Count a new connection, which is idle until ``busy``, and make room for it."""
         if self._limit is None:  # at the first one, when the service has opened what it needs
             self._limit = _affordable()
+        address = connection.address
+        own = self._of_address.get(address, 0) + 1
         self._open += 1
+        self._of_address[address] = own
         self._idle[connection] = None
-        if self._open > self._limit:
+        if own > self._limit - self._limit // 4:
+            self._close(next(idle for idle in self._idle if idle.address == address))
+        elif self._open > self._limit:
             self._make_room(connection)
 
     def closed(self, connection: Closable) -> None:
         """Count a connection no more."""
+        address = connection.address
         self._open -= 1
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
         self._idle.pop(connection, None)
 
     def busy(self, connection: Closable) -> None:
@@ -67,8 +83,16 @@ class ConnectionLimit:
     def _make_room(self, newest: Closable) -> None:
         longest = next(iter(self._idle))
         if longest is not newest or not self._end_slowest_upload():
-            del self._idle[longest]
-            longest.give_way()
+            self._close(longest)
+        else:
+            self._count()
+
+    def _close(self, connection: Closable) -> None:
+        del self._idle[connection]
+        connection.give_way()
+        self._count()
+
+    def _count(self) -> None:
         self._closed += 1
         now = time.monotonic()
         if now - self._logged > _LOG_SECONDS:

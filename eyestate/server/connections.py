@@ -31,6 +31,7 @@ from eyestate.settings import Settings
 log = logging.getLogger("eyestate.requests")
 
 MAX_HEAD_BYTES: Final = 64 * 2**10
+MAX_PIPELINED: Final = 64  # requests behind one that is not answered yet: thousands fit into one read
 _LINGER_SECONDS: Final = 2.0  # for a rejected client to read the response, while what it sends is discarded
 _LAST_SECONDS: Final = 1.0  # for a request on its way when the server stops
 _VERSIONS: Final = ("1.1", "1.0")
@@ -111,6 +112,11 @@ class Connection(HttpToolsProtocol):
         self._head_timed = False
         self._refused = False
         self._unread: TimerHandle | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the client, or of the proxy next to the service."""
+        return self.client[0] if self.client else ""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head."""
@@ -204,8 +210,10 @@ class Connection(HttpToolsProtocol):
 
         Raises:
             HeadTooLargeError: it is over the limit.
-            MalformedRequestError: it is ambiguous.
+            MalformedRequestError: it is ambiguous, or too many requests wait on this connection already.
         """
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise MalformedRequestError(f"over {MAX_PIPELINED} requests came before the answer to the first of them")
         if self._pending > MAX_HEAD_BYTES:  # may include bytes of the body in the same piece
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeVar
 
 from eyestate.mtcnn import FaceDetector
@@ -33,8 +35,11 @@ class FacePool:
         self._seconds_per_photo = _FIRST_ESTIMATE
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
 
-    async def run(self, detect: Callable[[], Result]) -> Result:
+    async def run(self, detect: Callable[[Callable[[], bool]], Result]) -> Result:
         """Call ``detect`` in a thread once one is free. Cancelling frees the place, once begun when the search ends.
+
+        Args:
+            detect: is given a function that says whether the result is no longer wanted.
 
         Raises:
             OverloadedError: too many photos are waiting.
@@ -44,9 +49,14 @@ class FacePool:
             raise overloaded(f"{self._active:,} photos", wait - self._max_wait)
         loop = asyncio.get_running_loop()
         self._active += 1
-        search = self._pool.submit(_timed, detect)
+        cancelled = threading.Event()
+        search = self._pool.submit(_timed, partial(detect, cancelled.is_set))
         search.add_done_callback(lambda _: self._leave(loop))
-        result, seconds = await asyncio.wrap_future(search)
+        try:
+            result, seconds = await asyncio.wrap_future(search)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
         self._seconds_per_photo = smoothed(self._seconds_per_photo, seconds)
         return result
 

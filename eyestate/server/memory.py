@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -14,20 +15,28 @@ _LARGE_BYTES: Final = 2**20  # above the buffers that every request needs anew, 
 
 
 class Room:
-    """Memory that several threads share for work: who finds too little left waits until others have finished."""
+    """Memory that several threads share for work, first come, first served.
+
+    Who finds too little left waits until others have finished; whoever comes later waits behind, however little it
+    needs, or the small ones that keep coming would never leave room for a large one.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
+        self._queue: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
         """Use that many bytes within the block; what is beyond the limit waits until it is alone."""
-        size = min(size, self._limit)
+        size, ticket = min(size, self._limit), object()
         with self._changed:
-            self._changed.wait_for(lambda: self._used + size <= self._limit)
+            self._queue.append(ticket)
+            self._changed.wait_for(lambda: self._queue[0] is ticket and self._used + size <= self._limit)
+            self._queue.popleft()
             self._used += size
+            self._changed.notify_all()  # there may be room for the next one too
         try:
             yield
         finally:

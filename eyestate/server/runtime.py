@@ -100,7 +100,8 @@ class Runtime:
         """
         if self.face_pool is None:
             raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
-        look = partial(_find, self.face_pool.detector, photo, self.scorer.side, with_quality, with_verdict)
+        detector, side = self.face_pool.detector, self.scorer.side
+        look = partial(_find, detector, photo, side, with_quality=with_quality, with_verdict=with_verdict)
         with tracing.phase(scope, "find"):
             found, decoded, sight = await self.face_pool.run(look)
         self.monitor.decoded(found.decoding, found.crops)
@@ -151,10 +152,16 @@ class Runtime:
 
 
 def _find(
-    detector: FaceDetector, photo: bytes, side: int, with_quality: bool, with_verdict: bool
+    detector: FaceDetector,
+    photo: bytes,
+    side: int,
+    is_cancelled: Callable[[], bool],
+    *,
+    with_quality: bool,
+    with_verdict: bool,
 ) -> tuple[Found, Decoded, verdicts.Sight | None]:
     with WORK.take(header_pixels(photo) * BYTES_PER_PIXEL):
-        found = find(detector, photo)
+        found = find(detector, photo, is_cancelled)
     qualities = quality.assess(found.crops) if with_quality else None
     sight = verdicts.look(found) if with_verdict else None
     return found, Decoded(_waiting(found.crops, side), {}, qualities), sight

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from eyestate.settings import Device
+from loadtests.chaos.hostile import hostile
 from loadtests.chaos.kill import kill
 from loadtests.chaos.overload import overload
 from loadtests.chaos.report import report_run
@@ -90,7 +91,31 @@ def drain_command(*, seconds: float, **service: Any) -> None:
 @click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Requests per second.")
 def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
     """Keep the service busy with valid and invalid requests: its memory must not grow."""
-    attack("soak", lambda server: soak(server, rate=rate, seconds=seconds), {"seconds": seconds, "rate": rate}, service)
+    model = crops.bundle(service["model"]).manifest.name
+    attack(
+        "soak",
+        lambda server: soak(server, model=model, rate=rate, seconds=seconds),
+        {"seconds": seconds, "rate": rate},
+        service,
+    )
+
+
+@main.command("hostile")
+@service_options
+@seconds_option(1_800.0)
+@click.option("--requests", type=click.IntRange(30), default=100_000, show_default=True, help="Hostile ones.")
+@click.option("--rate", type=click.FloatRange(1), default=20.0, show_default=True, help="Good requests per second.")
+@click.option("--timeout", type=click.FloatRange(1), default=10.0, show_default=True, help="EYESTATE_TIMEOUT, seconds.")
+def hostile_command(*, seconds: float, requests: int, rate: float, timeout: float, **service: Any) -> None:
+    """Send hostile requests to all routes beside good ones: each gets one answer, and the good ones hardly notice."""
+    model = crops.bundle(service["model"]).manifest.name
+    attack(
+        "hostile",
+        lambda server: hostile(server, model=model, requests=requests, rate=rate, seconds=seconds, timeout=timeout),
+        {"seconds": seconds, "requests": requests, "rate": rate, "timeout": timeout},
+        service,
+        EYESTATE_TIMEOUT=f"{timeout:g}",
+    )
 
 
 def attack(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any, Final
 
-import numpy as np
-
-from eyestate.media_types import JSON, NPY
 from loadtests.chaos.memory import memory_figures, memory_growth, memory_sampled
-from tools.harness import crops
+from loadtests.chaos.requests import large, mistaken, small
 from tools.harness.claims import Claim
-from tools.harness.load import LoadGenerator, http_request, percentiles_ms, stop_after
+from tools.harness.load import LoadGenerator, percentiles_ms, stop_after
 from tools.harness.outcomes import all_accounted_for, none_lost, only_statuses, request_counts
 from tools.harness.servers import Server
 
@@ -22,18 +18,19 @@ WARM_UP_SHARE: Final = 0.25
 SAMPLES: Final = 600
 
 
-async def soak(server: Server, *, rate: float, seconds: float) -> tuple[dict[str, Any], list[Claim]]:
+async def soak(server: Server, *, model: str, rate: float, seconds: float) -> tuple[dict[str, Any], list[Claim]]:
     """Send requests at a constant rate.
 
     Args:
         server: the service.
+        model: the name of what it serves.
         rate: requests per second, well below its capacity.
         seconds: of load; memory is evaluated after the first quarter.
 
     Returns:
         The figures for the report, and the claims.
     """
-    generator = LoadGenerator(server.port, mix())
+    generator = LoadGenerator(server.port, [*small(model), *large(), *mistaken()])
     stop = asyncio.Event()
     async with memory_sampled(server, every=max(0.5, seconds / SAMPLES)) as samples:
         await asyncio.gather(generator.open_loop(rate, stop), stop_after(seconds, stop))
@@ -48,7 +45,7 @@ async def soak(server: Server, *, rate: float, seconds: float) -> tuple[dict[str
     claims = [
         all_accounted_for(generator),
         none_lost(generator),
-        only_statuses(generator, 200, 415, 422),
+        only_statuses(generator, 200, 400, 404, 415, 422),
         Claim("the generator keeps the rate", f"{generator.held_back} requests held back", generator.held_back == 0),
         Claim(
             f"memory grows by less than {allowed:.1f} MiB after the warm-up",
@@ -57,17 +54,3 @@ async def soak(server: Server, *, rate: float, seconds: float) -> tuple[dict[str
         ),
     ]
     return figures | memory_figures(samples, memory), claims
-
-
-def mix() -> list[bytes]:
-    """Twenty requests: JPEG crops of several sizes, one with image quality, one batch, and two invalid ones."""
-    singles = [http_request("/v1/score", crops.jpeg(crops.eye(side))) for side in (24, 24, 32, 48, 96, 200)]
-    file = io.BytesIO()
-    np.save(file, np.stack([crops.eye()] * 8))
-    others = [
-        http_request("/v1/score?quality=true", crops.jpeg(crops.eye())),
-        http_request("/v1/score/batch", file.getvalue(), NPY, JSON),
-        http_request("/v1/score", b"this is no image"),
-        http_request("/v1/score", crops.jpeg(crops.eye())[:300]),
-    ]
-    return [*singles, *singles[:4], *others[:2], *singles, *others[2:]]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from eyestate.arrays import Pixels
 from eyestate.bundle import models_dir
 from eyestate.errors import DetectorError
 from eyestate.images import MAX_SIDE
@@ -22,6 +23,7 @@ from eyestate.mtcnn import (
     Face,
     FaceDetector,
     Floats,
+    Network,
     clipped,
     scales,
     smallest_face,
@@ -100,6 +102,23 @@ def test_a_face_too_small_to_judge_is_not_looked_for(detector: FaceDetector) -> 
 def test_any_shape(detector: FaceDetector, size: tuple[int, int]) -> None:
     photo = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     assert isinstance(detector.detect(photo), list)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 7])
+def test_a_search_that_nobody_waits_for_ends_with_its_step(
+    detector: FaceDetector, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[str] = []
+    original = FaceDetector._run
+
+    def counted(self: FaceDetector, network: Network, patches: Pixels) -> list[Floats]:
+        run.append(network)
+        return original(self, network, patches)
+
+    monkeypatch.setattr(FaceDetector, "_run", counted)
+    photo = np.asarray(portrait())
+    assert detector.detect(photo, lambda: len(run) >= steps) == []
+    assert len(run) == steps < len(scales(512, 512)) + 2
 
 
 def test_no_more_faces_than_the_limit(detector: FaceDetector) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -48,6 +49,23 @@ def test_a_preflight_of_an_allowed_origin_needs_no_key(shared: httpx.Client, ori
     assert answer.headers["access-control-allow-headers"] == "content-type,x-api-key"
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "Origin" in answer.headers["vary"]
+
+
+def test_preflights_have_ids_and_are_counted(shared: httpx.Client) -> None:
+    def counted(status: int) -> float:
+        series = f'eyestate_requests_total{{route="preflight",status="{status}"}}'
+        lines = shared.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(series))
+
+    before = counted(400)
+    asked = {"origin": OTHER, "access-control-request-method": "POST", "x-request-id": "preflight-1"}
+    assert shared.options("/v1/score", headers=asked).headers["x-request-id"] == "preflight-1"
+    assert "x-request-id" in preflight(shared, ALLOWED).headers
+    deadline = time.monotonic() + 10
+    while counted(400) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert counted(400) == before + 1
+    assert counted(200) > 0
 
 
 def test_a_preflight_of_another_origin_or_for_another_method_is_refused(shared: httpx.Client) -> None:

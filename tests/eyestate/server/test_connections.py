@@ -23,7 +23,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from eyestate.server import connections
 from eyestate.server.connection_limit import ConnectionLimit
-from eyestate.server.connections import MAX_HEAD_BYTES, Connection
+from eyestate.server.connections import MAX_HEAD_BYTES, MAX_PIPELINED, Connection
 from eyestate.server.hosts import AllowedHosts
 from eyestate.server.sending import send_response
 from eyestate.settings import Settings
@@ -104,7 +104,7 @@ class Client:
         self._writer.close()
 
 
-Connect = Callable[[], Awaitable[Client]]
+Connect = Callable[..., Awaitable[Client]]  # from an address, 127.0.0.1 by default
 
 
 @pytest.fixture
@@ -130,8 +130,9 @@ def talk() -> Callable[..., None]:
             serving = asyncio.create_task(server._serve(sockets=[listener]))
             clients: list[Client] = []
 
-            async def connect() -> Client:
-                clients.append(Client(*await asyncio.open_connection(*listener.getsockname())))
+            async def connect(address: str = "127.0.0.1") -> Client:
+                streams = await asyncio.open_connection(*listener.getsockname(), local_addr=(address, 0))
+                clients.append(Client(*streams))
                 return clients[-1]
 
             try:
@@ -361,7 +362,7 @@ def test_too_many_connections_cost_the_one_that_is_idle_longest(talk: Talk, capl
     async def work(application: Application, connect: Connect) -> None:
         busy = await connect()
         await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        clients = [await connect() for _ in range(LIMIT - 1)]
+        clients = [await connect(f"127.0.0.{2 + number % 2}") for number in range(LIMIT - 1)]
         for client in [*clients[1:], clients[0]]:
             await client.send(GET + b"\r\n")
             assert (await client.answer()).status == 200
@@ -377,6 +378,39 @@ def test_too_many_connections_cost_the_one_that_is_idle_longest(talk: Talk, capl
         talk(work)
     (record,) = (record for record in caplog.records if record.getMessage() == "too many connections")
     assert record.__dict__["limit"] == LIMIT
+
+
+def test_one_address_gets_three_quarters_of_the_connections(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        other = await connect("127.0.0.2")
+        greedy = [await connect() for _ in range(LIMIT * 3 // 4)]
+        await greedy[0].send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        newest = [await connect() for _ in range(2)]
+        for client in greedy[1:3]:
+            assert await client.closed() < TIMEOUT / 2
+        for client in (other, *greedy[3:], *newest):
+            await client.send(GET + b"\r\n")
+            assert (await client.answer()).status == 200
+        assert (await greedy[0].answer()).body == b"slow"
+
+    talk(work)
+
+
+def test_a_flood_of_pipelined_requests_ends_the_connection(talk: Talk) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send((GET + b"\r\n") * (MAX_PIPELINED * 10))
+        for _ in range(MAX_PIPELINED + 1):
+            assert (await client.answer()).status == 200
+        assert await client.closed() < TIMEOUT / 2
+        assert len(application.headers) == MAX_PIPELINED + 1
+        patient = await connect()
+        for _ in range(3):
+            await patient.send((GET + b"\r\n") * MAX_PIPELINED)
+            for _ in range(MAX_PIPELINED):
+                assert (await patient.answer()).status == 200
+
+    talk(work)
 
 
 def test_a_host_that_is_not_allowed_is_refused(talk: Talk) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -22,7 +24,7 @@ class TestFacePool:
         together, most = 0, 0
         lock, pair = threading.Lock(), threading.Barrier(2)
 
-        def look() -> int:
+        def look(is_cancelled: Callable[[], bool]) -> int:
             nonlocal together, most
             with lock:
                 together += 1
@@ -47,7 +49,7 @@ class TestFacePool:
 
         async def crowd() -> list[bool | BaseException]:
             pool = FacePool(NoDetector(), threads=1, max_wait=0.35)  # of photos that are thought to take 0.1 s
-            tasks = [asyncio.ensure_future(pool.run(lambda: go.wait(10))) for _ in range(6)]
+            tasks = [asyncio.ensure_future(pool.run(lambda _: go.wait(10))) for _ in range(6)]
             await asyncio.sleep(0)
             go.set()
             try:
@@ -62,20 +64,20 @@ class TestFacePool:
         assert refused[0].retry_after == 1
 
     def test_a_search_that_goes_on_keeps_its_place(self) -> None:
-        """A thread cannot be stopped: who comes next must not be told that it were free."""
+        """A thread stops at the end of a step only: who comes next must not be told that it were free."""
         go = threading.Event()
 
         async def impatient() -> None:
             pool = FacePool(NoDetector(), threads=1, max_wait=0.05)  # less than a photo is thought to take
-            first = asyncio.ensure_future(pool.run(lambda: go.wait(10)))
+            first = asyncio.ensure_future(pool.run(lambda _: go.wait(10)))
             await asyncio.sleep(0.05)
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
             with pytest.raises(OverloadedError):
-                await pool.run(lambda: None)
+                await pool.run(lambda _: None)
             go.set()
             await asyncio.sleep(0.1)
-            await pool.run(lambda: None)
+            await pool.run(lambda _: None)
             pool.close()
 
         asyncio.run(impatient())
@@ -85,21 +87,42 @@ class TestFacePool:
 
         async def impatient() -> None:
             pool = FacePool(NoDetector(), threads=1, max_wait=10)
-            first = asyncio.ensure_future(pool.run(lambda: go.wait(10)))
-            second = asyncio.ensure_future(pool.run(lambda: looked.append(2)))
+            first = asyncio.ensure_future(pool.run(lambda _: go.wait(10)))
+            second = asyncio.ensure_future(pool.run(lambda _: looked.append(2)))
             await asyncio.sleep(0)
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
             go.set()
             assert await first
-            await pool.run(lambda: looked.append(3))
+            await pool.run(lambda _: looked.append(3))
             pool.close()
 
         asyncio.run(impatient())
         assert looked == [3]
 
+    def test_a_search_is_told_that_nobody_waits_for_it(self) -> None:
+        begun, told = threading.Event(), threading.Event()
+
+        def look(is_cancelled: Callable[[], bool]) -> None:
+            begun.set()
+            while not is_cancelled():
+                time.sleep(0.01)
+            told.set()
+
+        async def impatient() -> None:
+            pool = FacePool(NoDetector(), threads=1, max_wait=10)
+            search = asyncio.ensure_future(pool.run(look))
+            await asyncio.to_thread(begun.wait, 10)
+            search.cancel()
+            await asyncio.gather(search, return_exceptions=True)
+            assert await asyncio.to_thread(told.wait, 10)
+            await pool.run(lambda _: None)
+            pool.close()
+
+        asyncio.run(impatient())
+
     def test_errors_reach_the_caller(self) -> None:
-        def broken() -> None:
+        def broken(is_cancelled: Callable[[], bool]) -> None:
             raise UnsupportedImageError("no photo")
 
         async def one() -> None:

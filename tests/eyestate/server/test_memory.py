@@ -69,6 +69,26 @@ class TestRoom:
             waiting.result(5)
         assert order == ["small", "large"]
 
+    def test_who_came_first_is_served_first(self) -> None:
+        """However large: small ones that keep coming would never leave room for it."""
+        room, order = Room(100), []
+
+        def work(size: int) -> None:
+            with room.take(size):
+                order.append(size)
+
+        with ThreadPoolExecutor(3) as pool:
+            with room.take(50):
+                waiting = []
+                for size in (100, 1, 2):
+                    waiting.append(pool.submit(work, size))
+                    time.sleep(0.05)
+                assert order == []
+            for each in waiting:
+                each.result(5)
+        assert order[0] == 100
+        assert sorted(order) == [1, 2, 100]
+
     def test_is_returned_after_an_error(self) -> None:
         room = Room(100)
         for _ in range(2):
