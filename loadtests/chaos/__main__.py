@@ -105,7 +105,7 @@ def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
 @seconds_option(1_800.0)
 @click.option("--requests", type=click.IntRange(30), default=100_000, show_default=True, help="Hostile ones.")
 @click.option("--rate", type=click.FloatRange(1), default=20.0, show_default=True, help="Good requests per second.")
-@click.option("--timeout", type=click.FloatRange(1), default=10.0, show_default=True, help="EYESTATE_TIMEOUT, seconds.")
+@click.option("--timeout", type=click.FloatRange(1), default=60.0, show_default=True, help="EYESTATE_TIMEOUT, seconds.")
 def hostile_command(*, seconds: float, requests: int, rate: float, timeout: float, **service: Any) -> None:
     """Send hostile requests to all routes beside good ones: each gets one answer, and the good ones hardly notice."""
     model = crops.bundle(service["model"]).manifest.name
