@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from eyestate.bundle import DEFAULT_MODEL, CascadeBundle
-from loadtests import bulk, devices
+from loadtests import bulk, devices, protocols
 from loadtests.capacity.measure import Placement, Plan, measure_curves, single
 from loadtests.chaos.__main__ import main as chaos
 from loadtests.peers.model import Model
@@ -69,3 +69,12 @@ def test_peers_answer_as_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESTATE_DEVICE", "cpu")
     (answer,) = Model().predict([(PROJECT / "examples" / "closed.jpg").read_bytes()])
     assert (answer["state"], answer["model"]["name"]) == ("closed", DEFAULT_MODEL)
+
+
+def test_protocols(tmp_path: Path) -> None:
+    options = ["--crops", "4", "--connections", "2", "--seconds", "0.2", "--rounds", "1", "--output", str(tmp_path)]
+    result = CliRunner().invoke(protocols.main, options)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "protocols.json").read_text())["rows"]
+    assert [row["protocol"] for row in rows] == ["HTTP, binary", "gRPC"]
+    assert all(row["requests_per_second"] > 0 for row in rows)
