@@ -95,8 +95,10 @@ async def compared(
     pixels = crops.noisy_eyes(size, crops.SIDE)
     name = bundle.manifest.name
     http = http_request(name, pixels)
-    over_http = [asking_http(await Connection.open(server.port), http) for _ in range(connections)]
-    rows = [await measured("HTTP, binary", over_http, server, size, seconds)]
+    opened = [await Connection.open(server.port) for _ in range(connections)]
+    rows = [await measured("HTTP, binary", [asking_http(each, http) for each in opened], server, size, seconds)]
+    for connection in opened:
+        connection.close()
     options = [("grpc.use_local_subchannel_pool", 1)]  # or all channels would share one connection
     channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) for _ in range(connections)]
     asked = grpc_request(name, pixels)
