@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom release audit train record lock clean
+.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom release audit train record lock figures clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -56,6 +56,9 @@ docs-serve: $(VENV)/.dev ## Serve the documentation on http://127.0.0.1:8000 and
 
 benchmark: $(VENV)/.dev ## Compare accuracy and speed with public models and write docs/benchmarks.md (10 minutes on 2 cores)
 	$(BIN)/python -m tools.benchmarks
+
+figures: $(VENV)/.dev ## Fill in the figures of README and docs from reports and models
+	$(BIN)/python -m tools.figures
 
 monitoring: $(VENV)/.dev ## Start the service with Prometheus, and with Grafana if it is installed
 	@$(BIN)/python -m tools.monitoring up --port $(PORT)

@@ -31,6 +31,7 @@ def _blocks(report: Report, gpu: Report | None, picture: str | None) -> Iterator
         "This project's models and public eye-state models side by side: accuracy and cost. `make benchmark` measures "
         "everything and generates this page.\n"
     )
+    yield f"<!-- standing: benchmarks/{report.device}.json -->\n<!-- end -->\n"
     yield describe_conditions(report.about) + "\n"
     if picture:
         yield f"![EER against crops per second]({picture})\n"
