@@ -23,6 +23,7 @@ from rich.table import Column, Table
 import eyestate
 from eyestate import __version__
 from eyestate.bundle import State
+from eyestate.drift_command import command as drift_command
 from eyestate.errors import EyestateError, ImageError, ServiceError
 from eyestate.files import LeftOut, image_files
 from eyestate.images import SUFFIXES
@@ -78,6 +79,7 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(drift_command, "drift-reference")
 
 
 @main.command(

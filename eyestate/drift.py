@@ -1,21 +1,24 @@
 """Drift: how far recent crops are from those the model was made for, as population stability indices.
 
 The index of a feature (score, width, brightness, sharpness) compares the shares of its values in bins, recent crops
-against the reference in the model's manifest: the sum of (recent - reference) · ln(recent / reference). By the usual
-rule of thumb an index below 0.1 means no drift, and one above 0.2 calls for an investigation (docs/metrics.md has
-measured examples).
+against a reference, that in the model's manifest or the user's own: the sum of (recent - reference) ·
+ln(recent / reference). By the usual rule of thumb an index below 0.1 means no drift, and one above 0.2 calls for an
+investigation (docs/metrics.md has measured examples).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from eyestate.bundle import Distribution, Feature, Reference, Thresholds
 
+Source = Literal["crops", "faces"]  # crops as they were sent, or as they were cut from photos of faces
+
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 EDGES: Final[dict[Feature, tuple[float, ...]]] = {
     "score": (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999),
     "width": (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024),
@@ -58,10 +61,14 @@ def psi(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
 class Drift:
     """Compares the recent crops of one process with the reference; older crops fade out."""
 
-    def __init__(self, against: Reference, thresholds: Thresholds) -> None:
-        self._reference = against
+    def __init__(self, against: Reference | None, thresholds: Thresholds) -> None:
+        """Args:
+        against: the reference; without one there are no indices.
+        thresholds: of the model.
+        """
+        self._reference = against.features if against else {}
         self._thresholds = thresholds
-        self._counts: dict[Feature, Values] = {name: np.zeros(len(f.shares)) for name, f in against.features.items()}
+        self._counts: dict[Feature, Values] = {name: np.zeros(len(f.shares)) for name, f in self._reference.items()}
         self._verdicts: Values = np.zeros(2)  # sure, uncertain
 
     def add(self, feature: Feature, values: Values) -> None:
@@ -69,13 +76,14 @@ class Drift:
         if feature == "score":
             uncertain = _uncertain(values, self._thresholds).sum()
             self._verdicts = _faded(self._verdicts, np.array([len(values) - uncertain, uncertain]))
-        edges = self._reference.features[feature].edges
-        self._counts[feature] = _faded(self._counts[feature], _counts(values, edges))
+        if feature in self._reference:
+            edges = self._reference[feature].edges
+            self._counts[feature] = _faded(self._counts[feature], _counts(values, edges))
 
     def indices(self) -> dict[Feature, float]:
         """The index of every feature for which at least ``LEAST`` crops were seen."""
         return {
-            feature: psi(self._reference.features[feature].shares, counts / counts.sum())
+            feature: psi(self._reference[feature].shares, counts / counts.sum())
             for feature, counts in self._counts.items()
             if counts.sum() >= LEAST
         }

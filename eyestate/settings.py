@@ -83,6 +83,9 @@ class Settings(BaseModel):
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"
     )
+    drift_reference: FilePath | None = Field(
+        None, description="file of `eyestate drift-reference`: what drift is told against in place of the model's crops"
+    )
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
         (), description="origins whose pages may use the service, such as `https://app.example`; `*` for all"
     )

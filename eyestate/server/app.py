@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
+from eyestate import drift_reference
 from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.errors import DetectorError, RequestError
 from eyestate.execution import cores
@@ -153,7 +154,12 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         scorer = open_scorer(model, settings.device, max(1, cores() // settings.workers))
         batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
         face_pool = _face_pool(settings)
-        monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
+        own = drift_reference.load(settings.drift_reference) if settings.drift_reference else None
+        if own and own.model.sha256 != scorer.manifest.sha256:
+            log.warning(
+                "the reference for drift is of %s %s: scores are not compared", own.model.name, own.model.version
+            )
+        monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred, own)
         app.state.runtime = Runtime(scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)
         edge.tracing = tracing.configured()
         log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})

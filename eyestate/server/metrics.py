@@ -33,8 +33,9 @@ from prometheus_client.utils import floatToGoString
 
 from eyestate import quality
 from eyestate.arrays import Pixels, Scores
-from eyestate.bundle import Card, Feature
-from eyestate.drift import EDGES, Drift
+from eyestate.bundle import Card, Feature, Reference
+from eyestate.drift import EDGES, SOURCES, Drift, Source
+from eyestate.drift_reference import METRICS, DriftReference
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0
@@ -99,34 +100,32 @@ ESCALATED = Counter("eyestate_crops_escalated_total", "Deprecated: the former na
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
 FACES = Counter("eyestate_faces_total", "Faces found in photos.")
 FACELESS = Counter("eyestate_photos_without_face_total", "Photos in which no face was found.")
-SCORE = BulkHistogram("eyestate_crop_score", "Scores, P(open).", buckets=EDGES["score"])
-WIDTH = BulkHistogram("eyestate_crop_width_pixels", "Width of the crops as they were sent.", buckets=EDGES["width"])
-BRIGHTNESS = BulkHistogram(
-    "eyestate_crop_brightness",
-    f"Mean grey value, 0 to 255, of a sample of the crops: at most {SAMPLE} a second and worker.",
-    buckets=EDGES["brightness"],
-)
-SHARPNESS = BulkHistogram(
-    "eyestate_crop_sharpness",
-    "Variance of the Laplacian over that of the grey values, of the same sample of the crops.",
-    buckets=EDGES["sharpness"],
-)
+_MEANINGS: Final[dict[Feature, str]] = {
+    "score": "Scores, P(open).",
+    "width": "Width of the crops as they were sent, or cut from photos.",
+    "brightness": f"Mean grey value, 0 to 255, of a sample of the crops: at most {SAMPLE} a second and worker.",
+    "sharpness": "Variance of the Laplacian over that of the grey values, of the same sample of the crops.",
+}
+FEATURES: Final = {
+    feature: BulkHistogram(METRICS[feature], meaning, ["source"], buckets=EDGES[feature])
+    for feature, meaning in _MEANINGS.items()
+}
 PSI = Gauge(
     "eyestate_drift_psi",
-    "Population stability index of recent crops against the model's reference; of the worker that is furthest off.",
-    ["feature"],
+    "Population stability index of recent crops against the reference; of the worker that is furthest off.",
+    ["source", "feature"],
     multiprocess_mode="livemax",
 )
 UNCERTAIN = Gauge(
     "eyestate_uncertain_share",
-    "Share of uncertain verdicts, in recent crops (of the worker that has most) and in the model's reference.",
-    ["crops"],
+    "Share of uncertain verdicts, in recent crops (of the worker that has most) and in the reference.",
+    ["source", "crops"],
     multiprocess_mode="livemax",
 )
 REFERENCE = Gauge(
     "eyestate_reference_cumulative_share",
-    "Share of the crops of the model's reference up to the edge le; the edges are the histograms' buckets.",
-    ["feature", "le"],
+    "Share of the crops of the reference up to the edge le; the edges are the histograms' buckets.",
+    ["source", "feature", "le"],
     multiprocess_mode="livemax",
 )
 MODEL = Gauge(
@@ -147,11 +146,8 @@ _RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE = (
     PHASE_SECONDS.labels(phase) for phase in ("receive", "decode", "detect", "queue", "inference")
 )
 _CLOSED, _OPEN, _UNCERTAIN = (CROPS.labels(state) for state in ("closed", "open", "uncertain"))
-_FEATURES: Final[dict[Feature, BulkHistogram]] = {
-    "score": SCORE,
-    "width": WIDTH,
-    "brightness": BRIGHTNESS,
-    "sharpness": SHARPNESS,
+_FEATURES: Final[dict[Source, dict[Feature, BulkHistogram]]] = {
+    source: {feature: histogram.labels(source) for feature, histogram in FEATURES.items()} for source in SOURCES
 }
 
 
@@ -188,9 +184,9 @@ def batch(size: int, waits: Iterable[float], seconds: float) -> None:
     _INFERENCE.note((seconds,))
 
 
-def scored(scores: Scores) -> None:
-    """Note the scores given, float32 (N,)."""
-    SCORE.note_array(scores)
+def scored(scores: Scores, source: Source = "crops") -> None:
+    """Note the scores given, float32 (N,), to crops of a source."""
+    _FEATURES[source]["score"].note_array(scores)
 
 
 def failed(code: str) -> None:
@@ -223,7 +219,12 @@ class Monitor:
     """
 
     def __init__(
-        self, manifest: Card, device: str, queue_depth: Callable[[], int], deferred: Callable[[], int]
+        self,
+        manifest: Card,
+        device: str,
+        queue_depth: Callable[[], int],
+        deferred: Callable[[], int],
+        own: DriftReference | None = None,
     ) -> None:
         """Publish that this worker is ready, and what it serves.
 
@@ -232,53 +233,53 @@ class Monitor:
             device: what it runs on.
             queue_depth: returns how many crops are waiting to be scored.
             deferred: returns how many crops a cascade has deferred to its large network so far.
+            own: the user's reference for drift, in place of the manifest's.
         """
         self._thresholds = manifest.thresholds
-        self._drift = Drift(manifest.reference, manifest.thresholds) if manifest.reference else None
+        references: dict[Source, Reference | None] = {"crops": manifest.reference}
+        if own:
+            references = {source: own.of_source(source, manifest) for source in SOURCES}
+        self._drift = {source: Drift(references.get(source), manifest.thresholds) for source in SOURCES}
         self._queue_depth = queue_depth
         self._deferred = deferred
         self._deferred_published = 0
-        self._sample: list[Pixels] = []
+        self._samples: dict[Source, list[Pixels]] = {source: [] for source in SOURCES}
         self._exposition: asyncio.Future[bytes] | None = None
         self._exposed = 0.0  # when it was begun, on the loop's clock
-        if reference := manifest.reference:
-            UNCERTAIN.labels("reference").set(reference.uncertain)
-            for feature, distribution in reference.features.items():
-                # There is one share more than edges: what lies beyond the last.
-                for edge, share in zip(
-                    distribution.edges, accumulate(distribution.shares), strict=False
-                ):  # none beyond
-                    le = floatToGoString(edge)  # type: ignore[no-untyped-call]
-                    REFERENCE.labels(feature, le).set(share)
+        for source, reference in references.items():
+            if reference:
+                _publish_reference(source, reference)
         MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
         WORKERS.set(1)
         STARTS.inc()
 
-    def decoded(self, seconds: float, crops: Sequence[Pixels] | Pixels) -> None:
+    def decoded(self, seconds: float, crops: Sequence[Pixels] | Pixels, source: Source = "crops") -> None:
         """Note how long the crops of a request took to decode, and how they look.
 
         Args:
             seconds: from the body's bytes to pixels.
             crops: grey, uint8 (height, width) each or (N, height, width) in all, not yet resized for the model.
+            source: where they come from.
         """
         _DECODE.note((seconds,))
+        widths, sample = _FEATURES[source]["width"], self._samples[source]
         if isinstance(crops, np.ndarray):
-            WIDTH.note_array(np.full(len(crops), float(crops.shape[2])))
+            widths.note_array(np.full(len(crops), float(crops.shape[2])))
         else:
-            WIDTH.note([crop.shape[1] for crop in crops])
-        room = SAMPLE - len(self._sample)
+            widths.note([crop.shape[1] for crop in crops])
+        room = SAMPLE - len(sample)
         if room > 0 and len(crops):
-            self._sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
+            sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
 
     def publish(self) -> None:
         """Put what was noted since the last time into Prometheus."""
         for histogram in (*_request_seconds.values(), _RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
             histogram.publish()
-        self._measure_sample()
-        newest = {feature: histogram.publish() for feature, histogram in _FEATURES.items()}
-        self._count_states(newest["score"])
-        if self._drift:
-            _publish_drift(self._drift, newest)
+        for source, histograms in _FEATURES.items():
+            self._measure_sample(source)
+            newest = {feature: histogram.publish() for feature, histogram in histograms.items()}
+            self._count_states(newest["score"])
+            _publish_drift(source, self._drift[source], newest)
         self._count_deferred()
         QUEUE.set(self._queue_depth())
         MEMORY.set(_resident_bytes())
@@ -301,12 +302,13 @@ class Monitor:
             self._exposition = asyncio.ensure_future(asyncio.to_thread(_render))
         return await asyncio.shield(self._exposition)  # others wait for it, too
 
-    def _measure_sample(self) -> None:
-        n = len(self._sample)
-        measures = quality.measure(self._sample[:n])
-        del self._sample[:n]
-        BRIGHTNESS.note_array(measures.brightness)
-        SHARPNESS.note_array(measures.sharpness)
+    def _measure_sample(self, source: Source) -> None:
+        sample = self._samples[source]
+        n = len(sample)
+        measures = quality.measure(sample[:n])
+        del sample[:n]
+        _FEATURES[source]["brightness"].note_array(measures.brightness)
+        _FEATURES[source]["sharpness"].note_array(measures.sharpness)
 
     def _count_states(self, scores: npt.NDArray[np.float64]) -> None:
         closed, open_ = (scores <= self._thresholds.closed).sum(), (scores >= self._thresholds.open).sum()
@@ -330,13 +332,23 @@ def _render() -> bytes:
     return generate_latest(registry)
 
 
-def _publish_drift(drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:
+def _publish_reference(source: Source, reference: Reference) -> None:
+    if "score" in reference.features:
+        UNCERTAIN.labels(source, "reference").set(reference.uncertain)
+    for feature, distribution in reference.features.items():
+        # There is one share more than edges: what lies beyond the last.
+        for edge, share in zip(distribution.edges, accumulate(distribution.shares), strict=False):
+            le = floatToGoString(edge)  # type: ignore[no-untyped-call]
+            REFERENCE.labels(source, feature, le).set(share)
+
+
+def _publish_drift(source: Source, drift: Drift, newest: Mapping[Feature, npt.NDArray[np.float64]]) -> None:
     for feature, observed in newest.items():
         drift.add(feature, observed)
     for feature, index in drift.indices().items():
-        PSI.labels(feature).set(index)
+        PSI.labels(source, feature).set(index)
     if (share := drift.uncertain()) is not None:
-        UNCERTAIN.labels("recent").set(share)
+        UNCERTAIN.labels(source, "recent").set(share)
 
 
 def _resident_bytes() -> int:

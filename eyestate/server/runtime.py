@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from eyestate import limits, quality, verdicts
 from eyestate.arrays import Pixels, Scores
+from eyestate.drift import Source
 from eyestate.errors import DetectorError, DeviceError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
 from eyestate.images import MAX_SIDE, decode, header_pixels, luma, shrunk, to_inputs
@@ -45,11 +46,13 @@ class Decoded:
         crops: those that could be read, grey, uint8.
         failures: what is wrong with the others, by their place in the request.
         qualities: of the crops as they were sent, None where nobody asked.
+        source: where they come from.
     """
 
     crops: Crops
     failures: dict[int, ImageError]
     qualities: list[Assessment] | None
+    source: Source = "crops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Runtime:
         look = partial(_find, detector, photo, side, with_quality=with_quality, with_verdict=with_verdict)
         with tracing.phase(scope, "find"):
             found, decoded, sight = await self.face_pool.run(look)
-        self.monitor.decoded(found.decoding, found.crops)
+        self.monitor.decoded(found.decoding, found.crops, "faces")
         metrics.detected(found.detecting, len(found.faces))
         scores = await self.score(scope, decoded)
         states = self.scorer.states(scores)
@@ -147,7 +150,7 @@ class Runtime:
             except DeviceError as error:
                 processes.end_soon(error.message)
                 raise
-        metrics.scored(scores)
+        metrics.scored(scores, decoded.source)
         return scores
 
 
@@ -164,7 +167,7 @@ def _find(
         found = find(detector, photo, is_cancelled)
     qualities = quality.assess(found.crops) if with_quality else None
     sight = verdicts.look(found) if with_verdict else None
-    return found, Decoded(_waiting(found.crops, side), {}, qualities), sight
+    return found, Decoded(_waiting(found.crops, side), {}, qualities, "faces"), sight
 
 
 async def _in_thread(work: Callable[[int, Callable[[], bool]], Result]) -> Result:

@@ -17,6 +17,7 @@ from bentoml import Service
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
+from eyestate import drift_reference
 from eyestate.bundle import load_model
 from eyestate.errors import EyestateError
 from eyestate.server import connections, launcher, logs
@@ -33,6 +34,8 @@ try:
     MODEL = load_model()
     if SETTINGS.api_keys_file:
         ApiKeys(SETTINGS.api_keys_file)
+    if SETTINGS.drift_reference:
+        drift_reference.load(SETTINGS.drift_reference)
 except EyestateError as error:
     raise SystemExit(f"eyestate: {error.message}") from None
 

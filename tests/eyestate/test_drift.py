@@ -128,7 +128,7 @@ def test_real_crops() -> None:
     assert manifest.reference is not None
 
     def indices(crops: list[Pixels]) -> dict[Feature, float]:
-        drift = Drift(manifest.reference, manifest.thresholds)  # type: ignore[arg-type]
+        drift = Drift(manifest.reference, manifest.thresholds)
         measures = measure([shrink(crop) for crop in crops])
         drift.add("score", scorer.score(crops).astype(float))
         drift.add("width", np.array([crop.shape[1] for crop in crops], float))

@@ -18,12 +18,14 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from eyestate.arrays import Pixels
 from eyestate.bundle import load_bundle
+from eyestate.cli import main
 from eyestate.drift import LEAST
 from eyestate.server.metrics import FRESH_SECONDS, PUBLISH_SECONDS
 from tests.bundles import write_bundle
@@ -33,6 +35,7 @@ from tests.service.conftest import PROJECT, started_service, wait_until_ready
 DOCUMENT = (PROJECT / "docs" / "metrics.md").read_text()
 OPEN = np.full((24, 24), 220, np.uint8)
 CLOSED = np.full((24, 24), 30, np.uint8)
+WIDTH_PSI = "eyestate_drift_psi{feature=width,source=crops}"
 
 
 class Documented(NamedTuple):
@@ -118,7 +121,7 @@ def requests_of_every_kind(client: httpx.Client) -> None:
 def test_the_table_is_what_is_served(workers: tuple[psutil.Process, httpx.Client]) -> None:
     _, client = workers
     requests_of_every_kind(client)
-    until(lambda: "eyestate_drift_psi{feature=score}" in samples(client), "drift is told", 5)
+    until(lambda: "eyestate_drift_psi{feature=score,source=crops}" in samples(client), "drift is told", 5)
     time.sleep(FRESH_SECONDS)  # the other worker may have told less just before
     served = {
         f"{family.name}_total" if family.type == "counter" else family.name: Documented(
@@ -147,8 +150,8 @@ def test_all_workers_count(workers: tuple[psutil.Process, httpx.Client]) -> None
         "eyestate_rejected_total{reason=not_found}": 1,
         "eyestate_crops_total{state=open}": 5,
         "eyestate_crops_total{state=closed}": LEAST + 1,
-        "eyestate_crop_score_count{}": LEAST + 6,
-        "eyestate_crop_width_pixels_sum{}": (LEAST + 6) * 24,
+        "eyestate_crop_score_count{source=crops}": LEAST + 6,
+        "eyestate_crop_width_pixels_sum{source=crops}": (LEAST + 6) * 24,
         "eyestate_batch_size_crops_sum{}": LEAST + 6,
         "eyestate_worker_starts_total{}": 0,
     }
@@ -167,6 +170,34 @@ def test_readers_without_pause_are_told_the_same_and_all_of_it(workers: tuple[ps
     told = {client.get("/metrics").raise_for_status().text for _ in range(40)}
     assert len(told) <= 2 * ((time.monotonic() - started) / FRESH_SECONDS + 1)  # of two workers, each in its time
     assert all("eyestate_crops_total" in text for text in told)
+
+
+def test_crops_are_compared_with_those_of_the_user(
+    workers: tuple[psutil.Process, httpx.Client], tmp_path: Path
+) -> None:
+    """The reference is made from the running service; another that is given it finds no drift in the same crops."""
+    process, client = workers
+    crops = np.random.default_rng(0).integers(0, 256, (LEAST, 40, 40), np.uint8)
+    npy = {"content-type": "application/x-npy", "accept": "application/x-npy"}
+    client.post("/v1/score/batch", content=packed(crops), headers=npy).raise_for_status()
+    for _ in range(9):  # whose brightness is measured, of at most 64 a second and worker
+        client.post("/v1/score/batch", content=packed(crops[:64]), headers=npy).raise_for_status()
+        time.sleep(PUBLISH_SECONDS)
+    file = tmp_path / "drift.json"
+    made = CliRunner().invoke(main, ["drift-reference", str(client.base_url), "--output", str(file)])
+    assert made.exit_code == 0, made.output
+    settings = {"EYESTATE_MODEL": process.environ()["EYESTATE_MODEL"], "EYESTATE_DRIFT_REFERENCE": str(file)}
+    with started_service(tmp_path / "home", tmp_path / "log", **settings) as (own, url):
+        wait_until_ready(own, url, tmp_path / "log")
+        with httpx.Client(base_url=url, timeout=60) as other:
+            served = json.loads(file.read_text())["sources"]["crops"]["features"]["width"]
+            widths = np.repeat([24, 40], (np.array(served["shares"])[[2, 4]] * 2 * LEAST).astype(int))
+            for width in (24, 40):
+                part = crops[: int((widths == width).sum()), :width, :width]
+                other.post("/v1/score/batch", content=packed(part), headers=npy).raise_for_status()
+            until(lambda: WIDTH_PSI in samples(other), "drift is told")
+            assert samples(other)[WIDTH_PSI] < 0.1
+    assert samples(client)[WIDTH_PSI] > 0.2, "against the manifest's crops"
 
 
 def test_a_killed_worker_keeps_its_counts(workers: tuple[psutil.Process, httpx.Client]) -> None:

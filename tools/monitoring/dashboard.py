@@ -384,9 +384,10 @@ def _drift() -> list[AnyPanel]:
     return [
         graph(
             "Drift by feature",
-            "Population stability index of recent crops against the model's reference, for the pod with the highest: "
-            "below 0.1 is stable, above 0.2 needs attention. Available from 500 crops on. Alert: EyestateDrift.",
-            Query(f"max by (feature) (eyestate_drift_psi{{{_POD}}})", "{{feature}}"),
+            "Population stability index of recent crops against the reference, for the pod with the highest: below 0.1 "
+            "is stable, above 0.2 needs attention, in the width only against a reference of your own. Available from "
+            "500 crops on. Alert: EyestateDrift.",
+            Query(f"max by (source, feature) (eyestate_drift_psi{{{_POD}}})", "{{feature}} of {{source}}"),
             unit="short",
             limits=[Limit(0.1, YELLOW), Limit(0.2, RED)],
             width=12,

@@ -44,7 +44,7 @@ def test_a_second_service_of_the_same_home_has_a_folder_of_its_own(tmp_path: Pat
 
 
 def test_services_that_start_at_once_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", f"{CLAIM}; sys.stdout.flush(); input()", tmp_path]
+    command = [sys.executable, "-c", f"{CLAIM}; sys.stdout.flush(); input()", str(tmp_path)]
     services = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(4)]
     try:
         names = {service.stdout.readline().strip() for service in services if service.stdout}

@@ -150,10 +150,10 @@ def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8
         monitor.decoded(0.25, crops)
 
     assert changes(monitor, decode, "eyestate_phase_duration_seconds_sum", phase="decode") == 0.25
-    assert changes(monitor, decode, "eyestate_crop_width_pixels_count") == 2
-    assert changes(monitor, decode, "eyestate_crop_width_pixels_sum") == 48
-    assert changes(monitor, decode, "eyestate_crop_brightness_sum") == 200
-    assert changes(monitor, decode, "eyestate_crop_sharpness_count") == 2
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_count", source="crops") == 2
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_sum", source="crops") == 48
+    assert changes(monitor, decode, "eyestate_crop_brightness_sum", source="crops") == 200
+    assert changes(monitor, decode, "eyestate_crop_sharpness_count", source="crops") == 2
 
 
 def test_no_crop_could_be_decoded(monitor: Monitor) -> None:
@@ -170,11 +170,14 @@ def test_pixels_of_many_crops_are_sampled_evenly(monitor: Monitor) -> None:
         monitor.decoded(0.1, [DARK])
 
     monitor.publish()
-    before = value("eyestate_crop_brightness_sum"), value("eyestate_crop_brightness_count")
-    assert changes(monitor, decode, "eyestate_crop_width_pixels_count") == 10_001
-    measured = value("eyestate_crop_brightness_count") - before[1]
+    before = (
+        value("eyestate_crop_brightness_sum", source="crops"),
+        value("eyestate_crop_brightness_count", source="crops"),
+    )
+    assert changes(monitor, decode, "eyestate_crop_width_pixels_count", source="crops") == 10_001
+    measured = value("eyestate_crop_brightness_count", source="crops") - before[1]
     assert SAMPLE / 2 < measured <= SAMPLE
-    assert (value("eyestate_crop_brightness_sum") - before[0]) / measured == pytest.approx(100, abs=5)
+    assert (value("eyestate_crop_brightness_sum", source="crops") - before[0]) / measured == pytest.approx(100, abs=5)
 
 
 def test_the_queue_is_asked(monitor: Monitor) -> None:
@@ -198,23 +201,23 @@ def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
     scores = np.random.default_rng(1).random(LEAST, np.float32)
     metrics.scored(scores[1:])
     monitor.publish()
-    assert value("eyestate_uncertain_share", crops="recent") == 0
+    assert value("eyestate_uncertain_share", source="crops", crops="recent") == 0
     metrics.scored(scores)
     monitor.decoded(0.1, np.zeros((LEAST, 40, 40), np.uint8))
     monitor.publish()
-    assert 0 < value("eyestate_drift_psi", feature="score") < 0.1
-    assert value("eyestate_drift_psi", feature="width") > 0.2
-    assert value("eyestate_uncertain_share", crops="recent") == pytest.approx(0.5, abs=0.1)
+    assert 0 < value("eyestate_drift_psi", source="crops", feature="score") < 0.1
+    assert value("eyestate_drift_psi", source="crops", feature="width") > 0.2
+    assert value("eyestate_uncertain_share", source="crops", crops="recent") == pytest.approx(0.5, abs=0.1)
     assert manifest.reference is not None
-    assert value("eyestate_uncertain_share", crops="reference") == manifest.reference.uncertain
+    assert value("eyestate_uncertain_share", source="crops", crops="reference") == manifest.reference.uncertain
 
 
 def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
     monitor = Monitor(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
-    before = value("eyestate_drift_psi", feature="score")
+    before = value("eyestate_drift_psi", source="crops", feature="score")
     metrics.scored(np.zeros(LEAST, np.float32))
     monitor.publish()
-    assert value("eyestate_drift_psi", feature="score") == before
+    assert value("eyestate_drift_psi", source="crops", feature="score") == before
 
 
 @pytest.mark.parametrize(
@@ -343,7 +346,7 @@ class TestSeveralWorkers:
         assert samples["eyestate_rejected_total", "overloaded"] == 2
         assert samples["eyestate_crops_failed_total", "corrupt_image"] == 2
         assert samples["eyestate_crops_total", "open"] == 2
-        assert samples["eyestate_crop_width_pixels_sum",] == 96
+        assert samples["eyestate_crop_width_pixels_sum", "crops"] == 96
         assert samples["eyestate_worker_starts_total",] == 2
         assert samples["eyestate_workers",] == 1
         assert samples["eyestate_queue_crops",] == 5
