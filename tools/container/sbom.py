@@ -126,7 +126,11 @@ def _installed(root: Path) -> Bom:
 
 
 def _cyclonedx(*arguments: str) -> Bom:
-    """What cyclonedx-py says."""
+    """What cyclonedx-py finds.
+
+    Raises:
+        ImageError: it fails; the message ends with its own.
+    """
     command = [
         sys.executable,
         "-m",
@@ -137,7 +141,10 @@ def _cyclonedx(*arguments: str) -> Bom:
         "--sv",
         "1.6",
     ]
-    bom: Bom = Bom.from_json(json.loads(subprocess.check_output(command)))  # type: ignore[attr-defined]  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603, PLW1510
+    if done.returncode:
+        raise ImageError(f"cyclonedx-py failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    bom: Bom = Bom.from_json(json.loads(done.stdout))  # type: ignore[attr-defined]
     return bom
 
 
