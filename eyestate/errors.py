@@ -128,6 +128,20 @@ class HostNotAllowedError(RequestError):
     code = "host_not_allowed"
 
 
+class OriginNotAllowedError(RequestError):
+    """A stream that a page of another site opens."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
+class UpgradeRequiredError(RequestError):
+    """A request for a stream that is no valid handshake of a WebSocket."""
+
+    status = 426
+    code = "upgrade_required"
+
+
 class BodyTooLargeError(RequestError):
     """A body over the byte limit, or more images or parts than one request may have."""
 

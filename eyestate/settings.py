@@ -80,6 +80,7 @@ class Settings(BaseModel):
     engines: DirectoryPath | None = Field(
         None, description="folder in which TensorRT keeps the engines that it has built"
     )
+    streams: int = Field(2_000, ge=0, description="streams (`/v1/stream`) that may be open in a worker; 0 takes none")
     api_keys_file: FilePath | None = Field(
         None, description="file of API keys, one a line; without it the service is open to all"
     )

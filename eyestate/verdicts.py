@@ -94,12 +94,12 @@ class Shot:
 def look(found: Found) -> Sight:
     """How well the eyes in a photo are seen, whatever their scores."""
     views = zip(found.crops, found.cheeks, quality.assess(found.crops), strict=True)
-    hidden = [
-        _unique([*_turn(face), *(reason for box in eyes for reason in (_hidden(*next(views)) if box else _OUTSIDE))])
+    obstacles = [
+        _unique([*turn(face), *(reason for box in eyes for reason in (hidden(*next(views)) if box else _OUTSIDE))])
         for face, eyes in zip(found.faces, found.eyes, strict=True)
     ]
     sharpness = [quality.measure([crop]).sharpness.item() for crop in found.crops]
-    return Sight(hidden, float(np.median(sharpness)) if sharpness else 0.0)
+    return Sight(obstacles, float(np.median(sharpness)) if sharpness else 0.0)
 
 
 def judge(found: Found, sight: Sight, states: Sequence[State]) -> list[Judgement]:
@@ -112,8 +112,8 @@ def judge(found: Found, sight: Sight, states: Sequence[State]) -> list[Judgement
     """
     each = iter(states)
     return [
-        _judged(hidden, [next(each) for box in eyes if box])
-        for eyes, hidden in zip(found.eyes, sight.hidden, strict=True)
+        _judged(obstacles, [next(each) for box in eyes if box])
+        for eyes, obstacles in zip(found.eyes, sight.hidden, strict=True)
     ]
 
 
@@ -158,7 +158,7 @@ def reason(shot: Shot, most: int) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _turn(face: Face) -> Iterator[Reason]:
+def turn(face: Face) -> Iterator[Reason]:
     """Whether a head is turned so far that an eye is hidden or nearly so, by where its nose and its eyes are."""
     across = face.left_eye.x - face.right_eye.x, face.left_eye.y - face.right_eye.y
     distance = math.hypot(*across)
@@ -169,7 +169,7 @@ def _turn(face: Face) -> Iterator[Reason]:
         yield "turned"
 
 
-def _hidden(crop: Pixels, cheek: float, assessment: Assessment) -> Iterator[Reason]:
+def hidden(crop: Pixels, cheek: float, assessment: Assessment) -> Iterator[Reason]:
     """What hides an eye: lids, lashes and iris leave traces in the middle of a crop, and it is hardly ever as dark."""
     yield from assessment.flags
     margin = len(crop) // 4
@@ -180,11 +180,11 @@ def _hidden(crop: Pixels, cheek: float, assessment: Assessment) -> Iterator[Reas
         yield "eye_covered"
 
 
-def _judged(hidden: list[Reason], states: Sequence[State]) -> Judgement:
+def _judged(obstacles: list[Reason], states: Sequence[State]) -> Judgement:
     if "uncertain" in states:
-        return Judgement("cannot_tell", [*hidden, "eye_uncertain"])
-    if hidden:
-        return Judgement("cannot_tell", hidden)
+        return Judgement("cannot_tell", [*obstacles, "eye_uncertain"])
+    if obstacles:
+        return Judgement("cannot_tell", obstacles)
     if len(set(states)) > 1:
         return Judgement("cannot_tell", ["eyes_differ"])
     return Judgement("open" if states[0] == "open" else "closed", [])

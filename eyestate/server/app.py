@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyestate import drift_reference
 from eyestate.bundle import Bundle, CascadeBundle
-from eyestate.errors import DetectorError, RequestError
+from eyestate.errors import DetectorError, RequestError, UpgradeRequiredError
 from eyestate.execution import cores
 from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import cors, memory, openapi, pages, tracing, uploads
+from eyestate.server import cors, handshake, memory, openapi, pages, tracing, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import open_batcher
 from eyestate.server.edge import Edge
@@ -87,6 +87,11 @@ async def faces_best(request: Request) -> Response:
     return runtime.responses.best(await runtime.burst(request.scope, await uploads.burst(request)))
 
 
+async def stream(request: Request) -> Response:
+    """``GET /v1/stream`` that is no valid handshake; one that is never becomes a request."""
+    raise UpgradeRequiredError("a stream is a WebSocket: connect with a client for ws:// or wss:// (RFC 6455)")
+
+
 async def liveness(request: Request) -> Response:
     """``GET /livez`` and, for what asks for it by its older name, ``/healthz``: the process runs."""
     return Response("ok\n", media_type="text/plain")
@@ -124,6 +129,7 @@ _API: Final = Api(
         Route("/v1/score/batch", score_batch, "POST"),
         Route("/v1/faces", faces, "POST"),
         Route("/v1/faces/best", faces_best, "POST"),
+        Route(handshake.PATH, stream),
         Route("/livez", liveness, operational=True),
         Route("/healthz", liveness, operational=True),
         Route("/readyz", readiness, operational=True),
@@ -200,7 +206,20 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
             return target
         return _ROUTES.find(scope)
 
-    edge = Edge(find, fallback, timeout=settings.timeout, keys=keys)
+    streams: ASGIApp | None = None
+
+    async def others(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal streams
+        if scope["type"] != "websocket":
+            await fallback(scope, receive, send)
+            return
+        if streams is None:
+            from eyestate.server.streams import Streams  # noqa: PLC0415  # not loaded where nobody opens a stream
+
+            streams = Streams(edge, lambda: app.state.runtime, settings.streams, settings.allowed_origins)
+        await streams(scope, receive, send)
+
+    edge = Edge(find, others, timeout=settings.timeout, keys=keys)
     app.state.edge = edge
     sharing = cors.Sharing(edge, settings.allowed_origins) if settings.allowed_origins else None
     return sharing or edge

@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
 from eyestate.server.connection_limit import ConnectionLimit, allow_files
+from eyestate.server.handshake import PATH, opens_stream
 from eyestate.server.hosts import AllowedHosts, listens_on_loopback
 from eyestate.server.responses import error_response
 from eyestate.settings import Settings
@@ -73,7 +74,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with limits, and strict about where a request ends.
 
     llhttp, the parser, rejects most of what proxies and servers understand in different ways; the rest is rejected
-    here. An offer to upgrade is ignored (RFC 9110, 7.8).
+    here. An offer to upgrade is ignored (RFC 9110, 7.8), but for the valid handshake of a stream.
 
     uvicorn's timer for idle connections runs from the start of the connection and after each answer until the next
     head is complete, so that requests whose head comes in one piece pay for nothing else.
@@ -161,12 +162,48 @@ class Connection(HttpToolsProtocol):
         offer = self._feed(data)
         while offer is not None:
             data = memoryview(data)[offer:]
+            if self._opens_stream():
+                self._switch(bytes(data))
+                return
             head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
             head += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: it is ignored
             self._feed(b"\r\n".join([*head, b"", b""]))
             offer = self._feed(data)
+
+    def _opens_stream(self) -> bool:
+        """Whether the head is the handshake of a stream, and no answer is under way."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return (
+            idle
+            and self.parser.get_http_version() == "1.1"
+            and opens_stream(self.parser.get_method(), self.url, self.headers)
+        )
+
+    def _switch(self, early: bytes) -> None:
+        """Hand the connection over to the other protocol; ``early`` has come behind the handshake."""
+        from eyestate.server import websockets  # noqa: PLC0415  # not loaded where nobody opens a stream
+
+        self._unset_keepalive_if_required()
+        self._stop_waiting_for_reader()
+        self._limit.busy(self)
+        self.connections.discard(self)
+        self._pending, self._in_head, self.parser = 0, False, None  # type: ignore[assignment]  # it holds this object
+        scope = {
+            **self.scope,
+            "type": "websocket",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "path": PATH,
+            "raw_path": PATH.encode(),
+            "query_string": self.url.partition(b"?")[2],
+            "subprotocols": [],
+        }
+        connection = websockets.WebSocketConnection(
+            self.transport, scope, self.app, self.server_state, partial(self._limit.closed, self)
+        )
+        self.transport.set_protocol(connection)
+        connection.start(dict(self.headers)[b"sec-websocket-key"], early)
 
     def _feed(self, data: bytes | memoryview) -> int | None:
         """Have the parser take data, up to where the head of an upgrade ends, which is returned."""

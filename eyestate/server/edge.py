@@ -30,6 +30,7 @@ from eyestate.errors import (
     RequestTimeoutError,
     UnauthorizedError,
     UnsupportedCodingError,
+    UpgradeRequiredError,
 )
 from eyestate.server import codings, metrics
 from eyestate.server.admission import MIN_BYTES_PER_SECOND, Places, Upload, slowest
@@ -94,7 +95,7 @@ class Edge:
         self._find = find
         self._fallback = fallback
         self._timeout = timeout
-        self._keys = keys
+        self.keys = keys
         self._active: dict[_ActiveRequest, None] = {}
         self._places = Places()
         self._bodies = BodyBudget(make_room=self.end_slowest_upload)
@@ -120,7 +121,7 @@ class Edge:
         request = _ActiveRequest(scope, receive, task, upload)
         self._active[request] = None
         scope[BODY_BUDGET], scope[UPLOAD] = self._bodies, upload
-        request_id, key = self._identity(scope)
+        request_id, key = identity(scope)
         span = self.tracing.begin(scope, target.route, request_id.decode()) if self.tracing else None
         status = CLIENT_CLOSED_REQUEST
         try:
@@ -197,7 +198,7 @@ class Edge:
         self._places.check(client)
         if self.rejecting:
             raise DrainingError("the service is stopping; send the request again, to another instance")
-        if self._keys and not self._keys.accept(key):
+        if self.keys and not self.keys.accept(key):
             raise UnauthorizedError(
                 "the API key is missing or not known; send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
             )
@@ -243,18 +244,6 @@ class Edge:
         self._bodies.release(request.scope)
         return True
 
-    def _identity(self, scope: Scope) -> tuple[bytes, bytes]:
-        """The request's id, the caller's own where it is valid, and its API key."""
-        request_id = key = b""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                request_id = value if _REQUEST_ID.fullmatch(value) else b""
-            elif name == b"x-api-key":
-                key = value
-            elif name == b"authorization" and value[:7].lower() == b"bearer ":
-                key = value[7:].strip()
-        return request_id or b"%016x" % getrandbits(64), key
-
     def _log_overload(self) -> None:
         if self._overloaded:
             log.warning("overloaded", extra={"refused": self._overloaded, "active": self.active})
@@ -280,6 +269,19 @@ class Edge:
         )
 
 
+def identity(scope: Scope) -> tuple[bytes, bytes]:
+    """A request's id, the caller's own where it is valid, and its API key."""
+    request_id = key = b""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            request_id = value if _REQUEST_ID.fullmatch(value) else b""
+        elif name == b"x-api-key":
+            key = value
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            key = value[7:].strip()
+    return request_id or b"%016x" % getrandbits(64), key
+
+
 def _error_response(target: Target, error: EyestateError) -> Response:
     metrics.rejected(error.code)
     response = target.error_form(error)
@@ -293,4 +295,7 @@ def _error_response(target: Target, error: EyestateError) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestTimeoutError):
         response.headers["Connection"] = "close"
+    elif isinstance(error, UpgradeRequiredError):
+        response.headers["Upgrade"] = "websocket"
+        response.headers["Connection"] = "Upgrade"
     return response

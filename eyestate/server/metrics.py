@@ -100,6 +100,13 @@ ESCALATED = Counter("eyestate_crops_escalated_total", "Deprecated: the former na
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
 FACES = Counter("eyestate_faces_total", "Faces found in photos.")
 FACELESS = Counter("eyestate_photos_without_face_total", "Photos in which no face was found.")
+STREAMS = Gauge("eyestate_streams", "Streams that are open.", multiprocess_mode="livesum")
+STREAM_FRAMES = Counter("eyestate_stream_frames_total", "Frames of streams, by what became of them.", ["outcome"])
+FRAME_SECONDS = BulkHistogram(
+    "eyestate_stream_frame_duration_seconds",
+    "Time from the arrival of a frame of a stream to its answer.",
+    buckets=_LATENCIES,
+)
 _MEANINGS: Final[dict[Feature, str]] = {
     "score": "Scores, P(open).",
     "width": "Width of the crops as they were sent, or cut from photos.",
@@ -175,6 +182,13 @@ def detected(seconds: float, faces: int) -> None:
     FACES.inc(faces)
     if not faces:
         FACELESS.inc()
+
+
+def frame(outcome: str, seconds: float | None = None) -> None:
+    """Count a frame of a stream; ``outcome`` is answered, dropped or failed, ``seconds`` what its answer took."""
+    STREAM_FRAMES.labels(outcome).inc()
+    if seconds is not None:
+        FRAME_SECONDS.note((seconds,))
 
 
 def batch(size: int, waits: Iterable[float], seconds: float) -> None:
@@ -273,7 +287,16 @@ class Monitor:
 
     def publish(self) -> None:
         """Put what was noted since the last time into Prometheus."""
-        for histogram in (*_request_seconds.values(), _RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE, BATCH_SIZE):
+        for histogram in (
+            *_request_seconds.values(),
+            _RECEIVE,
+            _DECODE,
+            _DETECT,
+            _QUEUE,
+            _INFERENCE,
+            BATCH_SIZE,
+            FRAME_SECONDS,
+        ):
             histogram.publish()
         for source, histograms in _FEATURES.items():
             self._measure_sample(source)

@@ -61,6 +61,27 @@ _REQUEST_ERRORS: Final = (
     errors.DeadlineExceededError,
 )
 _FACES_ERRORS: Final = (*_REQUEST_ERRORS, errors.DetectorError)
+_STREAM_ERRORS: Final = (
+    errors.RequestError,
+    errors.UnauthorizedError,
+    errors.OriginNotAllowedError,
+    errors.UpgradeRequiredError,
+    errors.OverloadedError,
+    errors.DetectorError,
+    errors.DrainingError,
+)
+_STREAM_PARAMETERS: Final = [
+    {"name": name, "in": "query", "description": description, "schema": schema}
+    for name, description, schema in (
+        (
+            "mode",
+            "Whether frames show a person or are crops of an eye.",
+            {"type": "string", "enum": ["face", "crop"], "default": "face"},
+        ),
+        ("eye", "Which eye the crops are of.", {"type": "string", "enum": ["left", "right"], "default": "left"}),
+        ("newest", "Whether a frame that waits gives way to a newer one.", {"type": "boolean", "default": False}),
+    )
+]
 _MODEL_ERRORS: Final = (errors.UnauthorizedError, errors.NotFoundError, errors.DrainingError)
 _INFER_ERRORS: Final = (*_REQUEST_ERRORS, errors.NotFoundError, errors.InferenceRequestError)
 _QUALITY: Final = {
@@ -173,6 +194,17 @@ def document() -> bytes:
                     "responses": _responses("BestResponse", "The photos, ranked, with their verdicts", _FACES_ERRORS),
                 }
             },
+            "/v1/stream": {
+                "get": {
+                    "operationId": "stream",
+                    "tags": ["scoring"],
+                    "summary": "A WebSocket: frames in; scores, blinks and PERCLOS out",
+                    "description": "Each binary message is a frame, each answer a message of JSON: docs/streams.md "
+                    "describes both. The API key goes into a header, or into the first message.",
+                    "parameters": _STREAM_PARAMETERS,
+                    "responses": {"101": {"description": "The stream begins"}, **_refusals(_STREAM_ERRORS)},
+                }
+            },
             "/livez": {"get": _probe("The process runs")},
             "/readyz": {
                 "get": {
@@ -255,7 +287,14 @@ def _responses(
     refused: Sequence[type[errors.EyestateError]] = _REQUEST_ERRORS,
     error_response: str = "ErrorResponse",
 ) -> dict[str, Any]:
-    refusals = {
+    return {
+        "200": {"description": description, "content": _content(answer)},
+        **_refusals(refused, error_response),
+    }
+
+
+def _refusals(refused: Sequence[type[errors.EyestateError]], error_response: str = "ErrorResponse") -> dict[str, Any]:
+    return {
         str(status): {
             "description": " ".join(
                 (error.__doc__ or "").partition("\n")[0] for error in refused if error.status == status
@@ -264,7 +303,6 @@ def _responses(
         }
         for status in sorted({error.status for error in refused})
     }
-    return {"200": {"description": description, "content": _content(answer)}, **refusals}
 
 
 def _batch_responses() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyestate import errors, images
-from eyestate.server import arrow_messages, codings, connections, packed, uploads
+from eyestate.server import arrow_messages, codings, connections, packed, uploads, websockets
 from eyestate.server.openinference import tensors
 from eyestate.settings import Settings
 
@@ -47,6 +47,9 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
         f"{images.MIN_SIDE} to {images.MAX_SIDE:,}",
         [errors.ImageTooSmallError, errors.ImageTooLargeError],
     ),
+    "Photos to choose the best of": (f"{uploads.MAX_PHOTOS}", [errors.BodyTooLargeError]),
+    "Streams in a worker": (f"{DEFAULTS.streams:,} (`EYESTATE_STREAMS`)", [errors.OverloadedError]),
+    "Message of a stream": (f"{websockets.MAX_MESSAGE_BYTES // MIB} MiB", []),
     "Crops queued in a worker": (f"{DEFAULTS.queue:,} (`EYESTATE_QUEUE`)", [errors.OverloadedError]),
 }
 
@@ -60,7 +63,7 @@ def test_limit(limit: str) -> None:
     value, rejections = STATED[limit]
     stated, _, beyond = ROWS[limit].partition(" | ")
     assert stated == value
-    assert [int(status) for status in re.findall(r"\d{3}", beyond)] == [each.status for each in rejections]
+    assert [int(status) for status in re.findall(r"\b\d{3}\b", beyond)] == [each.status for each in rejections]
 
 
 @pytest.mark.parametrize(
