@@ -17,7 +17,7 @@ help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 serve: $(VENV)/.serve ## Serve the bundled model on HOST:PORT (127.0.0.1:3000)
-	@echo "Starting on http://$(HOST):$(PORT); once /readyz answers, score an eye from another terminal with"
+	@echo "Starting on http://$(HOST):$(PORT) (HOST= and PORT= choose another address); once /readyz answers, score an eye with"
 	@echo "  curl -F image=@examples/open.jpg http://$(HOST):$(PORT)/v1/score"
 	@$(BIN)/eyestate serve --host $(HOST) --port $(PORT)
 
