@@ -28,6 +28,7 @@ from eyestate.errors import EyestateError, ImageError, ServiceError
 from eyestate.files import LeftOut, image_files
 from eyestate.images import SUFFIXES
 from eyestate.serve import serve
+from eyestate.video.command import command as video_command
 
 if TYPE_CHECKING:
     from eyestate.scorer import Scorer
@@ -80,6 +81,7 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(drift_command, "drift-reference")
+main.add_command(video_command, "video")
 
 
 @main.command(

@@ -281,6 +281,12 @@ class NoAnswerError(UnreachableError):
         self.code = "no_answer"
 
 
+class VideoError(EyestateError):
+    """A video that cannot be opened, or has no frame that can be decoded."""
+
+    code = "bad_video"
+
+
 class JobError(EyestateError):
     """A batch job that cannot start or continue; the parts it has written are kept."""
 

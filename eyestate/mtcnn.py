@@ -149,6 +149,25 @@ class FaceDetector:
         large = [face for face in faces if max(face.box.width, face.box.height) >= MIN_FACE]
         return sorted(large, key=lambda face: face.box.width * face.box.height, reverse=True)[:MAX_FACES]
 
+    def follow(self, frame: Pixels, faces: Sequence[Face]) -> list[Face | None]:
+        """Where the faces of the frame before are in this one of a video: O-Net alone, at their last places.
+
+        Args:
+            frame: upright RGB, uint8 (height, width, 3).
+            faces: that were found in the frame before.
+
+        Returns:
+            For each, the face that is there now; None if there is none.
+        """
+        if not faces:
+            return []
+        corners = [(x, y, x + width, y + height) for x, y, width, height in (face.box for face in faces)]
+        found, _, confidence = self._examined(_Shrunk(frame), _squared(np.array(corners, np.float32)))
+        return [
+            face if sure > _O_NET_CONFIDENCE and max(face.box.width, face.box.height) >= MIN_FACE else None
+            for face, sure in zip(found, confidence, strict=True)
+        ]
+
     def _proposed(self, shrunk: _Shrunk, is_cancelled: Callable[[], bool]) -> Floats:
         """P-Net's candidates: square boxes with a part in the photo, float32 (N, 4)."""
         boxes, scores = [np.empty((0, 4), np.float32)], [np.empty(0, np.float32)]
@@ -178,22 +197,27 @@ class FaceDetector:
         return shrunk.visible(_squared(_moved(boxes[kept], offsets[kept])))
 
     def _decided(self, shrunk: _Shrunk, boxes: Floats) -> list[Face]:
-        """The faces that O-Net accepts, with their landmarks."""
+        """The faces that O-Net accepts."""
+        faces, boxes, confidence = self._examined(shrunk, boxes)
+        (likely,) = np.nonzero(confidence > _O_NET_CONFIDENCE)
+        return [faces[likely[i]] for i in suppress(boxes[likely], confidence[likely], 0.7, by_smaller=True)]
+
+    def _examined(self, shrunk: _Shrunk, boxes: Floats) -> tuple[list[Face], Floats, Floats]:
+        """What O-Net sees in each box: a face with its landmarks, its box before it is clipped, and the confidence."""
         confidence, offsets, landmarks = self._run("onet", shrunk.patches(boxes, _O_NET_SIDE))
-        likely = confidence > _O_NET_CONFIDENCE
-        boxes, confidence, offsets, landmarks = boxes[likely], confidence[likely], offsets[likely], landmarks[likely]
         sizes = boxes[:, 2:] - boxes[:, :2]
         xs = boxes[:, :1] + sizes[:, :1] * landmarks[:, :5]  # of eyes, nose and corners of the mouth
         ys = boxes[:, 1:2] + sizes[:, 1:] * landmarks[:, 5:]
         boxes = _moved(boxes, offsets)
-        return [
+        faces = [
             Face(
                 clipped(boxes[face].tolist(), shrunk.width, shrunk.height),
                 float(confidence[face]),
                 *(Point(*place) for place in zip(xs[face].tolist(), ys[face].tolist(), strict=True)),
             )
-            for face in suppress(boxes, confidence, 0.7, by_smaller=True)
+            for face in range(len(boxes))
         ]
+        return faces, boxes, confidence
 
     def _run(self, network: Network, patches: Pixels) -> list[Floats]:
         """The outputs of a network: confidence (N, …), offsets (N, 4, …), and O-Net's landmarks (N, 10)."""

@@ -11,7 +11,7 @@ Pure and streaming: no input or output, memory that does not grow, a few microse
 How it decides. The log-odds of each score are placed between those of a shut eye and the person's own open eye, which
 gives a closure from 0 to 1; that of the eyes seen is averaged. Whether they are closed is a Markov chain of two states
 in continuous time, so that frames may come at any rate and be missing. Each frame is evidence for a state, but never
-more than that of an observation that is wrong once in fifty times. A frame is decided ``LAG`` seconds late, by what
+more than that of an observation that is wrong one time in 40. A frame is decided ``LAG`` seconds late, by what
 came before and after it (fixed-lag smoothing): a change of state needs more evidence than staying, and one wrong frame
 between others never suffices.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -47,8 +47,7 @@ _BASELINE_QUANTILE: Final = 0.75  # of the scores that are learnt from: blinks a
 
 _CLOSING: Final = 0.2  # closures a second: people blink 10 to 20 times a minute
 _OPENING: Final = 2.5  # 1 / mean seconds that a closure lasts
-_WRONG: Final = 0.02  # share of frames that show the other state
-_MOST_EVIDENCE: Final = math.log((1 - _WRONG) / _WRONG)
+_MOST_EVIDENCE: Final = math.log(39)  # of a score, and of a frame: what misleads one eye may mislead the other
 _CORRELATED: Final = 1 / 60  # seconds; of frames closer together than this, each is less than a whole one's evidence
 
 
@@ -189,8 +188,8 @@ class Timeline:
         if closure is None and self._state == "unknown":
             settled.append(Frame(time, None, "unknown"))
             return Update("unknown", None, events, settled)
-        odds = self._half.add(time, closure)
-        self._p80.add(time, closure)
+        odds = self._half.add(time, closures)
+        self._p80.add(time, closures)
         self._pending.append((time, closure))
         if closure is not None:
             self._seen = time
@@ -275,20 +274,17 @@ class _Chain:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._softness = min(threshold, 1 - threshold)
         self._steps: deque[_Step] = deque()
         self._time = -math.inf
         self._odds = _CLOSING / _OPENING
 
-    def add(self, time: float, closure: float | None) -> float:
-        """Add a frame; returns the odds of closed by all frames so far."""
+    def add(self, time: float, closures: Sequence[float]) -> float:
+        """Add a frame with the closures of the eyes seen; returns the odds of closed by all frames so far."""
         elapsed = time - self._time
         changed = (1 - math.exp(-(_CLOSING + _OPENING) * elapsed)) / (_CLOSING + _OPENING)
         closing, opening = _CLOSING * changed, _OPENING * changed
-        evidence = 1.0
-        if closure is not None:
-            certainty = min(max((closure - self._threshold) / self._softness, -1.0), 1.0)
-            evidence = math.exp(_MOST_EVIDENCE * certainty * min(elapsed / _CORRELATED, 1.0))
+        said = sum(_limited((closure - self._threshold) * (_WIDE - _SHUT), _MOST_EVIDENCE) for closure in closures)
+        evidence = math.exp(_limited(said, _MOST_EVIDENCE) * min(elapsed / _CORRELATED, 1.0))
         self._odds = (closing + (1 - opening) * self._odds) / (1 - closing + opening * self._odds) * evidence
         self._time = time
         self._steps.append(_Step(closing, opening, evidence, self._odds))
@@ -403,3 +399,7 @@ def _crossing(before: tuple[float, float], after: tuple[float, float]) -> float:
     (start, first), (end, last) = before, after
     share = (HALF - first) / (last - first) if (first - HALF) * (last - HALF) < 0 else 0.5
     return start + share * (end - start)
+
+
+def _limited(value: float, most: float) -> float:
+    return min(max(value, -most), most)

@@ -1,0 +1,1 @@
+"""Videos to scores, events and plots: the faces in each frame are followed, and each person has a timeline."""
