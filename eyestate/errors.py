@@ -195,6 +195,12 @@ class OverloadedError(RequestError):
         self.retry_after = retry_after
 
 
+class QuotaExceededError(OverloadedError):
+    """More crops than the API key may have scored; ``retry_after`` is when it may again."""
+
+    code = "quota_exceeded"
+
+
 class DrainingError(RequestError):
     """The service is shutting down; another instance, or this one after its restart, will accept the request."""
 

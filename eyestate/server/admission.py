@@ -6,7 +6,7 @@ import math
 import time
 from typing import Final
 
-from eyestate.errors import OverloadedError
+from eyestate.errors import BodyTooLargeError, OverloadedError, QuotaExceededError
 
 MAX_ACTIVE: Final = 1_024  # requests that are worked for; with more of them all would be late
 SMALL_BODY_BYTES: Final = 2**20  # room is kept for requests with no more than that
@@ -144,6 +144,57 @@ class Upload:
         if self.due != math.inf:
             self.ended = now
         return self.ended - self.begun, now - self.ended
+
+
+class Quota:
+    """The crops that an API key may have scored: a token bucket. Belongs to one event loop."""
+
+    def __init__(self, crops_per_second: float, burst: float) -> None:
+        """Args:
+        crops_per_second: in the long run.
+        burst: crops at once, after a pause.
+        """
+        self._rate = crops_per_second
+        self._burst = burst
+        self._left = burst
+        self._counted = time.monotonic()
+
+    def take(self, crops: int) -> None:
+        """Count crops before they are scored.
+
+        Raises:
+            QuotaExceededError: they are too many for now; none is counted.
+            BodyTooLargeError: they are more than ever at once.
+        """
+        if crops > self._burst:
+            raise BodyTooLargeError(
+                f"there are {crops:,} crops, and this API key may have {int(self._burst):,} scored at once; send fewer"
+            )
+        self._require(crops)
+        self._left -= crops
+
+    def take_afterwards(self, crops: int) -> None:
+        """Count crops of which nobody knew how many they would be; later ones wait for them."""
+        self._left -= crops
+
+    def require_one(self) -> None:
+        """Whether there is anything left.
+
+        Raises:
+            QuotaExceededError: there is not.
+        """
+        self._require(1)
+
+    def _require(self, crops: int) -> None:
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._counted) * self._rate)
+        self._counted = now
+        if crops > self._left:
+            retry_after = math.ceil((crops - self._left) / self._rate)
+            raise QuotaExceededError(
+                f"this API key may have {self._rate:g} crops a second scored here; try again in {retry_after} s",
+                retry_after,
+            )
 
 
 def slowest(uploads: list[Upload]) -> Upload | None:

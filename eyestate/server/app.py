@@ -198,7 +198,7 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
     Raises:
         SettingError: the API keys cannot be loaded.
     """
-    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    keys = ApiKeys(settings.api_keys_file, settings.workers) if settings.api_keys_file else None
 
     def find(scope: Scope) -> Target | None:
         scope["app"] = app

@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from eyestate.errors import (
 )
 from eyestate.server import codings, metrics
 from eyestate.server.admission import MIN_BYTES_PER_SECOND, Places, Upload, slowest
-from eyestate.server.auth import ApiKeys
+from eyestate.server.auth import RIGHTS, ApiKeys, Rights
 from eyestate.server.routing import Target
 from eyestate.server.sending import send_response
 from eyestate.server.tracing import Tracing
@@ -99,7 +100,7 @@ class Edge:
         self._active: dict[_ActiveRequest, None] = {}
         self._places = Places()
         self._bodies = BodyBudget(make_room=self.end_slowest_upload)
-        self._overloaded = 0  # requests rejected since the last log line: one line counts many, to save work
+        self._refused: Counter[str] = Counter()  # with 429 since the last log lines: one counts many, to save work
         self.tracing: Tracing | None = None
         self.draining = False  # /readyz reports it, requests are still served
         self.rejecting = False  # new requests are rejected
@@ -145,17 +146,17 @@ class Edge:
             metrics.request_done(target.route, status, received, seconds)
             if span and self.tracing:
                 self.tracing.end(span, status, received, seconds)
-            if status == OverloadedError.status:
-                self._overloaded += 1
-            elif status >= 400 or log.isEnabledFor(logging.DEBUG):
+            if status != OverloadedError.status and (status >= 400 or log.isEnabledFor(logging.DEBUG)):
                 self._log(target.route, status, (received, seconds), request_id, scope)
 
     async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
         try:
             if not target.operational:
-                self._admit(request.upload.client, key)
+                request.scope[RIGHTS] = self._admit(request.upload.client, key)
             return await target.endpoint(Request(request.scope, request.receive))
         except EyestateError as error:
+            if isinstance(error, OverloadedError):
+                self._refused[error.code] += 1
             return _error_response(target, error)
         except asyncio.CancelledError:
             if request.error is None:
@@ -171,8 +172,10 @@ class Edge:
             request.unwatch()
 
     @contextmanager
-    def admitted(self, client: str, key: bytes, size: int = 0) -> Iterator[None]:
+    def admitted(self, client: str, key: bytes, size: int = 0) -> Iterator[Scope]:
         """Work for a request that came over another protocol than HTTP, all of it, with the rights and limits of HTTP.
+
+        Gives the scope to work in.
 
         Args:
             client: the address that it comes from.
@@ -183,25 +186,28 @@ class Edge:
             RequestError: it is not let in.
         """
         upload = Upload(client, self._places)
-        budgeted: Scope = {}
-        self._admit(client, key)
+        budgeted: Scope = {RIGHTS: self._admit(client, key)}
         try:
             self._bodies.take(budgeted, size)
             upload.expect()
             upload.arrived(size, complete=True)
-            yield
+            yield budgeted
         finally:
             self._bodies.release(budgeted)
             self._places.leave(upload)
 
-    def _admit(self, client: str, key: bytes) -> None:
+    def _admit(self, client: str, key: bytes) -> Rights | None:
         self._places.check(client)
         if self.rejecting:
             raise DrainingError("the service is stopping; send the request again, to another instance")
-        if self.keys and not self.keys.accept(key):
-            raise UnauthorizedError(
-                "the API key is missing or not known; send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
-            )
+        if self.keys:
+            rights = self.keys.accept(key)
+            if rights is None:
+                raise UnauthorizedError(
+                    "the API key is missing or not known; send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+                )
+            return rights
+        return None
 
     async def enforce_deadlines(self) -> None:
         """Cancel requests whose deadline has passed or whose client has disconnected. Runs until cancelled.
@@ -245,9 +251,9 @@ class Edge:
         return True
 
     def _log_overload(self) -> None:
-        if self._overloaded:
-            log.warning("overloaded", extra={"refused": self._overloaded, "active": self.active})
-            self._overloaded = 0
+        for code, requests in self._refused.items():
+            log.warning("%s", code, extra={"refused": requests, "active": self.active})
+        self._refused.clear()
 
     def _log(self, route: str, status: int, seconds: tuple[float, float], request_id: bytes, scope: Scope) -> None:
         level = logging.ERROR if status in (500, 504) else logging.INFO if status >= 400 else logging.DEBUG

@@ -23,6 +23,8 @@ from eyestate.mtcnn import FaceDetector
 from eyestate.quality import Assessment
 from eyestate.scorer import Scorer
 from eyestate.server import metrics, processes, tracing
+from eyestate.server.admission import Quota
+from eyestate.server.auth import RIGHTS, Rights
 from eyestate.server.batching import Batcher, CascadeBatcher, Crops
 from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
@@ -75,8 +77,13 @@ class Runtime:
             images: encoded images, None counting as an empty one, or uint8 (N, height, width) or
                 (N, height, width, 3).
             with_quality: whether to measure the crops.
+
+        Raises:
+            BodyTooLargeError, QuotaExceededError: they are more than the quota of the request's key has.
         """
         started = time.perf_counter()
+        if quota := quota_of(scope):
+            quota.take(len(images))
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
         work = partial(_decode, images, self.scorer.side, with_quality)
         with tracing.phase(scope, "decode"):
@@ -100,15 +107,20 @@ class Runtime:
             DetectorError: this service finds no faces.
             ImageError: the photo cannot be decoded.
             OverloadedError: too many photos wait already, or too many crops.
+            QuotaExceededError: nothing is left of the quota of the request's key.
         """
         if self.face_pool is None:
             raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
         detector, side = self.face_pool.detector, self.scorer.side
+        if quota := quota_of(scope):
+            quota.require_one()
         look = partial(_find, detector, photo, side, with_quality=with_quality, with_verdict=with_verdict)
         with tracing.phase(scope, "find"):
             found, decoded, sight = await self.face_pool.run(look)
         self.monitor.decoded(found.decoding, found.crops, "faces")
         metrics.detected(found.detecting, len(found.faces))
+        if quota:
+            quota.take_afterwards(len(found.crops))
         scores = await self.score(scope, decoded)
         states = self.scorer.states(scores)
         judgements = verdicts.judge(found, sight, states) if sight else None
@@ -152,6 +164,12 @@ class Runtime:
                 raise
         metrics.scored(scores, decoded.source)
         return scores
+
+
+def quota_of(scope: Scope) -> Quota | None:
+    """The quota of the key of a request; None where it has none."""
+    rights: Rights | None = scope.get(RIGHTS)
+    return rights.quota if rights else None
 
 
 def _find(

@@ -36,10 +36,11 @@ from eyestate.faces import Found, cut
 from eyestate.images import decode_rgb, header_pixels, shrunk
 from eyestate.mtcnn import Box, FaceDetector
 from eyestate.server import metrics
+from eyestate.server.auth import RIGHTS
 from eyestate.server.edge import Edge, identity
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.responses import error_body
-from eyestate.server.runtime import Decoded, Runtime
+from eyestate.server.runtime import Decoded, Runtime, quota_of
 from eyestate.server.websockets import INBOX, NORMAL, VIOLATION, Ending, Inbox
 from eyestate.temporal import WINDOW, Event, Timeline
 from eyestate.tracking import follow
@@ -128,8 +129,8 @@ class Streams:
         try:
             await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id)]})
             metrics.request_done(ROUTE, 101, 0.0, time.perf_counter() - started)
-            stream = _Stream(self._runtime(), chosen, scope[INBOX], receive, send)
-            ending = await stream.run(None if authorized else self._accepts)
+            stream = _Stream(self._runtime(), chosen, scope, receive, send)
+            ending = await stream.run(None if authorized else partial(self._accepts, scope))
         finally:
             self._leave(client)
         log.debug(
@@ -138,8 +139,12 @@ class Streams:
             extra={"code": ending.code, "frames": stream.frames, "request_id": request_id.decode(), "client": client},
         )
 
-    def _accepts(self, key: str) -> bool:
-        return self._edge.keys is None or self._edge.keys.accept(key.encode())
+    def _accepts(self, scope: Scope, key: str | bytes) -> bool:
+        """Whether a key is known; what it may do is noted in the scope."""
+        if self._edge.keys is None:
+            return True
+        scope[RIGHTS] = self._edge.keys.accept(key.encode() if isinstance(key, str) else key)
+        return scope[RIGHTS] is not None
 
     def _admit(self, scope: Scope, client: str, key: bytes, chosen: Options) -> bool:
         """Whether the stream may begin, and if so whether it needs no key any more."""
@@ -151,7 +156,7 @@ class Streams:
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and not self._is_allowed(origin, headers.get(b"host", b"").decode("latin-1").lower()):
             raise OriginNotAllowedError(f"pages of {origin} may not open streams; name it in EYESTATE_ALLOWED_ORIGINS")
-        if key and self._edge.keys and not self._edge.keys.accept(key):
+        if key and not self._accepts(scope, key):
             raise UnauthorizedError("the API key is not known")
         if chosen.mode == "face" and self._runtime().face_pool is None:
             raise DetectorError("this service finds no faces: its detector is missing or damaged, as its log says")
@@ -194,11 +199,12 @@ async def _deny(error: EyestateError, request_id: bytes, send: Send) -> None:
 class _Stream:
     """One stream: its person, and what has happened so far."""
 
-    def __init__(self, runtime: Runtime, chosen: Options, inbox: Inbox, receive: Receive, send: Send) -> None:
+    def __init__(self, runtime: Runtime, chosen: Options, scope: Scope, receive: Receive, send: Send) -> None:
         self._runtime = runtime
         self._options = chosen
-        self._inbox = inbox
-        inbox.newest = chosen.newest
+        self._scope = scope
+        self._inbox: Inbox = scope[INBOX]
+        self._inbox.newest = chosen.newest
         self._receive = receive
         self._send = send
         self._timeline = Timeline()
@@ -334,11 +340,10 @@ class _Stream:
 
     async def _crop(self, data: bytes) -> tuple[dict[str, float | None], dict[str, Any]]:
         """The score of a crop."""
-        scope: Scope = {}
-        decoded = await self._runtime.decode(scope, [data])
+        decoded = await self._runtime.decode(self._scope, [data])
         if decoded.failures:
             raise decoded.failures.pop(0)
-        score = (await self._runtime.score(scope, decoded)).item()
+        score = (await self._runtime.score(self._scope, decoded)).item()
         return {"left": None, "right": None} | {self._options.eye: score}, {}
 
     async def _face(self, data: bytes) -> tuple[dict[str, float | None], dict[str, Any]]:
@@ -346,7 +351,11 @@ class _Stream:
         runtime = self._runtime
         assert runtime.face_pool
         look = partial(_look, runtime.face_pool.detector, data, self._box, runtime.scorer.side)
+        if quota := quota_of(self._scope):
+            quota.require_one()
         seen = await runtime.face_pool.run(look)
+        if quota:
+            quota.take_afterwards(len(seen.found.crops))
         runtime.monitor.decoded(seen.found.decoding, seen.found.crops, "faces")
         metrics.detected(seen.found.detecting, len(seen.found.faces))
         image = {"width": seen.found.width, "height": seen.found.height}

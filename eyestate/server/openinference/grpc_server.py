@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from starlette.types import Scope
 
 from eyestate import __version__
 from eyestate.arrays import Scores
@@ -209,14 +210,13 @@ class GrpcServer:
         )
 
     async def _infer(self, request: Any, context: Any) -> Any:
-        with self._edge.admitted(*_caller(context), size=request.ByteSize()):
+        with self._edge.admitted(*_caller(context), size=request.ByteSize()) as scope:
             manifest = self._manifest(request.model_name, request.model_version)
             asked, inputs = _read(request)
-            scores = await self._scores(inputs)
+            scores = await self._scores(scope, inputs)
             return _written(request, asked, manifest, scores, self._runtime)
 
-    async def _scores(self, inputs: Sequence[tensors.Content]) -> Scores:
-        scope: dict[str, Any] = {}
+    async def _scores(self, scope: Scope, inputs: Sequence[tensors.Content]) -> Scores:
         crops = []
         for images in inputs:
             decoded = await self._runtime.decode(scope, images)

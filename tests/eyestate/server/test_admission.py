@@ -7,8 +7,16 @@ import math
 import pytest
 from starlette.types import Scope
 
-from eyestate.errors import OverloadedError
-from eyestate.server.admission import MIN_BYTES_PER_SECOND, PATIENCE_SECONDS, SMALL_BODY_BYTES, Places, Upload, slowest
+from eyestate.errors import BodyTooLargeError, OverloadedError, QuotaExceededError
+from eyestate.server.admission import (
+    MIN_BYTES_PER_SECOND,
+    PATIENCE_SECONDS,
+    SMALL_BODY_BYTES,
+    Places,
+    Quota,
+    Upload,
+    slowest,
+)
 from eyestate.server.uploads import BodyBudget
 
 
@@ -136,3 +144,36 @@ def test_what_hardly_comes_makes_room() -> None:
     assert stalled == []
     with pytest.raises(OverloadedError):
         budget.take({}, 500)
+
+
+def test_a_quota_is_a_token_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    quota = Quota(crops_per_second=2, burst=10)
+    quota.take(10)
+    with pytest.raises(QuotaExceededError) as refused:
+        quota.take(3)
+    assert refused.value.retry_after == 2
+    now += 1.5
+    quota.take(3)
+    with pytest.raises(QuotaExceededError):
+        quota.require_one()
+    now += 1_000
+    quota.take(10)
+    with pytest.raises(QuotaExceededError):
+        quota.take(1)
+    with pytest.raises(BodyTooLargeError, match="11 crops, and this API key may have 10 scored at once"):
+        quota.take(11)
+
+
+def test_crops_that_were_not_foreseen_are_counted_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    quota = Quota(crops_per_second=2, burst=10)
+    quota.require_one()
+    quota.take_afterwards(14)
+    with pytest.raises(QuotaExceededError) as refused:
+        quota.require_one()
+    assert refused.value.retry_after == 3
+    now += 2.5
+    quota.require_one()

@@ -102,3 +102,51 @@ def test_keys_are_the_bytes_of_utf8(file: Path, content: str) -> None:
 def test_what_is_no_key(file: Path, key: bytes) -> None:
     file.write_text("right\n")
     assert not ApiKeys(file).accept(key)
+
+
+def test_what_a_key_may_do_stands_behind_it(file: Path) -> None:
+    file.write_bytes(
+        b"a pass phrase = x\nlimited\tcrops_per_second=10  burst=100\nroot admin=true\nequal== crops_per_second=2\n"
+    )
+    keys = ApiKeys(file, workers=4)
+    unlimited = keys.accept(b"a pass phrase = x")
+    assert unlimited is not None
+    assert (unlimited.quota, unlimited.admin) == (None, False)
+    limited = keys.accept(b"limited")
+    assert limited is not None
+    assert (limited.crops_per_second, limited.burst, limited.admin) == (2.5, 25, False)
+    root = keys.accept(b"root")
+    assert root is not None
+    assert (root.quota, root.admin) == (None, True)
+    equal = keys.accept(b"equal==")
+    assert equal is not None
+    assert (equal.crops_per_second, equal.burst) == (0.5, 1)
+    assert keys.accept(b"limited crops_per_second=10  burst=100") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("crops_per_second=0", "crops_per_second is '0'; it must be a number above 0"),
+        ("crops_per_second=many", "'many'"),
+        ("crops_per_second=nan", "'nan'"),
+        ("crops_per_second=1 burst=-1", "burst is '-1'"),
+        ("burst=5", "burst needs crops_per_second"),
+        ("admin=yes", "admin is 'yes'; it may be true or false"),
+        ("crop_per_second=5", "crop_per_second is unknown"),
+    ],
+)
+def test_options_that_cannot_be_meant_name_their_line(file: Path, options: str, message: str) -> None:
+    file.write_text(f"first\nsecond {options}\n")
+    with pytest.raises(SettingError, match=f"line 2: .*{message}"):
+        ApiKeys(file)
+
+
+def test_a_quota_that_is_used_up_is_not_renewed_by_a_change_of_the_file(file: Path) -> None:
+    write(file, b"limited crops_per_second=1 burst=5\n", 1)
+    keys = ApiKeys(file)
+    before = keys.accept(b"limited")
+    write(file, b"limited crops_per_second=1 burst=5\nother\n", 2)
+    assert keys.accept(b"limited") is before
+    write(file, b"limited crops_per_second=2 burst=5\n", 3)
+    assert keys.accept(b"limited") is not before
