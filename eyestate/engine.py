@@ -83,7 +83,7 @@ class Engine:
 
     def _open_best(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         """Open in the first form that works on the device that there is, on the CPU if none does."""
-        _, found = open_session(bundle.onnx, device, threads, batch=1, content=bundle.content)
+        found = open_session(bundle.onnx, device, threads, batch=1, content=bundle.content)[1]
         kind = cast("Device", found.partition("-")[0])
         attempts = [(kind, form) for form in (FORMS if kind == "cuda" else (PLAIN,))]
         if on_gpu(kind):

@@ -122,6 +122,8 @@ def open_session(
     for candidate in _candidates(device):
         if not is_available(candidate):
             why = f"this ONNX Runtime has no {_PROVIDERS[candidate]}; install {gpu_errors.distribution(candidate)}"
+        elif on_gpu(candidate) and (missing := gpu_errors.no_driver()):
+            why = missing
         else:
             options = _options(threads, batch if _BATCH_SIZES[candidate].fixed else None)
             try:

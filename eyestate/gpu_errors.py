@@ -29,6 +29,7 @@ class Fault(NamedTuple):
     advice: str
 
 
+_DRIVER: Final = "libcuda.so.1"
 _CODE: Final = re.compile(r"CUDA failure (\d+): ([^;]*)")
 _NO_MEMORY: Final = re.compile(
     r"Failed to allocate memory for requested buffer|Available memory of \d+ is smaller than requested"
@@ -79,22 +80,32 @@ def _by_code(code: int, name: str) -> Fault:
     return Fault(Kind.FAILED, f"the GPU has failed ({name}); {_FAILED}")
 
 
+def no_driver() -> str | None:
+    """What to do where there is no driver of NVIDIA; None where there is one. ONNX Runtime would say so at length."""
+    if _missing(_DRIVER) is None:
+        return None
+    return "there is no NVIDIA driver; install it, or start the container with `--gpus all`"
+
+
 def not_loaded(provider: str) -> str:
-    """Why ONNX Runtime made a session without the provider, which is one with a library of its own.
+    """Why ONNX Runtime, with a driver there, made a session without the provider, which has a library of its own.
 
     Args:
         provider: ``cuda`` or ``tensorrt``.
     """
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
-    for name in ("libcuda.so.1", str(library)):
-        try:
-            ctypes.CDLL(name)
-        except OSError as error:
-            missing = str(error).partition(":")[0]
-            if missing == "libcuda.so.1":
-                return "there is no NVIDIA driver; install it, or start the container with `--gpus all`"
-            return f"{Path(missing).name} is missing; install {distribution(provider)}"
+    if missing := _missing(str(library)):
+        return f"{missing} is missing; install {distribution(provider)}"
     return "its libraries did not load; ONNX Runtime's message above says which"
+
+
+def _missing(library: str) -> str | None:
+    """The file that keeps a library from being loaded."""
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return Path(str(error).partition(":")[0]).name
+    return None
 
 
 def distribution(provider: str) -> str:

@@ -17,7 +17,7 @@ from eyestate.errors import ImageError
 from eyestate.images import check_size, decode, luma, read, shrunk, to_inputs
 from eyestate.settings import Device, device_from_environment
 
-BATCH: Final = 256  # crops prepared at a time, which bounds the memory
+BATCH: Final = 256  # crops prepared at a time, which bounds the memory; more if an inference takes more
 
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
@@ -112,8 +112,9 @@ class Scorer(ABC):
             return error
 
     def _score(self, crops: Sequence[Pixels]) -> Scores:
-        starts = range(0, len(crops), BATCH)
-        batches = [self.score_parts([crop[np.newaxis] for crop in crops[i : i + BATCH]]) for i in starts]
+        together = max(BATCH, self.batch_size)
+        starts = range(0, len(crops), together)
+        batches = [self.score_parts([crop[np.newaxis] for crop in crops[i : i + together]]) for i in starts]
         return np.concatenate(batches) if batches else np.empty(0, np.float32)
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 import eyestate
-from eyestate import execution, providers
+from eyestate import execution, gpu_errors, providers
 from eyestate.settings import Device
 from tests.bundles import SIDE, write_bundle
 
@@ -61,12 +61,25 @@ def test_a_gpu_that_is_not_there_is_replaced_with_a_warning_that_says_why(
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_gpu_whose_driver_does_not_load_is_replaced_with_a_warning_that_says_why(
+def test_a_gpu_without_a_driver_is_replaced_before_onnx_runtime_says_so_at_length(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: Device
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*execution._PROVIDERS.values()])
+    monkeypatch.setattr(gpu_errors, "_DRIVER", "libcuda_of_no_machine.so.1")
+    with caplog.at_level(logging.WARNING):
+        _, used = execution.open_session(bundle / "model.onnx", device)
+    assert used == "cpu-fp32"
+    assert f"EYESTATE_DEVICE={device} cannot be used: there is no NVIDIA driver; install it" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_whose_libraries_do_not_load_is_replaced_with_a_warning_that_says_why(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: Device
 ) -> None:
     """ONNX Runtime then makes a session without the provider; here because this build has none."""
     onnx = bundle / "model.onnx"
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*execution._PROVIDERS.values()])
+    monkeypatch.setattr(gpu_errors, "no_driver", lambda: None)
     asked: list[object] = []
     make_session = onnxruntime.InferenceSession
 
@@ -78,7 +91,7 @@ def test_a_gpu_whose_driver_does_not_load_is_replaced_with_a_warning_that_says_w
     with caplog.at_level(logging.WARNING):
         _, used = execution.open_session(onnx, device)
     assert used == "cpu-fp32"
-    assert "there is no NVIDIA driver; install it" in caplog.text
+    assert f"libonnxruntime_providers_{device}.so is missing; install onnxruntime-gpu" in caplog.text
     first = next(each[0] for each in asked if isinstance(each, list))
     assert first == (
         providers.cuda(1) if device == "cuda" else providers.tensorrt(onnx, sha256(onnx.read_bytes()).hexdigest(), 1)
@@ -94,6 +107,7 @@ def test_libraries_that_do_not_load_are_named_in_the_log_and_not_on_the_terminal
 ) -> None:
     """ONNX Runtime's own loading, which here has no GPU's libraries to load and prints so."""
     monkeypatch.setattr(onnxruntime, "cuda_version", "12.9")
+    monkeypatch.setattr(gpu_errors, "no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
     with caplog.at_level(logging.INFO):
         execution.open_session(bundle / "model.onnx", "auto")

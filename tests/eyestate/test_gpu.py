@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eyestate import engine, execution
+from eyestate import engine, execution, gpu_errors
 from eyestate.arrays import Pixels
 from eyestate.bundle import Bundle, load_bundle
 from eyestate.engine import Engine
@@ -51,6 +51,7 @@ class Sessions:
 def sessions(monkeypatch: pytest.MonkeyPatch) -> Sessions:
     """What the engine takes for the sessions of a GPU; ONNX Runtime's CPU kernels compute."""
     monkeypatch.setitem(execution._PROVIDERS, "cuda", "CPUExecutionProvider")
+    monkeypatch.setattr(gpu_errors, "no_driver", lambda: None)
     made = Sessions()
     monkeypatch.setattr(engine, "FixedSession", made)
     make_session = execution._session

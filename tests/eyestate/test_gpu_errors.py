@@ -75,10 +75,19 @@ def test_an_error_of_the_network_is_not_taken_for_one_of_the_gpu() -> None:
     assert fault(RuntimeError(f"{DURING_A_RUN}Invalid input shape: {{1,2}}")) is None
 
 
-class TestNotLoaded:
-    def test_a_missing_driver(self) -> None:
-        assert gpu_errors.not_loaded("cuda").startswith("there is no NVIDIA driver; install it")
+class TestNoDriver:
+    def test_it_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu_errors, "_DRIVER", "libcuda_of_no_machine.so.1")
+        assert gpu_errors.no_driver() == (
+            "there is no NVIDIA driver; install it, or start the container with `--gpus all`"
+        )
 
+    def test_it_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu_errors, "_DRIVER", "libc.so.6")
+        assert gpu_errors.no_driver() is None
+
+
+class TestNotLoaded:
     @pytest.mark.parametrize(
         ("error", "says"),
         [
