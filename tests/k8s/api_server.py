@@ -28,6 +28,7 @@ _CUSTOM_RESOURCES: Final = {
     "inferenceservices.v1beta1.serving.kserve.io": "InferenceService",
     "prometheusrules.v1.monitoring.coreos.com": "PrometheusRule",
     "scaledobjects.v1alpha1.keda.sh": "ScaledObject",
+    "externalsecrets.v1.external-secrets.io": "ExternalSecret",
     "servicemonitors.v1.monitoring.coreos.com": "ServiceMonitor",
 }
 _parse_path: Final = parsing.parse_path

@@ -28,8 +28,10 @@ OVERLAYS: Final[tuple[Stack, ...]] = (
     ("overlays/gpu",),
     ("overlays/gpu", "gateway", "ingress", "keda"),
 )
+CANARY: Final[Stack] = ("overlays/cpu", "gateway", "keda", "external-secrets", "tracing", "canary")
 STACKS: Final[tuple[Stack, ...]] = (
     *OVERLAYS,
+    CANARY,
     ("batch",),
     ("kserve",),
     *((("monitoring",),) if (K8S / "monitoring" / "kustomization.yaml").exists() else ()),

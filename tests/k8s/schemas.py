@@ -16,12 +16,14 @@ KUBERNETES: Final = "1.37"  # the version of kubectl, and the newest that the sc
 
 # The packages whose types describe the custom resources.
 _MODULES: Final = {
+    "ExternalSecret": "@kubernetes-models/external-secrets/external-secrets.io/v1/ExternalSecret",
     "HTTPRoute": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute",
     "PrometheusRule": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor",
 }
 _NPM: Final = (
+    "@kubernetes-models/external-secrets@2.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
     "@kubernetes-models/keda@2.0.0",
     "@kubernetes-models/prometheus-operator@6.0.0",

@@ -10,10 +10,12 @@ import yaml
 from prometheus_client.registry import REGISTRY
 
 import eyestate.server.metrics  # noqa: F401  # registers the metrics
+from eyestate.bundle import DEFAULT_MODEL
 from eyestate.settings import PREFIX, Settings
-from tests.k8s.manifests import K8S, OVERLAYS, STACKS, Manifest, Stack, matches, only, pod_specs, render
+from tests.k8s.manifests import CANARY, K8S, OVERLAYS, STACKS, Manifest, Stack, matches, only, pod_specs, render
 
 MONITOR = K8S / "monitoring" / "service-monitor.yaml"
+MEMORY = ("A worker takes at most", "large images leave it at")
 
 
 @pytest.fixture(params=OVERLAYS, ids="+".join)
@@ -86,8 +88,79 @@ def test_kserve_stops_its_pods_as_gently() -> None:
     deployment = only(render(("overlays/cpu",)), "Deployment")["spec"]["template"]["spec"]
     assert predictor["terminationGracePeriodSeconds"] == deployment["terminationGracePeriodSeconds"]
     theirs, ours = predictor["containers"][0], deployment["containers"][0]
-    for field in ("lifecycle", "resources", "securityContext"):
+    for field in ("image", "lifecycle", "resources", "securityContext"):
         assert theirs[field] == ours[field]
+
+
+def test_kserve_serves_the_default_model_and_asks_for_keys() -> None:
+    predictor = only(render(("kserve",)), "InferenceService")["spec"]["predictor"]
+    variables = {each["name"]: each["value"] for each in predictor["containers"][0]["env"]}
+    ours = only(render(("overlays/cpu",)), "ConfigMap")["data"]
+    assert variables.get("EYESTATE_MODEL", DEFAULT_MODEL) == ours["EYESTATE_MODEL"] == DEFAULT_MODEL
+    assert variables["EYESTATE_API_KEYS_FILE"] == ours["EYESTATE_API_KEYS_FILE"]
+    (volume,) = (each for each in predictor["volumes"] if "secret" in each)
+    (mount,) = (each for each in predictor["containers"][0]["volumeMounts"] if each["name"] == volume["name"])
+    assert variables["EYESTATE_API_KEYS_FILE"] == f"{mount['mountPath']}/keys"
+
+
+def test_memory_covers_what_a_worker_takes(objects: tuple[Manifest, ...]) -> None:
+    """The limit holds a worker under attack, as tests/service/test_memory.py measures it, and the content of /tmp."""
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    page = (K8S.parent / "docs" / "operations.md").read_text()
+    ceiling, usual = (int(re.search(rf"{words} ([\d,]+) MiB", page)[1].replace(",", "")) for words in MEMORY)  # type: ignore[index]
+    workers = int(only(objects, "ConfigMap")["data"]["EYESTATE_WORKERS"])
+    tmp = sum(mebibytes(each["emptyDir"]["sizeLimit"]) for each in spec["volumes"] if "emptyDir" in each)
+    resources = spec["containers"][0]["resources"]
+    assert mebibytes(resources["limits"]["memory"]) >= workers * ceiling + tmp
+    assert mebibytes(resources["requests"]["memory"]) >= usual
+
+
+def test_keda_scales_on_half_the_objective() -> None:
+    """The waiting crops that a pod may have are those it scores in half the objective, at the speed in the guide."""
+    scaled = only(render(("overlays/cpu", "gateway", "keda")), "ScaledObject")["spec"]
+    trigger = {each["name"]: each["metadata"] for each in scaled["triggers"] if each["type"] == "prometheus"}
+    page = (K8S.parent / "docs" / "operations.md").read_text()
+    speed = int(re.search(r"([\d,]+) crops/s per pod", page)[1].replace(",", ""))  # type: ignore[index]
+    assert float(trigger["queue"]["threshold"]) == speed * float(trigger["p95"]["threshold"]) / 2
+
+
+def test_a_canary_gets_part_of_the_traffic_under_a_name_of_its_own() -> None:
+    objects = render(CANARY)
+    backends = only(objects, "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    assert {each["name"]: each["weight"] for each in backends} == {"eyestate": 90, "eyestate-canary": 10}
+    pods = {
+        name: only(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        for name in ("eyestate", "eyestate-canary")
+    }
+    for name, own in pods.items():
+        selector = only(objects, "Service", name)["spec"]["selector"]
+        assert [each for each, labels in pods.items() if matches(selector, labels)] == [name]
+        policies = [each["spec"]["podSelector"]["matchLabels"] for each in objects if allows_gateway(each)]
+        assert any(matches(policy, own) for policy in policies)
+    configurations = {
+        only(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"][
+            "name"
+        ]
+        for name in pods
+    }
+    assert len(configurations) == 2
+
+
+def test_traces_and_keys_from_a_store() -> None:
+    objects = render(CANARY)
+    endpoint = next(each["data"] for each in objects if "OTEL_EXPORTER_OTLP_ENDPOINT" in each.get("data", ()))
+    port = int(endpoint["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")[2])
+    policy = only(objects, "NetworkPolicy", "eyestate-to-collector")["spec"]
+    assert [each["port"] for rule in policy["egress"] for each in rule["ports"]] == [port]
+    assert matches(policy["podSelector"]["matchLabels"], pod_labels(render(("overlays/cpu",))))
+    target = only(objects, "ExternalSecret")["spec"]
+    (volume,) = (
+        each["secret"]
+        for each in only(objects, "Deployment", "eyestate")["spec"]["template"]["spec"]["volumes"]
+        if "secret" in each
+    )
+    assert target["target"]["name"] == volume["secretName"]
+    assert [each["secretKey"] for each in target["data"]] == ["keys"]
 
 
 def test_every_setting_is_one_and_has_a_valid_value(objects: tuple[Manifest, ...]) -> None:
@@ -120,7 +193,7 @@ def test_pods_obey_the_restricted_standard(stack: Stack) -> None:
         assert spec["automountServiceAccountToken"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
-        assert kinds <= {"emptyDir", "secret", "persistentVolumeClaim"}
+        assert kinds <= {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
         for container in spec["containers"]:
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
@@ -172,7 +245,11 @@ def test_keda_asks_for_metrics_that_the_service_has() -> None:
 def test_prometheus_finds_the_service() -> None:
     monitor: dict[str, Any] = yaml.safe_load(MONITOR.read_text())["spec"]
     service = only(render(("overlays/cpu",)), "Service")
-    assert matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    (expression,) = monitor["selector"]["matchExpressions"]
+    assert (expression["operator"], expression["values"]) == ("In", ["eyestate", "eyestate-canary"])
+    for name in expression["values"]:
+        assert only(render(CANARY), "Service", name)["metadata"]["labels"][expression["key"]] == name
+    assert expression["key"] == monitor["jobLabel"]
     assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {
         port["name"] for port in service["spec"]["ports"]
     }
@@ -183,3 +260,14 @@ def names(source: Manifest, selector: str) -> dict[str, str]:
     """The labels that a peer of a network policy must have."""
     labels: dict[str, str] = source.get(selector, {}).get("matchLabels", {})
     return labels
+
+
+def allows_gateway(manifest: Manifest) -> bool:
+    """Whether an object lets the gateway's pods in."""
+    return manifest["kind"] == "NetworkPolicy" and "gateway-system" in str(manifest["spec"].get("ingress"))
+
+
+def mebibytes(quantity: str) -> int:
+    """A quantity of memory, in MiB."""
+    number, unit = re.fullmatch(r"(\d+)([MG]i)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]

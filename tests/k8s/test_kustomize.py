@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 
 from eyestate import __version__
-from tests.k8s.manifests import OVERLAYS, STACKS, Stack, only, pod_specs, render
+from tests.k8s.manifests import K8S, OVERLAYS, STACKS, Stack, only, pod_specs, render
 from tools.container.build import tag
 
+IMAGES = yaml.safe_load((K8S / "components" / "image" / "kustomization.yaml").read_text())["images"]
+REGISTRY = "registry.example.com"
 NAMESPACED_ELSEWHERE = ("kserve", "monitoring")  # installed where the operator's own things are
 CLUSTER_WIDE = ("Namespace", "PriorityClass")
 
@@ -24,13 +29,24 @@ def test_builds_and_puts_everything_into_one_namespace(stack: Stack) -> None:
 @pytest.mark.parametrize("stack", OVERLAYS, ids="+".join)
 def test_the_image_is_the_one_that_make_image_builds(stack: Stack) -> None:
     (container,) = pod_specs(render(stack))[0]["containers"]
-    assert container["image"] == tag("cuda" if stack[0] == "overlays/gpu" else "cpu")
+    assert container["image"] == f"{REGISTRY}/{tag('cuda' if stack[0] == 'overlays/gpu' else 'cpu')}"
 
 
 def test_batch_and_kserve_use_the_small_image() -> None:
-    assert pod_specs(render(("batch",)))[0]["containers"][0]["image"] == tag("cpu")
+    assert pod_specs(render(("batch",)))[0]["containers"][0]["image"] == f"{REGISTRY}/{tag('cpu')}"
     predictor = only(render(("kserve",)), "InferenceService")["spec"]["predictor"]
-    assert predictor["containers"][0]["image"] == tag("cpu")
+    assert predictor["containers"][0]["image"] == f"{REGISTRY}/{tag('cpu')}"
+
+
+def test_images_are_named_in_one_place() -> None:
+    """A registry, a tag or a digest is set once, for every stack."""
+    files = [path for path in K8S.rglob("*.yaml") if path.parent.name != "image"]
+    assert [path for path in files if re.search("newName|newTag|digest:", path.read_text())] == []
+    named = [re.findall(r"^\s+(?:image:|value:) (eyestate-\w+)(?: #.*)?$", path.read_text(), re.M) for path in files]
+    assert {name for names in named for name in names} <= {image["name"] for image in IMAGES}
+    for stack in STACKS:
+        containers = [each for spec in pod_specs(render(stack)) for each in spec["containers"]]
+        assert all(each["image"].startswith(f"{REGISTRY}/eyestate:") for each in containers)
 
 
 @pytest.mark.parametrize("stack", [*OVERLAYS, ("batch",)], ids="+".join)

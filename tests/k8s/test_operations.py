@@ -35,7 +35,10 @@ def test_a_part_of_an_overlay_builds_and_is_valid(part: Manifest, tmp_path: Path
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "eyestate",
-        "resources": [os.path.relpath(K8S / "overlays" / "cpu", tmp_path.resolve())],
+        # The overlays have named their images already.
+        "resources": [
+            os.path.relpath(K8S / ("base" if "images" in part else "overlays/cpu"), tmp_path.resolve()),
+        ],
         **part,
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
@@ -70,9 +73,9 @@ def test_sizes_and_times_in_the_guide_are_those_of_the_manifests() -> None:
     spec = only(render(("overlays/cpu",)), "Deployment")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["resources"] == {
-        "requests": {"cpu": "2", "memory": "1Gi"},
-        "limits": {"cpu": "2", "memory": "3Gi"},
+        "requests": {"cpu": "2", "memory": "1536Mi"},
+        "limits": {"cpu": "2", "memory": "2560Mi"},
     }
     seconds = {spec["terminationGracePeriodSeconds"], container["lifecycle"]["preStop"]["sleep"]["seconds"]}
-    stated = set(re.findall(r"\b\d+ (?:cores|GiB|s)\b", GUIDE))
-    assert {"2 cores", "1 GiB", *(f"{each} s" for each in seconds)} <= stated
+    stated = set(re.findall(r"\b[\d.]+ (?:cores|GiB|s)\b", GUIDE))
+    assert {"2 cores", "1.5 GiB", "2.5 GiB", *(f"{each} s" for each in seconds)} <= stated

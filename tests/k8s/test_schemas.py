@@ -53,7 +53,7 @@ def custom_resources() -> list[Manifest]:
 
 
 def test_the_custom_resources_are_accepted(custom_resources: list[Manifest]) -> None:
-    assert {"HTTPRoute", "ScaledObject"} <= {each["kind"] for each in custom_resources}
+    assert {"ExternalSecret", "HTTPRoute", "ScaledObject"} <= {each["kind"] for each in custom_resources}
     assert not custom_resource_faults(custom_resources)
 
 

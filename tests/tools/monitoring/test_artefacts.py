@@ -65,7 +65,7 @@ def test_scrapes_are_identical_with_and_without_the_operator() -> None:
         config["global"]["scrape_timeout"],
     )
     assert endpoint["path"] == "/metrics"
-    assert job["job_name"] == monitor["selector"]["matchLabels"][monitor["jobLabel"]]
+    assert job["job_name"] == monitor["selector"]["matchExpressions"][0]["values"][0]
     assert {
         "sampleLimit": job["sample_limit"],
         "labelLimit": job["label_limit"],
