@@ -20,7 +20,7 @@ import numpy as np
 from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.engine import Engine
-from eyestate.execution import FORMS, Form, batch_sizes, on_gpu, open_session
+from eyestate.execution import FORMS, Form, on_gpu, open_session
 from eyestate.gpu import FixedSession
 from eyestate.gpu_graph import halved
 from eyestate.media_types import NPY
@@ -38,6 +38,7 @@ MODELS: Final = ("final_best", "cascade", "final_best_lite")
 SINGLES: Final = (1, 64, 256, 1_024)  # connections
 PACKED: Final = (1, 4, 16)  # requests at a time
 PACKED_CROPS: Final = 8_192  # in a request
+FORM_SIZES: Final = (1, 64, 256, 1_024)  # batch sizes that are measured in each form
 
 
 @dataclass
@@ -88,7 +89,7 @@ def main(
     packed_crops: int,
     output: Path,
 ) -> None:
-    """Measure the networks without the service, and the service, and write accelerator-DEVICE.json and .md.
+    """Measure the service, and the networks without it, and write accelerator-DEVICE.json and .md.
 
     What libraries write to stderr goes to a file, so that the table is what is seen last.
     """
@@ -99,10 +100,10 @@ def main(
     log = SCRATCH / "logs" / "accelerator.log"
     click.echo(f"what libraries say goes to {log}")
     with stderr_in(log):
-        for name, network in networks.items():
-            measure_network(network, name, plan, figures)
         for bundle in bundles:
             measure_service(bundle, plan, figures)
+        for name, network in networks.items():
+            measure_network(network, name, plan, figures)
     about = conditions(*bundles, device=device, seconds=seconds, crops=packed_crops)
     text = table(["Measured", "Where", "Figure"], figures.rows)
     page = f"# One device, `{device}`\n\n{describe_conditions(about)}\n\n{text}"
@@ -134,8 +135,7 @@ def measure_network(network: Bundle, name: str, plan: Plan, figures: Figures) ->
         return
     # In a process of its own, since it brings libraries of CUDA of its own.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        sizes = batch_sizes(engine.device).sizes
-        found = process.submit(torch_speeds, network.content, side, sizes, plan.seconds / 4).result()
+        found = process.submit(torch_speeds, network.content, side, FORM_SIZES, plan.seconds / 4).result()
     figures.add(name, f"PyTorch, float16, channels last, CUDA graph, {side} px", by_size(found))
 
 
@@ -157,7 +157,7 @@ def form_speeds(network: Bundle, form: Form, plan: Plan) -> dict[int, float]:
     content = halved(network.content) if form.half else network.content
     side = network.manifest.input.side
     speeds = {}
-    for size in batch_sizes("cuda").sizes:
+    for size in FORM_SIZES:
         if plan.is_over():
             break
         try:
