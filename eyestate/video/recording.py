@@ -206,7 +206,7 @@ def _score(video: Video, folder: Path, manifest: Manifest, scorer: Scorer, track
             if manifest.frames and time - began >= PART_SECONDS:
                 save()
                 began = time
-            seen += [_Seen(time, person, *_cropped(frame, person)) for person in tracker.update(time, frame)]
+            seen += [_Seen(time, person, *cropped(frame, person)) for person in tracker.update(time, frame)]
             manifest.until = time
             manifest.frames += 1
             if number % _BATCH_FRAMES == 0:
@@ -219,7 +219,8 @@ def _score(video: Video, folder: Path, manifest: Manifest, scorer: Scorer, track
     save()
 
 
-def _cropped(frame: Pixels, person: Person) -> tuple[bool, bool, list[Pixels]]:
+def cropped(frame: Pixels, person: Person) -> tuple[bool, bool, list[Pixels]]:
+    """Whether a person's right and left eye are in the frame, and the crops of those that are."""
     found = cut(frame, [person.face])
     (eyes,) = found.eyes
     return eyes.right is not None, eyes.left is not None, found.crops

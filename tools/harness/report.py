@@ -32,7 +32,7 @@ def conditions(*models: Model, **settings: Any) -> dict[str, Any]:
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "models": [identity(model) for model in models],
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": cores(),
         "python": platform.python_version(),
         "versions": {name: version for name in packages if (version := _version(name))},
@@ -81,7 +81,8 @@ def write_report(folder: Path, name: str, result: dict[str, Any], page: str = ""
         write_atomically(folder / f"{name}.md", page)
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
