@@ -29,11 +29,13 @@ class Scorer(ABC):
         manifest: of the model.
         device: what computes, with its precision.
         deferred: crops so far that a cascade deferred to its large network.
+        resizes: whether ``run`` takes crops of other sizes than its input's too.
     """
 
     manifest: Card
     device: str
     deferred: int = 0
+    resizes: bool = False
 
     @property
     @abstractmethod
@@ -88,6 +90,8 @@ class Scorer(ABC):
         """
         if len(parts) > 1 and len({part.shape[1:] for part in parts}) == 1:
             parts = [np.concatenate(parts)]
+        if self.resizes and len(parts) == 1:
+            return self.run(parts[0])
         inputs = [to_inputs(part, self.side) for part in parts]
         return self.run(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
@@ -138,6 +142,7 @@ class Network(Scorer):
         self.manifest = bundle.manifest
         self._engine = Engine(bundle, device or device_from_environment(), threads)
         self.device = self._engine.device
+        self.resizes = self._engine.resizes
 
     @property
     def side(self) -> int:
@@ -153,11 +158,6 @@ class Network(Scorer):
 
     def run(self, batch: Pixels) -> Scores:
         return self._engine.run(batch)
-
-    def score_parts(self, parts: Sequence[Pixels]) -> Scores:
-        if self._engine.resizes and len({part.shape[1:] for part in parts}) == 1:
-            return self._engine.run(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return super().score_parts(parts)
 
 
 class Cascade(Scorer):
