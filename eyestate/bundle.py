@@ -269,6 +269,11 @@ def models_dir() -> Path:
     return beside if any(beside.glob("*/manifest.json")) else Path("models").absolute()
 
 
+def bundles() -> dict[str, Path]:
+    """The folders of the bundles in ``models_dir()``, by their names."""
+    return {path.parent.name: path.parent for path in sorted(models_dir().glob("*/manifest.json"))}
+
+
 def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
     """Find a bundle and verify its parts.
 
@@ -281,7 +286,7 @@ def load_model(model: str | Path | None = None) -> Bundle | CascadeBundle:
             not match.
     """
     path = _find(model or os.environ.get("EYESTATE_MODEL") or DEFAULT_MODEL)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if isinstance(manifest, Manifest):
         return _verified(path, manifest)
     small, large = (_member(path, manifest.name, member) for member in (manifest.small, manifest.large))
@@ -315,7 +320,12 @@ def _member(cascade: Path, name: str, member: Member) -> Bundle:
     return bundle
 
 
-def _read_manifest(path: Path) -> Manifest | CascadeManifest:
+def read_manifest(path: Path) -> Manifest | CascadeManifest:
+    """The manifest of the bundle in a folder, whose other files are not looked at.
+
+    Raises:
+        BundleError: it is missing, or does not fit this version.
+    """
     try:
         return _MANIFEST.validate_json((path / "manifest.json").read_bytes())
     except FileNotFoundError as error:
@@ -344,7 +354,7 @@ def _find(model: str | Path) -> Path:
         if path.is_dir():
             return path
     folder = models_dir()
-    if names := sorted(path.parent.name for path in folder.glob("*/manifest.json")):
+    if names := bundles():
         raise BundleError(f"there is no model {str(model)!r} in {folder}, which holds: {', '.join(names)}")
     raise BundleError(
         f"there is no model {str(model)!r}: {folder} holds no models. The installed package comes without them; unpack "

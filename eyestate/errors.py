@@ -229,6 +229,20 @@ class UnauthorizedError(RequestError):
     code = "unauthorized"
 
 
+class ForbiddenError(RequestError):
+    """A request that nobody may make here, or not with its API key."""
+
+    status = 403
+    code = "forbidden"
+
+
+class ModelControlError(RequestError):
+    """A model that is not loaded or unloaded: the one that is served answers on."""
+
+    status = 409
+    code = "model_not_loaded"
+
+
 class SettingError(EyestateError):
     """An environment variable with an invalid value."""
 

@@ -87,6 +87,9 @@ class Settings(BaseModel):
     drift_reference: FilePath | None = Field(
         None, description="file of `eyestate drift-reference`: what drift is told against in place of the model's crops"
     )
+    model_control: bool = Field(
+        False, description="whether requests may load models, where keys are required those with an `admin` key"
+    )
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
         (), description="origins whose pages may use the service, such as `https://app.example`; `*` for all"
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
@@ -31,6 +33,7 @@ from eyestate.server.face_pool import FacePool
 from eyestate.server.hosts import listening_addresses
 from eyestate.server.lifecycle import graceful_shutdown
 from eyestate.server.metrics import CONTENT_TYPE, Monitor
+from eyestate.server.model_control import ModelControl
 from eyestate.server.openinference import routes as openinference
 from eyestate.server.responses import ResponseWriter, error_response
 from eyestate.server.routing import Api, Route, RoutingTable, Target
@@ -157,21 +160,42 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         # By default there would be a thread for each core of the machine, however few of them are for this worker.
         threads = ThreadPoolExecutor(max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies")
         asyncio.get_running_loop().set_default_executor(threads)
-        scorer = open_scorer(model, settings.device, max(1, cores() // settings.workers))
-        batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
         face_pool = _face_pool(settings)
         own = drift_reference.load(settings.drift_reference) if settings.drift_reference else None
-        if own and own.model.sha256 != scorer.manifest.sha256:
-            log.warning(
-                "the reference for drift is of %s %s: scores are not compared", own.model.name, own.model.version
+        monitor = Monitor(own)
+
+        def opened(bundle: Bundle | CascadeBundle) -> Runtime:
+            scorer = open_scorer(bundle, settings.device, max(1, cores() // settings.workers))
+            batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
+            return Runtime(bundle, scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)
+
+        def serve(runtime: Runtime) -> None:
+            # What is in flight ends with the runtime that it began with, which goes when the last of it has.
+            scorer, batcher = runtime.scorer, runtime.batcher
+            monitor.watch(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
+            app.state.runtime = runtime
+            log.info(
+                "ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size}
             )
-        monitor = Monitor(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred, own)
-        app.state.runtime = Runtime(scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)
+
+        control = app.state.model_control = (
+            ModelControl(
+                Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]),  # which each service has of its own
+                settings.workers,
+                model,
+                open_model=lambda bundle: asyncio.to_thread(opened, bundle),
+                serve=serve,
+            )
+            if settings.model_control
+            else None
+        )
+        serve(opened(control.model if control else model))
+        monitor.ready()
         edge.tracing = tracing.configured()
-        log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
         background_tasks = [
             asyncio.create_task(edge.enforce_deadlines()),
             asyncio.create_task(monitor.publish_regularly()),
+            *([asyncio.create_task(control.follow())] if control else []),
         ]
         grpc_server = await _start_grpc(app, settings) if settings.grpc_port else None
         gc.collect()
@@ -183,7 +207,7 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         for task in background_tasks:
             task.cancel()
         await asyncio.gather(*background_tasks, return_exceptions=True)
-        batcher.close()
+        app.state.runtime.batcher.close()
         if face_pool:
             face_pool.close()
         if edge.tracing:
@@ -231,7 +255,7 @@ async def _start_grpc(app: Starlette, settings: Settings) -> GrpcServer:
 
     addresses = [f"[{address}]" if ":" in address else address for address in listening_addresses()]
     server = GrpcServer(
-        app.state.runtime,
+        lambda: app.state.runtime,
         app.state.edge,
         [f"{address}:{settings.grpc_port}" for address in addresses or ["127.0.0.1"]],
         settings.timeout,

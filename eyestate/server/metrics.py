@@ -8,12 +8,13 @@ process is scraped.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
     multiprocess,
     values,
@@ -36,6 +38,8 @@ from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Card, Feature, Reference
 from eyestate.drift import EDGES, SOURCES, Drift, Source
 from eyestate.drift_reference import METRICS, DriftReference
+
+log = logging.getLogger("eyestate.server.metrics")
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 PUBLISH_SECONDS: Final = 1.0
@@ -232,38 +236,48 @@ class Monitor:
     There is one for each application; the metrics themselves belong to the process, as Prometheus' client has it.
     """
 
-    def __init__(
-        self,
-        manifest: Card,
-        device: str,
-        queue_depth: Callable[[], int],
-        deferred: Callable[[], int],
-        own: DriftReference | None = None,
-    ) -> None:
-        """Publish that this worker is ready, and what it serves.
+    def __init__(self, own: DriftReference | None = None) -> None:
+        """Args:
+        own: the user's reference for drift, in place of the manifest's.
+        """
+        self._own = own
+        self._samples: dict[Source, list[Pixels]] = {source: [] for source in SOURCES}
+        self._exposition: asyncio.Future[bytes] | None = None
+        self._exposed = 0.0  # when it was begun, on the loop's clock
+        self._drift: dict[Source, Drift] = {}  # before a model is served
+
+    def watch(self, manifest: Card, device: str, queue_depth: Callable[[], int], deferred: Callable[[], int]) -> None:
+        """Publish what is served from now on, in place of what was before.
 
         Args:
             manifest: of the model.
             device: what it runs on.
             queue_depth: returns how many crops are waiting to be scored.
             deferred: returns how many crops a cascade has deferred to its large network so far.
-            own: the user's reference for drift, in place of the manifest's.
         """
+        if self._drift:
+            self.publish()
+            for metric in (MODEL, PSI, UNCERTAIN, REFERENCE):
+                for gauge in cast("dict[Sequence[str], Gauge]", metric._metrics).values():
+                    gauge.set(math.nan)
         self._thresholds = manifest.thresholds
-        references: dict[Source, Reference | None] = {"crops": manifest.reference}
-        if own:
-            references = {source: own.of_source(source, manifest) for source in SOURCES}
-        self._drift = {source: Drift(references.get(source), manifest.thresholds) for source in SOURCES}
         self._queue_depth = queue_depth
         self._deferred = deferred
         self._deferred_published = 0
-        self._samples: dict[Source, list[Pixels]] = {source: [] for source in SOURCES}
-        self._exposition: asyncio.Future[bytes] | None = None
-        self._exposed = 0.0  # when it was begun, on the loop's clock
+        references: dict[Source, Reference | None] = {"crops": manifest.reference}
+        if own := self._own:
+            references = {source: own.of_source(source, manifest) for source in SOURCES}
+            if own.model.sha256 != manifest.sha256:
+                log.warning("the reference for drift is of another model: scores are not compared")
+        self._drift = {source: Drift(references.get(source), manifest.thresholds) for source in SOURCES}
+        MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
         for source, reference in references.items():
             if reference:
                 _publish_reference(source, reference)
-        MODEL.labels(manifest.name, manifest.version, manifest.sha256, device).set(1)
+
+    @staticmethod
+    def ready() -> None:
+        """Publish that this worker is ready."""
         WORKERS.set(1)
         STARTS.inc()
 
@@ -349,10 +363,23 @@ class Monitor:
 def _render() -> bytes:
     """All metrics, summed over the worker processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
+        return generate_latest(_Present(REGISTRY))
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client is untyped
-    return generate_latest(registry)
+    return generate_latest(_Present(registry))
+
+
+class _Present(CollectorRegistry):
+    """What a registry holds but for what has no value any more: gauges of a model that is served no longer."""
+
+    def __init__(self, whole: CollectorRegistry) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._whole.collect():
+            family.samples = [sample for sample in family.samples if not math.isnan(sample.value)]
+            yield family
 
 
 def _publish_reference(source: Source, reference: Reference) -> None:

@@ -21,6 +21,7 @@ from eyestate.server.openinference.schema import (
     ModelMetadata,
     ModelReady,
     ProtocolError,
+    RepositoryModel,
     ServerLive,
     ServerMetadata,
     ServerReady,
@@ -40,6 +41,7 @@ _ANSWERS: Final = (
     ModelMetadata,
     ModelReady,
     ProtocolError,
+    RepositoryModel,
     ServerLive,
     ServerMetadata,
     ServerReady,
@@ -101,6 +103,7 @@ _ARROW: Final = (
     f"an uncompressed Arrow IPC stream with the column '{packed.COLUMN}': encoded images as binary, or a fixed-shape "
     "tensor of uint8 (height, width) or (height, width, 3)"
 )
+_REPOSITORY_ERRORS: Final = (*_INFER_ERRORS, errors.ForbiddenError, errors.ModelControlError)
 _JSON_LENGTH: Final = {
     "name": JSON_LENGTH,
     "in": "header",
@@ -255,6 +258,23 @@ def _inference_protocol() -> dict[str, Any]:
         paths[f"{path}/infer"]["post"]["responses"]["200"]["content"][OCTET_STREAM] = _BINARY_TENSORS
         paths[f"{path}/ready"]["get"]["responses"]["503"] = {"description": "Shutting down"}
     paths["/v2/health/ready"]["get"]["responses"]["503"] = {"description": "Shutting down"}
+    return paths | _repository()
+
+
+def _repository() -> dict[str, Any]:
+    """The paths of its model repository extension."""
+    index = _inference("repositoryIndex", "The models that there are", "RepositoryModel", _REPOSITORY_ERRORS)
+    listed = index["responses"]["200"]["content"][JSON]
+    listed["schema"] = {"type": "array", "items": listed["schema"]}
+    paths: dict[str, Any] = {"/v2/repository/index": {"post": index}}
+    for action, summary in (
+        ("load", "Serve this model in place of the present one"),
+        ("unload", "Nothing, for a model that is not served"),
+    ):
+        operation = _inference(f"repository{action.title()}", summary, "RepositoryModel", _REPOSITORY_ERRORS)
+        operation["responses"]["200"] = {"description": summary}
+        operation["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        paths[f"/v2/repository/models/{{name}}/{action}"] = {"post": operation}
     return paths
 
 

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from eyestate import limits, quality, verdicts
 from eyestate.arrays import Pixels, Scores
+from eyestate.bundle import Bundle, CascadeBundle
 from eyestate.drift import Source
 from eyestate.errors import DetectorError, DeviceError, ImageError, ImageTooLargeError
 from eyestate.faces import Found, find
@@ -61,6 +62,7 @@ class Decoded:
 class Runtime:
     """The model of this process, and what requests need to use it."""
 
+    bundle: Bundle | CascadeBundle
     scorer: Scorer
     batcher: Batcher | CascadeBatcher
     monitor: Monitor

@@ -129,7 +129,7 @@ class Streams:
         try:
             await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id)]})
             metrics.request_done(ROUTE, 101, 0.0, time.perf_counter() - started)
-            stream = _Stream(self._runtime(), chosen, scope, receive, send)
+            stream = _Stream(self._runtime, chosen, scope, receive, send)
             ending = await stream.run(None if authorized else partial(self._accepts, scope))
         finally:
             self._leave(client)
@@ -199,7 +199,9 @@ async def _deny(error: EyestateError, request_id: bytes, send: Send) -> None:
 class _Stream:
     """One stream: its person, and what has happened so far."""
 
-    def __init__(self, runtime: Runtime, chosen: Options, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, runtime: Callable[[], Runtime], chosen: Options, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._runtime = runtime
         self._options = chosen
         self._scope = scope
@@ -340,15 +342,16 @@ class _Stream:
 
     async def _crop(self, data: bytes) -> tuple[dict[str, float | None], dict[str, Any]]:
         """The score of a crop."""
-        decoded = await self._runtime.decode(self._scope, [data])
+        runtime = self._runtime()  # another model may be loaded while a stream lasts
+        decoded = await runtime.decode(self._scope, [data])
         if decoded.failures:
             raise decoded.failures.pop(0)
-        score = (await self._runtime.score(self._scope, decoded)).item()
+        score = (await runtime.score(self._scope, decoded)).item()
         return {"left": None, "right": None} | {self._options.eye: score}, {}
 
     async def _face(self, data: bytes) -> tuple[dict[str, float | None], dict[str, Any]]:
         """The scores of the eyes of one person: the one of the last frame, at first the largest."""
-        runtime = self._runtime
+        runtime = self._runtime()
         assert runtime.face_pool
         look = partial(_look, runtime.face_pool.detector, data, self._box, runtime.scorer.side)
         if quota := quota_of(self._scope):

@@ -45,6 +45,9 @@ def test_a_quota_holds_for_its_key_alone(tmp_path: Path) -> None:
             too_many = batch(6, limited)
             assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "body_too_large")
             assert batch(200, other).status_code == 200
+            load = client.post("/v2/repository/models/brightness/load", headers=other)
+            assert load.status_code == 403
+            assert "EYESTATE_MODEL_CONTROL" in load.json()["error"]
             time.sleep(FRESH_SECONDS)
             assert 'eyestate_rejected_total{reason="quota_exceeded"} 3.0' in client.get("/metrics").text
         process.send_signal(signal.SIGTERM)

@@ -37,7 +37,7 @@ class TestTritonclient:
             assert client.is_server_live()
             assert client.is_server_ready()
             assert client.is_model_ready(MODEL)
-            assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+            assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository"]
             (version,) = client.get_model_metadata(MODEL)["versions"]
             images = client.infer(MODEL, [triton_input("images", np.array(FILES, np.object_))], version)
             assert images.as_numpy("state").tolist() == [b"open", b"closed"]

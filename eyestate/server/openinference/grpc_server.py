@@ -56,9 +56,9 @@ Call = Callable[[Any, Any], Awaitable[Any]]
 class GrpcServer:
     """Listens for gRPC beside the HTTP server of this process."""
 
-    def __init__(self, runtime: Runtime, edge: Edge, addresses: Sequence[str], timeout: float) -> None:
+    def __init__(self, runtime: Callable[[], Runtime], edge: Edge, addresses: Sequence[str], timeout: float) -> None:
         """Args:
-        runtime: answers the requests.
+        runtime: returns what answers a request.
         edge: says who is let in, and when the service stops.
         addresses: to listen on, such as ``127.0.0.1:3001``.
         timeout: seconds until a request is given up.
@@ -211,24 +211,26 @@ class GrpcServer:
 
     async def _infer(self, request: Any, context: Any) -> Any:
         with self._edge.admitted(*_caller(context), size=request.ByteSize()) as scope:
+            runtime = self._runtime()
             manifest = self._manifest(request.model_name, request.model_version)
             asked, inputs = _read(request)
-            scores = await self._scores(scope, inputs)
-            return _written(request, asked, manifest, scores, self._runtime)
-
-    async def _scores(self, scope: Scope, inputs: Sequence[tensors.Content]) -> Scores:
-        crops = []
-        for images in inputs:
-            decoded = await self._runtime.decode(scope, images)
-            for place, error in decoded.failures.items():
-                raise type(error)(f"element {place} of 'images': {error.message}")
-            crops.append(decoded)
-        return np.concatenate([await self._runtime.score(scope, part) for part in crops])
+            scores = await _scores(runtime, scope, inputs)
+            return _written(request, asked, manifest, scores, runtime)
 
     def _manifest(self, name: str, version: str) -> Card:
-        manifest = self._runtime.scorer.manifest
+        manifest = self._runtime().scorer.manifest
         check_model(manifest, name, version or manifest.version)
         return manifest
+
+
+async def _scores(runtime: Runtime, scope: Scope, inputs: Sequence[tensors.Content]) -> Scores:
+    crops = []
+    for images in inputs:
+        decoded = await runtime.decode(scope, images)
+        for place, error in decoded.failures.items():
+            raise type(error)(f"element {place} of 'images': {error.message}")
+        crops.append(decoded)
+    return np.concatenate([await runtime.score(scope, part) for part in crops])
 
 
 def _read(request: Any) -> tuple[InferenceRequest, list[tensors.Content]]:

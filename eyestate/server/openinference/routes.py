@@ -24,6 +24,7 @@ from eyestate.bundle import Card
 from eyestate.errors import EyestateError
 from eyestate.media_types import JSON, OCTET_STREAM
 from eyestate.server import uploads
+from eyestate.server.openinference import repository
 from eyestate.server.openinference.description import INPUTS, OUTPUTS, PLATFORM, check_model
 from eyestate.server.openinference.schema import (
     ModelMetadata,
@@ -45,7 +46,9 @@ def error_response(error: EyestateError) -> Response:
 
 async def server_metadata(_: Request) -> Response:
     """``GET /v2``."""
-    return _json(ServerMetadata(name="eyestate", version=__version__, extensions=["binary_tensor_data"]))
+    return _json(
+        ServerMetadata(name="eyestate", version=__version__, extensions=["binary_tensor_data", "model_repository"])
+    )
 
 
 async def server_live(_: Request) -> Response:
@@ -118,6 +121,7 @@ API: Final = Api(
         *_of_model("", model_metadata),
         *_of_model("/ready", model_ready),
         *_of_model("/infer", infer, "POST"),
+        *repository.ROUTES,
     ),
     error_form=error_response,
     hint="GET /v2/models/NAME describes the model",

@@ -165,3 +165,18 @@ class ProtocolError(_Part):
     """Answer of every request that could not be served."""
 
     error: str
+
+
+class IndexRequest(_Part):
+    """Which models of the repository to list."""
+
+    ready: Annotated[bool, Field(description="only those that are served")] = False
+
+
+class RepositoryModel(_Part):
+    """A model in the repository."""
+
+    name: Annotated[str, Field(description="of its folder")]
+    version: Annotated[str, Field(description="of its manifest, empty where that cannot be read")]
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: Annotated[str, Field(description="why it is not served")]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import REGISTRY
 
-from eyestate.bundle import Manifest, load_bundle
+from eyestate.bundle import Card, Manifest, load_bundle
 from eyestate.drift import EDGES, LEAST, reference
 from eyestate.images import decode
 from eyestate.server import metric_files, metrics
@@ -41,6 +42,13 @@ def changes(monitor: Monitor, act: Callable[[], object], sample: str, /, **label
     return value(sample, **labels) - before
 
 
+def watching(manifest: Card, deferred: Callable[[], int] = lambda: 3) -> Monitor:
+    monitor = Monitor()
+    monitor.watch(manifest, "cpu-fp32", lambda: 17, deferred)
+    monitor.ready()
+    return monitor
+
+
 @pytest.fixture(scope="module", autouse=True)
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Of a model that calls scores up to 0.25 closed and from 0.75 open, made for crops of 24 pixels."""
@@ -61,7 +69,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module", autouse=True)
 def monitor(manifest: Manifest) -> Monitor:
-    return Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    return watching(manifest)
 
 
 class TestBulkHistogram:
@@ -189,7 +197,7 @@ def test_the_queue_is_asked(monitor: Monitor) -> None:
 @pytest.mark.parametrize("name", ["eyestate_crops_deferred_total", "eyestate_crops_escalated_total"])
 def test_deferred_crops_are_counted_once(manifest: Manifest, name: str) -> None:
     totals = iter([2, 2, 7])
-    monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: next(totals))
+    monitor = watching(manifest, lambda: next(totals))
     before = value(name)
     for counted in (2, 2, 7):
         monitor.publish()
@@ -197,7 +205,7 @@ def test_deferred_crops_are_counted_once(manifest: Manifest, name: str) -> None:
 
 
 def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
-    monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    monitor = watching(manifest)
     scores = np.random.default_rng(1).random(LEAST, np.float32)
     metrics.scored(scores[1:])
     monitor.publish()
@@ -213,7 +221,7 @@ def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
 
 
 def test_a_model_without_reference_has_no_drift(manifest: Manifest) -> None:
-    monitor = Monitor(manifest.model_copy(update={"reference": None}), "cpu-fp32", lambda: 17, lambda: 3)
+    monitor = watching(manifest.model_copy(update={"reference": None}))
     before = value("eyestate_drift_psi", source="crops", feature="score")
     metrics.scored(np.zeros(LEAST, np.float32))
     monitor.publish()
@@ -251,7 +259,7 @@ def test_many_readers_are_told_from_one_rendering(manifest: Manifest, monkeypatc
         return b"%d" % len(threads)
 
     async def read() -> None:
-        monitor = Monitor(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+        monitor = watching(manifest)
         impatient = asyncio.create_task(monitor.exposition())
         await asyncio.sleep(0)
         impatient.cancel()  # and the others wait on
@@ -306,6 +314,20 @@ def seconds(act: Callable[[], None]) -> float:
     return min(once() for _ in range(10))
 
 
+def test_of_a_model_that_is_served_no_longer_nothing_is_told(manifest: Manifest) -> None:
+    monitor = watching(manifest)
+    metrics.scored(np.zeros(LEAST, np.float32))
+    monitor.publish()
+    following = manifest.model_copy(update={"version": "2.0.0", "reference": None})
+    monitor.watch(following, "cpu-fp32", lambda: 17, lambda: 3)
+    told = asyncio.run(monitor.exposition()).decode()
+    assert re.findall(r'^eyestate_model_info{.*version="(.*?)".* 1.0$', told, re.MULTILINE) == ["2.0.0"]
+    assert "eyestate_drift_psi{" not in told
+    assert "eyestate_reference_cumulative_share{" not in told
+    monitor.watch(manifest, "cpu-fp32", lambda: 17, lambda: 3)
+    assert value("eyestate_uncertain_share", source="crops", crops="reference") == manifest.reference.uncertain  # type: ignore[union-attr]
+
+
 class TestSeveralWorkers:
     """Each run is a process in the place of a worker; one that has ended is a worker that died."""
 
@@ -315,7 +337,9 @@ class TestSeveralWorkers:
             "from eyestate.server import metrics\n"
             "from eyestate.bundle import load_bundle\n"
             f"metrics.count_in_files(pathlib.Path({str(folder)!r}), 1)\n"
-            f"monitor = metrics.Monitor(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
+            "monitor = metrics.Monitor()\n"
+            f"monitor.watch(load_bundle({str(bundle)!r}).manifest, 'cpu-fp32', lambda: 5, lambda: 0)\n"
+            "monitor.ready()\n"
         )
         command = [sys.executable, "-c", prologue + script]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -40,7 +40,9 @@ def decoded_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def made(images: Sequence[bytes | None]) -> Decoded:
     nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
-    service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+    service = Runtime(
+        bundle=nothing, scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None
+    )
     return asyncio.run(service.decode({"type": "http"}, images))
 
 
@@ -80,7 +82,9 @@ def test_decoding_stops_when_the_request_has_ended(monkeypatch: pytest.MonkeyPat
 
     async def leave() -> None:
         nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
-        service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+        service = Runtime(
+            bundle=nothing, scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None
+        )
         task = asyncio.ensure_future(service.decode({"type": "http"}, [bytes(1_000)] * 1_000))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -104,7 +108,9 @@ def test_a_worker_whose_gpu_has_failed_answers_and_ends(
 
     async def score() -> None:
         nothing = cast("Any", SimpleNamespace(submit=submit))
-        service = Runtime(scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None)
+        service = Runtime(
+            bundle=nothing, scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None
+        )
         with pytest.raises(DeviceError):
             await service.score({"type": "http"}, Decoded(np.zeros((1, 8, 8), np.uint8), {}, None))
         assert not ended, "the answer is still to be sent"

@@ -125,7 +125,11 @@ class TestServer:
         assert not triton.is_model_ready(MODEL, "2")
 
     def test_metadata(self, triton: InferenceServerClient, http: httpx.Client) -> None:
-        metadata = {"name": "eyestate", "version": eyestate.__version__, "extensions": ["binary_tensor_data"]}
+        metadata = {
+            "name": "eyestate",
+            "version": eyestate.__version__,
+            "extensions": ["binary_tensor_data", "model_repository"],
+        }
         assert triton.get_server_metadata() == metadata
         assert http.get("/v2/").json() == metadata
 
