@@ -63,7 +63,7 @@ def image(folder: Path, target: Target) -> str | None:
     except ImageError as error:
         return error.message
     name = build(engine, target, found)
-    archive = folder / f"eyestate-{__version__}-{target}.tar"
+    archive = folder / f"eyestate-image-{__version__}-{target}.tar"
     engine.save(name, archive)
     with archive.open("rb") as content, gzip.GzipFile(f"{archive}.gz", "wb", 6, mtime=0) as compressed:
         shutil.copyfileobj(content, compressed)

@@ -141,7 +141,7 @@ def test_an_image_without_an_engine_is_left_out_and_says_why(tmp_path: Path, mon
 
 def test_every_page_and_manifest_names_this_version() -> None:
     pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *(PROJECT / "k8s").rglob("*.yaml")]
-    named = re.compile(r"(?:eyestate(?:-models|-service)?[:-]|newTag: |/version: |tag -s v)(\d+\.\d+\.\d+)")
+    named = re.compile(r"(?:eyestate(?:-models|-service|-image)?[:-]|newTag: |/version: |tag -s v)(\d+\.\d+\.\d+)")
     found = {path: set(named.findall(path.read_text())) for path in pages if path.name != "CHANGELOG.md"}
     assert {path.name: versions for path, versions in found.items() if versions - {__version__}} == {}
     assert sum(map(bool, found.values())) > 5
