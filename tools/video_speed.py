@@ -73,14 +73,15 @@ def measure(clip: Path, scorer: Scorer, detector: FaceDetector, search_seconds: 
     return Cost(1000 * (time.process_time() - used) / frames, 1000 * (time.perf_counter() - began) / frames)
 
 
-def report(costs: dict[str, Cost], seconds: int, model: str) -> str:
+def report(costs: dict[str, Cost], seconds: int, model: str, load: float) -> str:
     """The table, with how it came about."""
     lines = [
         "# One face in a video of 1280×720",
         "",
-        f"Made by `python -m tools.video_speed` on {cpu()}, {os.cpu_count()} cores: {seconds} s at {RATE} frames/s, "
-        f"H.264, scored by {model}. Time of the processor is that of all threads together; two cores keep up with "
-        f"{RATE} frames/s as long as it stays below {2000 / RATE:.0f} ms a frame.",
+        f"Made by `python -m tools.video_speed` on {cpu()}, {os.cpu_count()} cores: {seconds} s at {RATE} frames/s,",
+        f"H.264, scored by {model}. Time of the processor is that of all threads together; two cores keep up with",
+        f"{RATE} frames/s as long as it stays below {2000 / RATE:.0f} ms a frame. The clock counts what else the machine",
+        f"did, too: its load was {load:.0f} on average.",
         "",
         "| Faces are | Processor, ms a frame | Frames/s that two cores have time for | Clock, ms a frame |",
         "|---|--:|--:|--:|",
@@ -105,7 +106,7 @@ def main(seconds: int) -> None:
             "searched for in each frame": measure(clip, scorer, detector, 0),
         }
     model = f"`{scorer.manifest.name}` {scorer.manifest.version}"
-    write_atomically(REPORT, report(costs, seconds, model))
+    write_atomically(REPORT, report(costs, seconds, model, os.getloadavg()[1]))
 
 
 if __name__ == "__main__":

@@ -32,11 +32,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a video; ``stopped`` where it was interrupted before its end."""
+    """What became of a video."""
 
     manifest: Manifest
     people: list[Course]
-    stopped: bool = False
 
 
 def videos(source: str, output: Path) -> list[tuple[str, Path]]:
@@ -64,13 +63,11 @@ def run(source: str, folder: Path, job: Job, describe: Describe) -> Outcome:
         KeyboardInterrupt: a file was interrupted.
     """
     with locked(folder):
-        stopped = False
         try:
             manifest = record(source, folder, job.scorer, job.detector, describe("scoring"))
         except KeyboardInterrupt:
-            if not is_live(source):
+            if not is_live(source) or not (folder / MANIFEST).exists():
                 raise
-            stopped = True
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         scores = read(folder, manifest)
         people = courses(scores, job.closure_limit)
@@ -79,4 +76,4 @@ def run(source: str, folder: Path, job: Job, describe: Describe) -> Outcome:
         write_plot(folder / "plot.png", people)
         if job.annotated:
             annotate(source, folder, table, describe("annotating"))
-        return Outcome(manifest, people, stopped)
+        return Outcome(manifest, people)
