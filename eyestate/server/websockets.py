@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from asyncio import Transport
+from asyncio import TimerHandle, Transport
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ MAX_WAITING: Final = 16  # frames of a connection
 MAX_RATE: Final = 120.0  # frames a second
 IDLE_SECONDS: Final = 300.0  # without a message, after which a connection is closed
 PING_SECONDS: Final = 20.0
+UNREAD_SECONDS: Final = 60.0  # that a client may leave its answers unread
 _MAX_TEXTS: Final = 256  # that wait
 _HELD_BYTES: Final = 128 * 2**20  # of what waits, and of messages on their way, of all connections together
 _MISSED: Final = 3  # pings without an answer
@@ -177,6 +178,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._ticket: Scope = {}
         self._writable = asyncio.Event()
         self._writable.set()
+        self._unread: TimerHandle | None = None
         self._accepted = False
         self._heard = self._messaged = self._loop.time()
         self._beat = self._loop.call_later(PING_SECONDS, self._on_beat)
@@ -255,16 +257,19 @@ class WebSocketConnection(asyncio.Protocol):
             self._inbox.put({"type": "websocket.receive", kind: content, "at": time.monotonic()}, ticket)
 
     def pause_writing(self) -> None:
-        """The client does not read its answers."""
+        """The client does not read its answers: abort after a while, since closing would wait for it."""
         self._writable.clear()
+        self._unread = self._loop.call_later(UNREAD_SECONDS, self._transport.abort)
 
     def resume_writing(self) -> None:
         """It reads again."""
+        self._stop_waiting_for_reader()
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
         """Stop all that belongs to it."""
         self._beat.cancel()
+        self._stop_waiting_for_reader()
         self._inbox.end(Ending(GOING_AWAY), discard=True)
         _budget.release(self._ticket)
         self._writable.set()
@@ -288,6 +293,11 @@ class WebSocketConnection(asyncio.Protocol):
         elif self._accepted:
             self._write(Ping())
         self._beat = self._loop.call_later(PING_SECONDS, self._on_beat)
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     async def _receive(self) -> Message:
         if not self._accepted:

@@ -19,7 +19,7 @@ from eyestate.server import openapi
 from eyestate.server.pages import api
 
 _FOLDER: Final = Path(__file__).parent
-_ASSETS: Final = ("base.css", "icon.svg", "api.css", "api.js", "try.css", "try.js", "sample.jpg")
+_ASSETS: Final = ("base.css", "icon.svg", "api.css", "api.js", "try.css", "live.js", "try.js", "sample.jpg")
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -30,7 +30,8 @@ _MEDIA_TYPES: Final = {
 _HEADERS: Final = {
     "Cache-Control": "no-cache",  # kept, and asked for with its ETag each time: a release changes all files at once
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "connect-src 'self'; "  # for WebSockets of the same host, too
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",

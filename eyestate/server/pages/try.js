@@ -1,7 +1,7 @@
 "use strict";
 
 /* The page /try. A picture is drawn on a canvas, shrunk if it is large, sent to /v1/faces or, as one eye, to /v1/score,
-   and what comes back is laid over it and told in a table. Boxes are placed in per cent of the picture that was sent, so
+   and what comes back is laid over it and told in a table. The webcam's frames go through a stream (live.js). Boxes are placed in per cent of the picture that was sent, so
    they fit whatever size it is shown at. Nothing is kept: neither pictures nor the API key outlive the page. */
 
 const LONGEST = 1600; // pixels of a picture as it is sent
@@ -9,10 +9,10 @@ const LONGEST_FRAME = 640; // pixels of a frame of the webcam as it is sent
 const LONGEST_CROP = 96; // pixels up to which a picture is taken for one eye
 const MAX_BYTES = 20 * 2 ** 20; // the service's limit for an image
 const SENT_AS_THEY_ARE = new Set(["image/jpeg", "image/png", "image/webp", "image/bmp"]); // others are drawn and sent as JPEG
-const FRAME = 250; // milliseconds from one frame to the next, at least
+const FRAME = 50; // milliseconds from one frame to the next, at least
 const TIMEOUT = 65_000; // milliseconds
 const QUIET = 3_000; // milliseconds between what a screen reader is told of the webcam
-const STATES = ["open", "closed", "uncertain"];
+const STATES = ["open", "closed", "uncertain", "hidden"];
 const NO_PICTURE = "This is not a picture that the service can read. It takes JPEG, PNG, WebP and BMP.";
 
 const $ = (id) => document.getElementById(id);
@@ -80,10 +80,12 @@ function refusal(response, error) {
   }
 }
 
+const wanted = () => document.querySelector("input[name=kind]:checked").value;
+
 /* What the service says of a picture, a photo and a crop in one form: groups of eyes with boxes, all in pixels. An eye
    that is beyond the photo's edge has only a name. */
 async function judged({ blob, canvas }, signal) {
-  const kind = document.querySelector("input[name=kind]:checked").value;
+  const kind = wanted();
   const began = performance.now();
   const took = () => performance.now() - began;
   const tiny = canvas && Math.max(canvas.width, canvas.height) <= LONGEST_CROP;
@@ -93,9 +95,18 @@ async function judged({ blob, canvas }, signal) {
   }
   const { score, state, model } = await post("v1/score", blob, signal);
   const image = { width: canvas?.width ?? 1, height: canvas?.height ?? 1 };
+  return { image, model, took: took(), groups: [oneEye(image, score, state)] };
+}
+
+function oneEye(image, score, state) {
   const whole = { left: 0, top: 0, ...image };
-  const eyes = [{ name: "Eye", box: whole, score, state }];
-  return { image, model, took: took(), groups: [{ name: "The whole picture", box: whole, eyes }] };
+  return { name: "The whole picture", box: whole, eyes: [{ name: "Eye", box: whole, score, state }] };
+}
+
+/* The same of an answer of a stream. */
+function followed({ face, image, score, state }, canvas, took) {
+  if (face === undefined) return { image: canvas, took, groups: [oneEye(canvas, score, state)] };
+  return { image, took, groups: face ? [group(face, 0)] : [] };
 }
 
 function group({ box, confidence, eyes }, place) {
@@ -231,23 +242,27 @@ function cameraTrouble(name) {
 /* One frame after the other, each sent when the one before is answered. */
 async function watch(stream) {
   const canvas = document.createElement("canvas");
+  let live = null;
   while (camera === stream) {
     const due = performance.now() + FRAME;
     let pause = 0;
     if (!document.hidden && video.videoWidth) {
-      const from = { width: video.videoWidth, height: video.videoHeight };
       asking = new AbortController();
       const { signal } = asking;
       try {
+        live = streaming(live);
+        const from = { width: video.videoWidth, height: video.videoHeight };
         const frame = { blob: await jpeg(drawing(canvas, video, from, LONGEST_FRAME)), canvas, from };
-        const answer = await judged(frame, signal);
-        if (signal.aborted) return;
+        const began = performance.now();
+        const answer = await live.ask(frame.blob, signal);
+        if (signal.aborted) break;
         clearTrouble();
         drawing(shown, canvas, canvas, LONGEST_FRAME);
         shape(canvas);
-        tell(answer, frame);
+        tell(followed(answer, canvas, performance.now() - began), frame);
+        curve.add(answer);
       } catch (error) {
-        if (signal.aborted) return;
+        if (signal.aborted) break;
         if (!error.again) stopCamera();
         refuse(error);
         $("again").hidden = true; // it goes on by itself
@@ -256,6 +271,16 @@ async function watch(stream) {
     }
     await new Promise((resolve) => setTimeout(resolve, Math.max(pause, due - performance.now(), 0)));
   }
+  live?.close();
+}
+
+/* A stream of what is wanted: the one there is, unless it has ended or is of something else. */
+function streaming(live) {
+  const mode = wanted() === "crop" ? "crop" : "face";
+  if (live?.mode === mode && live.socket.readyState <= WebSocket.OPEN) return live;
+  live?.close();
+  curve.clear();
+  return new Live(mode, key);
 }
 
 /* The last frame that was answered stays, with its boxes. */
@@ -289,7 +314,7 @@ function icon(state) {
 }
 
 const seen = (eye) => eye.box !== undefined;
-const digits = (score) => score.toFixed(3);
+const digits = (score) => score?.toFixed(3) ?? "–";
 
 function clear() {
   clearTrouble();
@@ -299,6 +324,7 @@ function clear() {
   $("as-eye").hidden = true;
   $("stage").hidden = true;
   $("result").hidden = true;
+  curve.clear();
   for (const id of ["summary", "facts", "said"]) $(id).textContent = "";
 }
 
@@ -340,7 +366,7 @@ function marked(face, image, mirrored) {
     label.style.setProperty("--left", mark.style.left);
     label.style.setProperty("--width", mark.style.width);
     label.style.setProperty("--below", `calc(${mark.style.top} + ${mark.style.height})`);
-    label.append(icon(eye.state), make("span", "word", eye.state), make("span", "score", eye.score.toFixed(2)));
+    label.append(icon(eye.state), make("span", "word", eye.state), make("span", "score", eye.score?.toFixed(2) ?? ""));
     frame.append(mark, label);
   }
   return frame;
@@ -427,7 +453,8 @@ function summary({ groups }) {
 
 function facts({ model, took }, canvas, from) {
   const size = ({ width, height }) => `${width} × ${height}`;
-  const parts = [`Model ${model.name} ${model.version}`, `answered in ${Math.round(took).toLocaleString("en")} ms`];
+  const parts = [`answered in ${Math.round(took).toLocaleString("en")} ms`];
+  if (model) parts.unshift(`Model ${model.name} ${model.version}`);
   if (!canvas) parts.push("the browser can’t show this picture");
   else if (canvas.width === from.width) parts.push(`${size(from)} pixels`);
   else parts.push(`${size(from)} pixels, sent as ${size(canvas)}`);

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
 from eyestate.errors import OverloadedError
 from eyestate.server import websockets
@@ -85,6 +86,34 @@ def test_frames_come_at_a_limited_rate(newest: bool) -> None:
     else:
         assert inbox.ending
         assert inbox.ending.code == VIOLATION
+
+
+class Hanging(asyncio.Transport):
+    """The transport of a client that does nothing."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websockets, "UNREAD_SECONDS", 0.01)
+
+    async def wait(*, reads: bool) -> bool:
+        async def app(*_: object) -> None: ...
+
+        transport = Hanging()
+        connection = websockets.WebSocketConnection(transport, {}, app, ServerState(), lambda: None)
+        connection.pause_writing()
+        if reads:
+            connection.resume_writing()
+        await asyncio.sleep(0.05)
+        connection.connection_lost(None)
+        return transport.aborted
+
+    assert asyncio.run(wait(reads=False))
+    assert not asyncio.run(wait(reads=True))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "text", ""])), st.booleans())
