@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from eyestate import __version__
 from tools.container.engine import PROJECT
 
 RECIPE = (PROJECT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -73,7 +74,9 @@ def test_manifests_run_the_image_as_it_is(manifest: str) -> None:
     spec = yaml.safe_load((PROJECT / "k8s" / manifest).read_text())["spec"]
     pod = spec["predictor"] if "predictor" in spec else spec["template"]["spec"]
     container = pod["containers"][0]
-    assert container["image"] == "eyestate"
+    named = yaml.safe_load((PROJECT / "k8s" / "components" / "image" / "kustomization.yaml").read_text())["images"]
+    (tag,) = (image["newTag"] for image in named if image["name"] == container["image"])
+    assert tag == f"{__version__}-cpu"
     assert not {"command", "args"} & container.keys()
     exposed = set(map(int, re.findall(r"^EXPOSE (.+)$", RECIPE, re.MULTILINE)[0].split()))
     assert container["ports"][0]["containerPort"] in exposed
