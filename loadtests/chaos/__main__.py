@@ -88,7 +88,7 @@ def drain_command(*, seconds: float, **service: Any) -> None:
 @main.command("soak")
 @service_options
 @seconds_option(60.0)
-@click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Requests per second.")
+@click.option("--rate", type=click.FloatRange(1), default=60.0, show_default=True, help="Requests per second.")
 def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
     """Keep the service busy with valid and invalid requests: its memory must not grow."""
     model = crops.bundle(service["model"]).manifest.name

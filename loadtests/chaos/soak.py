@@ -12,7 +12,7 @@ from tools.harness.load import LoadGenerator, percentiles_ms, stop_after
 from tools.harness.outcomes import all_accounted_for, none_lost, only_statuses, request_counts
 from tools.harness.servers import Server
 
-SLOPE_MIB_PER_MINUTE: Final = 1.0
+SLOPE_MIB_PER_MINUTE: Final = 0.25
 NOISE_MIB: Final = 8.0  # fluctuation of a warm service's memory
 WARM_UP_SHARE: Final = 0.25
 SAMPLES: Final = 600
