@@ -25,6 +25,9 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     ):
         await response(scope, receive, send)
         return
+    if cycle.transport.is_closing():  # of pipelined requests, uvicorn tells only the last that the client has left
+        cycle.disconnected = True
+        return
     pieces: list[bytes | memoryview] = [STATUS_LINE[response.status_code]]
     closes = False
     for headers in (cycle.default_headers, response.raw_headers):

@@ -171,6 +171,8 @@ async def _conversation(port: int, each: Attack, canary: str) -> bytes | None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in each.pieces:
+            if writer.is_closing():
+                break
             writer.write(piece)
             await writer.drain()
             if len(each.pieces) > 1:
@@ -178,7 +180,7 @@ async def _conversation(port: int, each: Attack, canary: str) -> bytes | None:
         if each.leaves:
             writer.transport.abort()
             return None
-        if each.whole:
+        if each.whole and not writer.is_closing():
             end = "Connection: close\r\n\r\n"
             writer.write(f"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: {canary}\r\n{end}".encode())
         return await reader.read()

@@ -50,6 +50,12 @@ class Application:
             case "/slow":
                 await asyncio.sleep(0.3)
                 answer = PlainTextResponse("slow")
+            case "/watched":  # as the edge watches whether the client is there
+                await request.body()
+                watch = asyncio.ensure_future(receive())
+                await asyncio.sleep(0.3)
+                watch.cancel()
+                answer = PlainTextResponse("watched")
             case "/large":
                 answer = PlainTextResponse(bytes(LARGE))
             case "/early":
@@ -394,6 +400,18 @@ def test_one_address_gets_three_quarters_of_the_connections(talk: Talk) -> None:
         assert (await greedy[0].answer()).body == b"slow"
 
     talk(work)
+
+
+def test_a_client_that_leaves_before_pipelined_answers(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(b"GET /watched HTTP/1.1\r\nHost: x\r\n\r\n" + GET + b"\r\n")
+        await asyncio.sleep(0.1)
+        client.close()
+        await asyncio.sleep(0.5)
+
+    talk(work)
+    assert "Exception in ASGI application" not in caplog.text
 
 
 def test_a_flood_of_pipelined_requests_ends_the_connection(talk: Talk) -> None:

@@ -22,6 +22,9 @@ class Transport:
         self.written: list[bytes] = []
         self.closed = False
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
