@@ -90,6 +90,10 @@ class Settings(BaseModel):
     model_control: bool = Field(
         False, description="whether requests may load models, where keys are required those with an `admin` key"
     )
+    shadow_model: str | None = Field(
+        None, description="a second bundle that scores some of the crops, unseen, to be told how often it disagrees"
+    )
+    shadow_share: float = Field(0.1, gt=0, le=1, description="share of the requests whose crops it scores, 0 to 1")
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
         (), description="origins whose pages may use the service, such as `https://app.example`; `*` for all"
     )

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyestate import drift_reference
-from eyestate.bundle import Bundle, CascadeBundle
+from eyestate.bundle import Bundle, CascadeBundle, load_model
 from eyestate.errors import DetectorError, RequestError, UpgradeRequiredError
 from eyestate.execution import cores
 from eyestate.media_types import JSON
@@ -38,6 +38,7 @@ from eyestate.server.openinference import routes as openinference
 from eyestate.server.responses import ResponseWriter, error_response
 from eyestate.server.routing import Api, Route, RoutingTable, Target
 from eyestate.server.runtime import Runtime
+from eyestate.server.shadow import Shadow
 from eyestate.settings import Settings
 
 if TYPE_CHECKING:
@@ -163,11 +164,12 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         face_pool = _face_pool(settings)
         own = drift_reference.load(settings.drift_reference) if settings.drift_reference else None
         monitor = Monitor(own)
+        shadow = _shadow(settings)
 
         def opened(bundle: Bundle | CascadeBundle) -> Runtime:
             scorer = open_scorer(bundle, settings.device, max(1, cores() // settings.workers))
             batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
-            return Runtime(bundle, scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool)
+            return Runtime(bundle, scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool, shadow)
 
         def serve(runtime: Runtime) -> None:
             # What is in flight ends with the runtime that it began with, which goes when the last of it has.
@@ -210,6 +212,8 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         app.state.runtime.batcher.close()
         if face_pool:
             face_pool.close()
+        if shadow:
+            shadow.close()
         if edge.tracing:
             edge.tracing.close()
 
@@ -273,6 +277,13 @@ def _face_pool(settings: Settings) -> FacePool | None:
         return None
     threads = max(1, cores() // settings.workers)
     return FacePool(detector, threads=threads, max_wait=settings.timeout * _MAX_WAIT_SHARE)
+
+
+def _shadow(settings: Settings) -> Shadow | None:
+    """The model that scores crops unseen, where one is set."""
+    if settings.shadow_model is None:
+        return None
+    return Shadow(load_model(settings.shadow_model), settings.shadow_share, settings.device)
 
 
 def _wants(request: Request, parameter: str) -> bool:

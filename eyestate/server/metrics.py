@@ -102,6 +102,13 @@ CROPS = Counter("eyestate_crops_total", "Crops scored, by the state they were fo
 DEFERRED = Counter("eyestate_crops_deferred_total", "Crops that a cascade deferred to its large network.")
 ESCALATED = Counter("eyestate_crops_escalated_total", "Deprecated: the former name of eyestate_crops_deferred_total.")
 FAILED = Counter("eyestate_crops_failed_total", "Crops that could not be scored, by the code of the error.", ["code"])
+SHADOW_CROPS = Counter("eyestate_shadow_crops_total", "Crops that the shadow model has scored, too.")
+SHADOW_DISAGREEMENTS = Counter(
+    "eyestate_shadow_disagreements_total", "Crops whose state by the shadow model is another than that answered."
+)
+SHADOW_DROPPED = Counter(
+    "eyestate_shadow_dropped_total", "Crops that were left out of what the shadow model scores, for lack of time."
+)
 FACES = Counter("eyestate_faces_total", "Faces found in photos.")
 FACELESS = Counter("eyestate_photos_without_face_total", "Photos in which no face was found.")
 STREAMS = Gauge("eyestate_streams", "Streams that are open.", multiprocess_mode="livesum")

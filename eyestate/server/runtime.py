@@ -32,6 +32,7 @@ from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.metrics import Monitor
 from eyestate.server.packed import Encoded
 from eyestate.server.responses import ResponseWriter, Scored
+from eyestate.server.shadow import Shadow
 
 # Images within both limits, all of a request together, are decoded faster than a thread starts.
 _INLINE_BYTES: Final = 8 * 2**10
@@ -68,6 +69,7 @@ class Runtime:
     monitor: Monitor
     responses: ResponseWriter
     face_pool: FacePool | None  # None without a detector
+    shadow: Shadow | None = None
 
     async def decode(
         self, scope: Scope, images: Pixels | Sequence[Encoded | None], with_quality: bool = False
@@ -165,6 +167,8 @@ class Runtime:
                 processes.end_soon(error.message)
                 raise
         metrics.scored(scores, decoded.source)
+        if self.shadow and len(scores):
+            self.shadow.offer(decoded.crops, scores, self.scorer.manifest.thresholds, self.batcher)
         return scores
 
 

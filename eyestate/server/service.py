@@ -34,6 +34,8 @@ try:
     MODEL = load_model()
     if SETTINGS.api_keys_file:
         ApiKeys(SETTINGS.api_keys_file)
+    if SETTINGS.shadow_model:
+        load_model(SETTINGS.shadow_model)
     if SETTINGS.drift_reference:
         drift_reference.load(SETTINGS.drift_reference)
 except EyestateError as error:
