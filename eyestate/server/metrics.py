@@ -157,6 +157,7 @@ STARTS = Counter("eyestate_worker_starts_total", "Times that a worker process be
 MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multiprocess_mode="livesum")
 
 # Children are looked up once, not per request.
+_frames: Final = {outcome: STREAM_FRAMES.labels(outcome) for outcome in ("answered", "dropped", "failed")}
 _requests: dict[tuple[str, int], Counter] = {}
 _failed: dict[str, Counter] = {}
 _request_seconds: dict[str, BulkHistogram] = {}
@@ -197,7 +198,7 @@ def detected(seconds: float, faces: int) -> None:
 
 def frame(outcome: str, seconds: float | None = None) -> None:
     """Count a frame of a stream; ``outcome`` is answered, dropped or failed, ``seconds`` what its answer took."""
-    STREAM_FRAMES.labels(outcome).inc()
+    _frames[outcome].inc()
     if seconds is not None:
         FRAME_SECONDS.note((seconds,))
 

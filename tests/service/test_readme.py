@@ -61,7 +61,7 @@ CODE = set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 
 
 CHECKS = {  # by what an example imports or calls
-    "tritonclient": "scores.shape == (1_000,)",
+    "tritonclient.http": "scores.shape == (1_000,)",
     "eyestate.load": "scores[0] > 0.5 > scores[1]",
     "eyestate.client": "{verdict.state for verdict in verdicts} == {'open', 'closed'}",
 }
