@@ -86,15 +86,16 @@ def test_faces_are_followed_between_searches(job: Job, clip: Path, tmp_path: Pat
     assert len(searched) == 3  # at 0, 1 and 2 seconds
 
 
+def interrupted(what: str) -> Callable[[float, float], None]:
+    def shown(done: float, total: float) -> None:
+        raise KeyboardInterrupt
+
+    return shown
+
+
 def test_an_interrupted_job_goes_on(job: Job, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(recording, "PART_SECONDS", 0.5)
     whole = run(str(clip), tmp_path / "whole", job, quietly)
-
-    def interrupted(what: str) -> Callable[[float, float], None]:
-        def shown(done: float, total: float) -> None:
-            raise KeyboardInterrupt
-
-        return shown
 
     with pytest.raises(KeyboardInterrupt):
         run(str(clip), tmp_path / "parts", job, interrupted)
@@ -106,6 +107,13 @@ def test_an_interrupted_job_goes_on(job: Job, clip: Path, tmp_path: Path, monkey
     assert resumed.manifest.bad == 0
     assert resumed.people[0].events == whole.people[0].events
     assert [row["time"] for row in rows(tmp_path / "parts")] == [row["time"] for row in rows(tmp_path / "whole")]
+
+
+def test_an_interrupted_stream_has_results(job: Job, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("eyestate.video.job.is_live", lambda source: True)
+    outcome = run(str(clip), tmp_path, job, interrupted)
+    assert outcome.manifest.frames == len(rows(tmp_path)) == 32
+    assert is_the_blink(outcome)
 
 
 def test_a_finished_job_is_not_done_again(job: Job, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
