@@ -26,6 +26,7 @@ STATED: dict[str, tuple[str, list[type[errors.EyestateError]]]] = {
         [errors.RequestTimeoutError],
     ),
     "Seconds a connection may be idle between requests": (f"{DEFAULTS.keep_alive:g} (`EYESTATE_KEEP_ALIVE`)", []),
+    "Requests sent on a connection before the first of them is answered": (f"{connections.MAX_PIPELINED + 1}", []),
     "Body with one image": (f"{images.MAX_BYTES // MIB} MiB", [errors.ImageTooLargeError]),
     "Body of a batch, also after decompression": (f"{uploads.MAX_BODY_BYTES // MIB} MiB", [errors.BodyTooLargeError]),
     f"Bytes per compressed byte of a body over {codings.FREE_BYTES // MIB} MiB": (
