@@ -80,7 +80,7 @@ def _route(method: str, path: str, operation: Node, schemas: Node, *, unfolded: 
     errors = {status: answer for status, answer in responses if status >= "400"}
     told = [
         f"<p>{_prose(operation['description'])}</p>" if "description" in operation else "",
-        f'<pre class="command">{_command(path, body)}</pre>',
+        "" if "101" in answers else f'<pre class="command">{_command(path, body)}</pre>',  # curl opens no WebSocket
         _table("Parameters", map(_parameter, operation.get("parameters", ()))),
         _table("Body", (_format(media_type, content["schema"]) for media_type, content in body.items())),
         _table("Response", map(_answer, answers.items())),
