@@ -9,7 +9,6 @@ with hysteresis, alone and after a median of five frames.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 import eyestate
-from eyestate.atomic import write_atomically
+from eyestate.bundle import load_model
 from eyestate.scorer import Scorer
 from eyestate.temporal import CLOSURE_LIMIT, Event, Timeline
+from tools.harness.report import conditions, describe_models, write_report
 from training.data.synthetic import Eye, random_eye, render
 
 FOLDER: Final = Path("reports/temporal")
@@ -281,8 +281,8 @@ def main(people: int, minutes: float) -> None:
         for condition in CONDITIONS
         for name, method in METHODS.items()
     ]
-    model = f"`{scorer.manifest.name}` {scorer.manifest.version}"
-    write_atomically(FOLDER / "blinks.md", report(rows, model, people, minutes))
+    about = conditions(load_model(), people=people, minutes=minutes)
+    text = report(rows, describe_models(about), people, minutes)
     told = [
         {
             "condition": condition.name,
@@ -293,7 +293,7 @@ def main(people: int, minutes: float) -> None:
         }
         for condition, name, tally in rows
     ]
-    write_atomically(FOLDER / "blinks.json", json.dumps({"model": model, "rows": told}, indent=2) + "\n")
+    write_report(FOLDER, "blinks", {"about": about, "rows": told}, text)
 
 
 if __name__ == "__main__":
