@@ -22,7 +22,7 @@ from eyestate.errors import SettingError
 GAUGES: Final = ("gauge_livesum", "gauge_livemax")
 KINDS: Final = ("counter", "histogram", *GAUGES)
 FILE_BYTES: Final = 2**18  # twice what all metrics with all their labels fill
-_FOLDERS: Final = "prometheus_multiproc_dir"  # what their names begin with, as BentoML has it
+_FOLDERS: Final = "prometheus_multiproc_dir"  # the name of the first of a home, and what those of others begin with
 
 
 def claim(home: Path, workers: int) -> Path:
@@ -42,7 +42,7 @@ def claim(home: Path, workers: int) -> Path:
         with _one_at_a_time(home):
             for left in home.glob(f"{_FOLDERS}*"):
                 _remove_unless_in_use(left)
-            folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}-", dir=home))
+            folder = _made(home)
             _lock(folder)
         for kind, place in itertools.product(KINDS, range(1, workers + 1)):
             with path(folder, kind, place).open("wb") as reserved:
@@ -50,6 +50,16 @@ def claim(home: Path, workers: int) -> Path:
     except OSError as error:
         needed = workers * len(KINDS) * FILE_BYTES // 2**10
         raise SettingError(f"BENTOML_HOME: the metrics need {needed:,} KiB in {home}: {error.strerror}") from None
+    return folder
+
+
+def _made(home: Path) -> Path:
+    """A new folder, which has BentoML's name unless another service has it."""
+    folder = home / _FOLDERS
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}-", dir=home))
     return folder
 
 

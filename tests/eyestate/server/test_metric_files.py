@@ -37,6 +37,7 @@ def test_what_an_earlier_service_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_second_service_of_the_same_home_has_a_folder_of_its_own(tmp_path: Path) -> None:
     folder = metric_files.claim(tmp_path, 1)
+    assert folder.name == "prometheus_multiproc_dir"
     file = metric_files.path(folder, "counter", 1)
     file.write_bytes(b"counted")
     assert claim_elsewhere(tmp_path) != folder.name
