@@ -33,7 +33,6 @@ OF_OTHER_MODELS: Final = frozenset({"input_size.json", "kaggle_model/evaluation.
 KNOWN_STALE: Final = frozenset(
     {
         "benchmarks/cpu.json",
-        "capacity/capacity.json",
         "container/cpu.json",
         "container/cuda.json",
         "serving/bulk-final_best.json",
