@@ -62,16 +62,18 @@ CODE = set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 
 CHECKS = {  # by what an example imports or calls
     "tritonclient.http": "scores.shape == (1_000,)",
+    "tritonclient.grpc": "scores.shape == (1_000,)",
     "eyestate.load": "scores[0] > 0.5 > scores[1]",
     "eyestate.client": "{verdict.state for verdict in verdicts} == {'open', 'closed'}",
 }
 
 
 @pytest.mark.parametrize("sign", CHECKS)
-def test_python(service: str, sign: str) -> None:
+def test_python(service: str, grpc_port: int, sign: str) -> None:
     (code,) = (block for block in CODE if sign in block)
     check = CHECKS[sign]
     code = code.replace(SERVICE.removeprefix("http://"), service.removeprefix("http://"))
+    code = code.replace("127.0.0.1:3001", f"127.0.0.1:{grpc_port}")
     subprocess.run([sys.executable, "-c", f"{code}\nassert {check}"], cwd=PROJECT, check=True)
 
 

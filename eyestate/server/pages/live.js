@@ -52,9 +52,10 @@ class Live {
     });
   }
 
-  /* The answer to a frame; throws a Refusal where there is none. */
+  /* The answer to a frame; throws a Refusal where there is none, and sends nothing once it has been stopped. */
   async ask(blob, signal) {
     if (this.socket.readyState === WebSocket.CONNECTING) this.judge(await this.next(signal));
+    signal.throwIfAborted();
     if (this.socket.readyState !== WebSocket.OPEN) this.judge(this.ended ?? { error: { code: "going" } });
     const answer = this.next(signal);
     this.socket.send(blob);
