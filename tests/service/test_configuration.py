@@ -47,7 +47,7 @@ def test_every_other_default_is_the_one_of_the_service(unset: tuple[dict[str, An
         if value in (None, []):
             assert not re.search(r"\d", shown), name  # what that means, in words
         else:
-            assert shown == (f"{value:g}" if isinstance(value, float) else str(value)), name
+            assert shown == (f"{value:g}" if isinstance(value, float) else str(value).lower()), name
 
 
 def test_the_images_serve_what_the_page_says(unset: tuple[dict[str, Any], str]) -> None:
