@@ -37,14 +37,8 @@ KNOWN_STALE: Final = frozenset(
         "container/cuda.json",
         "serving/bulk-final_best.json",
         "serving/bulk-small.json",
-        "serving/chaos-drain.json",
-        "serving/chaos-kill.json",
-        "serving/chaos-overload.json",
         "serving/chaos-soak.json",
         "serving/devices.json",
-        "serving/faces.json",
-        "serving/footprint-final_best.json",
-        "serving/footprint-small.json",
         "serving/peers.json",
     }
 )

@@ -29,7 +29,7 @@ from tools.harness.servers import Server, ServerError
 CONNECTIONS: Final = 16
 REQUESTS_PER_CONNECTION: Final = 50  # otherwise all would stay with the surviving worker
 BACK_SECONDS: Final = 30
-_WORKER: Final = "--worker-id"  # on the command line of BentoML's workers
+_WORKER: Final = "_bentoml_impl.worker.service"  # on the command line of BentoML's workers, of which the end may be cut
 _POLL_SECONDS: Final = 0.05
 _SEED: Final = 0
 
