@@ -33,7 +33,7 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     for headers in (cycle.default_headers, response.raw_headers):
         for name, value in headers:
             pieces += (name, b": ", value, b"\r\n")
-            closes = closes or name == b"connection"  # the service has no other value for it than close
+            closes = closes or (name == b"connection" and value == b"close")
     if closes:
         cycle.keep_alive = False
     elif not cycle.keep_alive:

@@ -61,16 +61,9 @@ def service_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def grpc_port() -> int:
-    """On which ``service`` listens for gRPC."""
-    return free_port()
-
-
-@pytest.fixture(scope="session")
-def service(service_log: Path, grpc_port: int) -> Iterator[str]:
+def service(service_log: Path) -> Iterator[str]:
     """Base URL of a running service. Whatever the tests sent it, it must have logged no traceback and stop cleanly."""
-    home = service_log.parent / "home"
-    with started_service(home, service_log, EYESTATE_GRPC_PORT=str(grpc_port)) as (process, url):
+    with started_service(service_log.parent / "home", service_log) as (process, url):
         wait_until_ready(process, url, service_log)
         yield url
         process.send_signal(signal.SIGTERM)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import PROJECT
+from tests.service.conftest import PROJECT, started_service, wait_until_ready
+from tools.harness.servers import free_port
 
 DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("http-api", "python", "cli", "batch")))
 TEXT = "\n".join((PROJECT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
@@ -62,19 +63,28 @@ CODE = set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 
 CHECKS = {  # by what an example imports or calls
     "tritonclient.http": "scores.shape == (1_000,)",
-    "tritonclient.grpc": "scores.shape == (1_000,)",
     "eyestate.load": "scores[0] > 0.5 > scores[1]",
     "eyestate.client": "{verdict.state for verdict in verdicts} == {'open', 'closed'}",
 }
 
+GRPC = "tritonclient.grpc"
+
 
 @pytest.mark.parametrize("sign", CHECKS)
-def test_python(service: str, grpc_port: int, sign: str) -> None:
+def test_python(service: str, sign: str) -> None:
     (code,) = (block for block in CODE if sign in block)
     check = CHECKS[sign]
     code = code.replace(SERVICE.removeprefix("http://"), service.removeprefix("http://"))
-    code = code.replace("127.0.0.1:3001", f"127.0.0.1:{grpc_port}")
     subprocess.run([sys.executable, "-c", f"{code}\nassert {check}"], cwd=PROJECT, check=True)
+
+
+def test_python_over_grpc(tmp_path: Path) -> None:
+    (code,) = (block for block in CODE if GRPC in block)
+    log, port = tmp_path / "log", free_port()
+    with started_service(tmp_path / "home", log, EYESTATE_GRPC_PORT=str(port)) as (process, url):
+        wait_until_ready(process, url, log)
+        code = code.replace("127.0.0.1:3001", f"127.0.0.1:{port}")
+        subprocess.run([sys.executable, "-c", f"{code}\nassert scores.shape == (1_000,)"], cwd=PROJECT, check=True)
 
 
 def test_every_example_is_checked() -> None:
@@ -82,4 +92,4 @@ def test_every_example_is_checked() -> None:
     assert checked
     unchecked = {command for command, _ in shown("") if command not in checked}
     assert {command.split()[0] for command in unchecked} <= {"git", "cd", "make"}
-    assert [block for block in CODE if not any(sign in block for sign in CHECKS)] == []
+    assert [block for block in CODE if not any(sign in block for sign in (*CHECKS, GRPC))] == []

@@ -309,7 +309,7 @@ class TestOperations:
         changes = {key: after[key] - before.get(key, 0) for key in after}
         assert changes[sample("eyestate_request_duration_seconds_sum", route="/v1/score")] < 0.25
         assert changes[sample("eyestate_request_duration_seconds_bucket", route="/v1/score", le="0.25")] == 1
-        assert 1 <= changes[sample("eyestate_phase_duration_seconds_sum", phase="receive")] < 1.5
+        assert 0.9 < changes[sample("eyestate_phase_duration_seconds_sum", phase="receive")] < 1.5
 
     def test_a_client_that_leaves_while_it_sends_is_not_counted_as_slow(
         self, service: str, client: httpx.Client

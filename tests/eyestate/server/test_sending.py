@@ -76,6 +76,7 @@ RESPONSES = {
     "text": lambda: PlainTextResponse("open"),
     "empty": lambda: Response(status_code=200),
     "error that closes": lambda: PlainTextResponse("late", 408, headers={"Connection": "close"}),
+    "error that offers an upgrade": lambda: Response(status_code=426, headers={"Connection": "Upgrade"}),
     "no content": lambda: Response(status_code=204),
     "more headers": lambda: Response(b"\0" * 1_000, headers={"X-Request-ID": "1"}, media_type="application/x-npy"),
 }
