@@ -224,7 +224,7 @@ def _halved(content: bytes) -> bytes:
     Raises:
         ImportError: there is no package ``onnx``.
     """
-    from eyestate.gpu_graph import halved  # noqa: PLC0415
+    from eyestate.gpu_graph import halved  # noqa: PLC0415  # onnx, of the extra `gpu`
 
     return halved(content)
 

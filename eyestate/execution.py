@@ -158,7 +158,7 @@ def resizing_session() -> onnxruntime.InferenceSession:
     Raises:
         ImportError: there is no package ``onnx``.
     """
-    from eyestate.gpu_graph import resizing  # noqa: PLC0415
+    from eyestate.gpu_graph import resizing  # noqa: PLC0415  # onnx, of the extra `gpu`
 
     options = _options(1, None)
     # A fused product of matrices would exist for float32 only.

@@ -22,7 +22,7 @@ class Resizer:
 
     def __init__(self, session: InferenceSession) -> None:
         """``session`` is one of ``gpu_graph.resizing``."""
-        from eyestate.gpu_graph import resize_weights  # noqa: PLC0415
+        from eyestate.gpu_graph import resize_weights  # noqa: PLC0415  # onnx, of the extra `gpu`
 
         self._session = session
         self._weights = resize_weights

@@ -111,7 +111,7 @@ def serve(
         if not os.environ.get(_HOME):
             os.environ[_HOME] = stack.enter_context(tempfile.TemporaryDirectory(prefix="eyestate-"))
         with extra("serve"):  # reads the environment
-            from eyestate.server.service import serve_http  # noqa: PLC0415
+            from eyestate.server.service import serve_http  # noqa: PLC0415  # the extra `serve`
         serve_http(host, port, certificate=tls_cert, key=tls_key, client_ca=tls_client_ca)
 
 

@@ -142,7 +142,7 @@ def measure_network(network: Bundle, name: str, plan: Plan, figures: Figures) ->
 def torch_speeds(content: bytes, side: int, sizes: Sequence[int], seconds: float) -> dict[int, float]:
     """Crops per second of a network by batch size in PyTorch; nothing where that is missing or has no GPU."""
     try:
-        import torch  # noqa: PLC0415
+        import torch  # noqa: PLC0415  # may be missing
 
         from loadtests.accelerator.torch_network import crops_per_second  # noqa: PLC0415
     except ImportError:

@@ -61,7 +61,7 @@ class Attacks:
         model: the name under which the inference protocol knows what is served.
         seed: of the choice.
         """
-        self._choose = Random(seed)  # noqa: S311
+        self._choose = Random(seed)  # noqa: S311  # no secret
         infer = f"/v2/models/{model}/infer"
         image = crops.jpeg(crops.eye())
         form = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + image + b"\r\n--b--\r\n"
