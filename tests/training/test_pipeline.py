@@ -60,7 +60,8 @@ MINIATURE = {
         "shares": {"mrl": 0.4, "unlabelled": 0.5, **dict.fromkeys(COLLECTIONS, 0.1)},
     },
     "ablation": {"seeds": 1, "draws": 64},
-    "final_best": {"version": "0.0.1", "epochs": 1, "learning_rate": 1e-4, "max_wrong": 0.01},
+    "self_training": {"epochs": 1, "learning_rate": 1e-4},
+    "final_best": {"version": "0.0.1", "epochs": 1, "learning_rate": 1e-4, "seed": 5, "max_wrong": 0.01},
     "lite": {
         "version": "0.0.1",
         "max_wrong": 0.01,

@@ -119,7 +119,7 @@ def fake_runs(
          "clusterings": {"dlib-kmeans-tuned": summary, "dlib-bisecting-tuned": summary}},
     )  # fmt: skip
 
-    stages = ("kaggle_model/scores", "committee/beliefs", "final_best/beliefs")
+    stages = ("kaggle_model/scores", "committee/beliefs", "self_training/beliefs", "final_best/beliefs")
     for seed, name in enumerate(stages):
         write_labels(runs / f"{name}.csv", pseudo_labels(pool, guesses(truth, 2.5 - seed / 2, seed)))
     for seed, folder in enumerate(("pseudo_label", "committee", "final_best")):
@@ -138,6 +138,7 @@ def fake_runs(
     recipes: dict[str, dict[str, object]] = {
         "kaggle_model": {"sources": [{"name": "MRL Eye Dataset", "crops": 53_647}]},
         "committee": {"shares": {}},
+        "self_training": {"shares": {}},
         "final_best": {"shares": {}},
         "final_best_lite": {"distillation_set": ""},
     }
@@ -270,7 +271,7 @@ class TestMarkdown:
         assert set(committed) == {f"{figure.name}.png" for figure in data.report.figures}
         assert not crops & set(committed.values())
         own = {"attempts", "label-quality", "reliability", "scores", "trade-off",
-               "training-committee", "training-final_best"}  # fmt: skip  # drawn from numbers
+               "training-committee", "training-self_training", "training-final_best"}  # fmt: skip  # drawn from numbers
         assert own < {Path(name).stem for name in committed}
         assert all(png == picture("white") for name, png in committed.items() if Path(name).stem not in own)
 
@@ -324,7 +325,7 @@ class TestContent:
     def test_people_are_not_judged_by_their_own_answers(self, data: Data) -> None:
         stages, _ = stage_qualities(data.runs, data.pool, data.people)
         by_stage = {item.stage: item for item in stages}
-        assert by_stage["targets of final_best"].quality["all"].n == len(data.pool) - 9
+        assert by_stage["targets of self_training"].quality["all"].n == len(data.pool) - 9
         assert by_stage["consensus: all good clusterings agree"].quality["all"].n == 30
         accuracy = by_stage["consensus: all good clusterings agree"].quality["all"].accuracy
         assert accuracy is not None

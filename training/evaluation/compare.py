@@ -44,7 +44,8 @@ ATTEMPTS: Final = (
         ANSWERS[:1],
     ),
     Attempt("committee", "five first halves of FaceNet, labelled crops alone"),
-    Attempt("final_best", "the five, also towards their beliefs about the unlabelled crops and answers", ANSWERS[1:]),
+    Attempt("self_training", "the five, also towards beliefs about the unlabelled crops and answers", ANSWERS[1:]),
+    Attempt("final_best", "the five, for longer, towards what those of self_training believe and answers", ANSWERS[1:]),
     Attempt("final_best_lite", "distilled from final_best", ANSWERS[1:]),
 )
 

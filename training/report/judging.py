@@ -46,7 +46,7 @@ OWN_TEST: Final = "0.02 to 0.03"  # the original's EERs on its own random test s
 OWN_KIND: Final = "0.07"  # the original's kaggle_model on crops of this kind
 BASELINE: Final = {"best_1000": "best_1000", "final_baseline": "final_baseline"}
 CURVES: Final = {"kaggle_model": "train", "best_1000": "fine-tune", "final_baseline": "fine-tune"}
-COMMITTEES: Final = ("committee", FINAL)
+COMMITTEES: Final = ("committee", "self_training", FINAL)
 
 Comparison = Mapping[str, Any]
 
@@ -450,10 +450,10 @@ def notes(held_out: Sequence[LabelledCrop], people: Mapping[str, Answer]) -> Sec
         "Cross-validation: `committee`, `final_best` and `final_best_lite` learn from all of MRL's people and from "
         "other collections. What they say of a person comes from one network, trained on the other four fifths, not "
         "from all together. MRL's test subjects are the people that kaggle_model, trained once, never saw either.",
-        "Not quite clean: final_best's targets for unlabelled crops and for doubtful labels come from networks of "
-        "`committee`, some of which had seen the people that final_best is judged by. No label of these people reaches "
-        "the network that scores them, but a little of what was learnt from them may. `committee` has no such path, "
-        "which is why both are compared.",
+        "Not quite clean: what self_training and final_best are trained towards, where labels are missing or doubtful, "
+        "comes from networks of the committee before, some of which had seen the people that these are judged by. No "
+        "label of these people reaches the network that scores them, but a little of what was learnt from them may. "
+        "`committee` has no such path, which is why all are compared.",
         "Intervals show how far a value would move with other crops, or other subjects, of the same kind. They say "
         "nothing about other cameras or populations.",
         "The unlabelled crops may show a person more than once; identities are unknown, so held-out crops may show "

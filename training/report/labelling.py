@@ -318,9 +318,9 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         pseudo = runs.labels("pseudo_label/labels.csv", "pseudo-label")
         return merge(consensus, pseudo, human_labels(runs.answers(ANSWERS[0]).values()))
 
-    def final_targets() -> list[Label]:
-        targets = soft_targets(pool, beliefs(runs, FIRST_BELIEFS), runs.answers(ANSWERS[1]))
-        return [Label(crop.name, crop.label, crop.target, "pseudo") for crop in targets]
+    def targets() -> list[Label]:
+        targeted = soft_targets(pool, beliefs(runs, FIRST_BELIEFS), runs.answers(ANSWERS[1]))
+        return [Label(crop.name, crop.label, crop.target, "pseudo") for crop in targeted]
 
     def verdicts(name: str, maker: str) -> list[tuple[str, Callable[[], list[Label]], bool]]:
         return [
@@ -331,6 +331,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
     believed = [
         ("kaggle_model, before any crop of this kind", "kaggle_model/scores.csv", "score"),
         ("committee, before any crop of this kind", FIRST_BELIEFS, "committee"),
+        ("self_training, cross-fitted", "self_training/beliefs.csv", "committee"),
         ("final_best, cross-fitted", FINAL_BELIEFS, "committee"),
     ]
     kaggle, *rounds = [
@@ -349,7 +350,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         ),
         ("all labels of final_baseline", baseline, True),
         *(stage for pair in rounds for stage in pair),
-        ("targets of final_best", final_targets, True),
+        ("targets of self_training", targets, True),
     ]
 
 
