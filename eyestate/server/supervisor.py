@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import math
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -28,9 +26,8 @@ log = logging.getLogger("eyestate.server.supervisor")
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 _LEAST_SECONDS: Final = 1.0  # from one start in a place to the next
 _MOST_DOUBLINGS: Final = 5  # of the second until the next start, in a place where none succeeds
-_SO_ATTACH_FILTER: Final = 26  # socket(7)
-# For the kernel's packet filter: of the 14th byte of the TCP header take SYN and ACK; drop what has SYN alone.
-_NO_SYN: Final = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF))
+_SO_BINDTOIFINDEX: Final = 62  # of Linux's asm-generic/socket.h
+_NO_INTERFACE: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -187,13 +184,11 @@ def _cause(code: int) -> str:
 def _refuse_connections(listening: socket.socket) -> None:
     """Let no new connection begin on a socket, for all processes that share it, and keep those not yet accepted.
 
-    The first packet of a new one is dropped. Its sender repeats it after a second, and is refused if the socket is
-    closed by then. To close the socket at once would reset those that the kernel has taken already.
+    The socket is bound to a network interface that does not exist, so the kernel no longer finds it for a new
+    connection, which is refused. Those that have begun do not ask for it again. To close the socket at once would reset
+    them. Any user may bind a socket that is not bound to an interface yet, since Linux 5.7.
     """
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in _NO_SYN))
     try:
-        listening.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
-        )
+        listening.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
     except OSError as error:
         log.warning("connections may be reset at the very end: %s", error.strerror)
