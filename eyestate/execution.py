@@ -142,6 +142,13 @@ def open_session(
     raise AssertionError("the CPU is always available")
 
 
+def returning_memory() -> onnxruntime.RunOptions:
+    """Options for an inference on the CPU after which ONNX Runtime keeps no memory that it does not use."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def is_available(device: str) -> bool:
     """Whether this ONNX Runtime has what it takes for the device; its driver may still be missing."""
     return _PROVIDERS[device] in onnxruntime.get_available_providers()

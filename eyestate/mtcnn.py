@@ -18,13 +18,14 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import RunOptions
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyestate.arrays import Pixels
 from eyestate.bundle import Sha256, models_dir
 from eyestate.errors import DetectorError
-from eyestate.execution import open_session
+from eyestate.execution import open_session, returning_memory
 
 FOLDER: Final = "mtcnn"
 DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops
@@ -168,6 +169,12 @@ class FaceDetector:
             for face, sure in zip(found, confidence, strict=True)
         ]
 
+    def return_memory(self) -> None:
+        """Give back to the system what ONNX Runtime keeps of the largest photos, up to 90 MiB, for the next ones."""
+        sides: dict[Network, int] = {"pnet": _CELL, "rnet": _R_NET_SIDE, "onet": _O_NET_SIDE}
+        for network, side in sides.items():
+            self._run(network, np.zeros((1, side, side, 3), np.uint8), returning_memory())
+
     def _proposed(self, shrunk: _Shrunk, is_cancelled: Callable[[], bool]) -> Floats:
         """P-Net's candidates: square boxes with a part in the photo, float32 (N, 4)."""
         boxes, scores = [np.empty((0, 4), np.float32)], [np.empty(0, np.float32)]
@@ -219,11 +226,11 @@ class FaceDetector:
         ]
         return faces, boxes, confidence
 
-    def _run(self, network: Network, patches: Pixels) -> list[Floats]:
+    def _run(self, network: Network, patches: Pixels, options: RunOptions | None = None) -> list[Floats]:
         """The outputs of a network: confidence (N, …), offsets (N, 4, …), and O-Net's landmarks (N, 10)."""
         session = self._sessions[network]
         name = session.get_inputs()[0].name
-        batches = [session.run(None, {name: patches[i : i + _BATCH]}) for i in range(0, len(patches), _BATCH)]
+        batches = [session.run(None, {name: patches[i : i + _BATCH]}, options) for i in range(0, len(patches), _BATCH)]
         return [np.concatenate(output) for output in zip(*batches, strict=True)]
 
 

@@ -197,6 +197,7 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         background_tasks = [
             asyncio.create_task(edge.enforce_deadlines()),
             asyncio.create_task(monitor.publish_regularly()),
+            asyncio.create_task(memory.return_regularly(face_pool.detector.return_memory if face_pool else int)),
             *([asyncio.create_task(control.follow())] if control else []),
         ]
         grpc_server = await _start_grpc(app, settings) if settings.grpc_port else None

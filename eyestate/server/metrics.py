@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -238,6 +238,18 @@ def count_in_files(folder: Path, place: int) -> None:
                     counted._metric_init()
 
 
+class Look(NamedTuple):
+    """How the crops of a request look.
+
+    Attributes:
+        widths: of each, in pixels.
+        sample: some of them, shrunk, uint8 (``quality.SIDE``, ``quality.SIDE``).
+    """
+
+    widths: list[int] | npt.NDArray[np.float64]
+    sample: list[Pixels]
+
+
 class Monitor:
     """Publishes what a process knows about the model it serves: histograms, states, drift, queue and memory.
 
@@ -289,23 +301,34 @@ class Monitor:
         WORKERS.set(1)
         STARTS.inc()
 
-    def decoded(self, seconds: float, crops: Sequence[Pixels] | Pixels, source: Source = "crops") -> None:
+    def look(self, crops: Sequence[Pixels] | Pixels, source: Source = "crops") -> Look:
+        """How crops look, for ``decoded``. Safe to call from any thread: large ones take long to shrink.
+
+        Args:
+            crops: grey, uint8 (height, width) each or (N, height, width) in all, not yet resized for the model.
+            source: where they come from.
+        """
+        room = SAMPLE - len(self._samples[source])
+        sampled = crops[:: math.ceil(len(crops) / room)] if room > 0 and len(crops) else ()
+        if isinstance(crops, np.ndarray):
+            return Look(np.full(len(crops), float(crops.shape[2])), [*map(quality.shrink, sampled)])
+        return Look([crop.shape[1] for crop in crops], [*map(quality.shrink, sampled)])
+
+    def decoded(self, seconds: float, look: Look, source: Source = "crops") -> None:
         """Note how long the crops of a request took to decode, and how they look.
 
         Args:
             seconds: from the body's bytes to pixels.
-            crops: grey, uint8 (height, width) each or (N, height, width) in all, not yet resized for the model.
+            look: of the crops.
             source: where they come from.
         """
         _DECODE.note((seconds,))
         widths, sample = _FEATURES[source]["width"], self._samples[source]
-        if isinstance(crops, np.ndarray):
-            widths.note_array(np.full(len(crops), float(crops.shape[2])))
+        if isinstance(look.widths, np.ndarray):
+            widths.note_array(look.widths)
         else:
-            widths.note([crop.shape[1] for crop in crops])
-        room = SAMPLE - len(sample)
-        if room > 0 and len(crops):
-            sample.extend(map(quality.shrink, crops[:: math.ceil(len(crops) / room)]))
+            widths.note(look.widths)
+        sample.extend(look.sample[: SAMPLE - len(sample)])
 
     def publish(self) -> None:
         """Put what was noted since the last time into Prometheus."""

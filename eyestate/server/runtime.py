@@ -29,7 +29,7 @@ from eyestate.server.auth import RIGHTS, Rights
 from eyestate.server.batching import Batcher, CascadeBatcher, Crops
 from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
-from eyestate.server.metrics import Monitor
+from eyestate.server.metrics import Look, Monitor
 from eyestate.server.packed import Encoded
 from eyestate.server.responses import ResponseWriter, Scored
 from eyestate.server.shadow import Shadow
@@ -89,18 +89,29 @@ class Runtime:
         if quota := quota_of(scope):
             quota.take(len(images))
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
-        work = partial(_decode, images, self.scorer.side, with_quality)
+        work = partial(self._decode, images, with_quality)
         with tracing.phase(scope, "decode"):
             if size > _INLINE_BYTES:
-                originals, decoded = await _in_thread(work)
+                look, decoded = await _in_thread(work)
             else:
-                originals, decoded = work(_INLINE_PIXELS)
+                look, decoded = work(_INLINE_PIXELS)
                 if any(isinstance(failure, ImageTooLargeError) for failure in decoded.failures.values()):
-                    originals, decoded = await _in_thread(work)
-        self.monitor.decoded(time.perf_counter() - started, originals)
+                    look, decoded = await _in_thread(work)
+        self.monitor.decoded(time.perf_counter() - started, look)
         for failure in decoded.failures.values():
             metrics.failed(failure.code)
         return decoded
+
+    def _decode(
+        self,
+        images: Pixels | Sequence[Encoded | None],
+        with_quality: bool,
+        max_pixels: int,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[Look, Decoded]:
+        """As ``decode``; of ``max_pixels`` in all, and until the result is no longer wanted."""
+        originals, decoded = _decode(images, self.scorer.side, with_quality, max_pixels, is_cancelled)
+        return self.monitor.look(originals), decoded
 
     async def photo(
         self, scope: Scope, photo: bytes, *, with_quality: bool = False, with_verdict: bool = False
@@ -118,10 +129,16 @@ class Runtime:
         detector, side = self.face_pool.detector, self.scorer.side
         if quota := quota_of(scope):
             quota.require_one()
-        look = partial(_find, detector, photo, side, with_quality=with_quality, with_verdict=with_verdict)
+
+        def search(is_cancelled: Callable[[], bool]) -> tuple[Found, Decoded, verdicts.Sight | None, Look]:
+            found, decoded, sight = _find(
+                detector, photo, side, is_cancelled, with_quality=with_quality, with_verdict=with_verdict
+            )
+            return found, decoded, sight, self.monitor.look(found.crops, "faces")
+
         with tracing.phase(scope, "find"):
-            found, decoded, sight = await self.face_pool.run(look)
-        self.monitor.decoded(found.decoding, found.crops, "faces")
+            found, decoded, sight, look = await self.face_pool.run(search)
+        self.monitor.decoded(found.decoding, look, "faces")
         metrics.detected(found.detecting, len(found.faces))
         if quota:
             quota.take_afterwards(len(found.crops))

@@ -359,7 +359,7 @@ class _Stream:
         seen = await runtime.face_pool.run(look)
         if quota:
             quota.take_afterwards(len(seen.found.crops))
-        runtime.monitor.decoded(seen.found.decoding, seen.found.crops, "faces")
+        runtime.monitor.decoded(seen.found.decoding, runtime.monitor.look(seen.found.crops, "faces"), "faces")
         metrics.detected(seen.found.detecting, len(seen.found.faces))
         image = {"width": seen.found.width, "height": seen.found.height}
         if not seen.found.faces:

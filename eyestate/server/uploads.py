@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -139,11 +139,12 @@ async def body(request: Request, max_bytes: int) -> bytes:
     chunk, more = await received.chunk()
     if not more:
         return chunk
-    whole = bytearray(chunk)  # a list of chunks would cost many times their bytes where they are tiny
+    whole = io.BytesIO()  # a list of chunks would cost many times their bytes where they are tiny
+    whole.write(chunk)
     while more:
         chunk, more = await received.chunk()
-        whole += chunk
-    return bytes(whole)
+        whole.write(chunk)
+    return whole.getvalue()  # what it holds, not a copy
 
 
 def _media_type(request: Request) -> str:
@@ -227,7 +228,7 @@ async def _parts(request: Request, name: str, max_bytes: int, max_images: int = 
         raise RequestError("the multipart body ends before its closing boundary")
     if not collector.parts:
         raise RequestError(f"the multipart body has no part named '{name}'")
-    return [bytes(collector.parts.popleft()) for _ in range(len(collector.parts))]  # and no part twice in memory
+    return [part.getvalue() for part in collector.parts]  # what they hold, not a copy
 
 
 class _Collector:
@@ -236,7 +237,7 @@ class _Collector:
     def __init__(self, name: bytes, max_images: int) -> None:
         self.name = name
         self.max_images = max_images
-        self.parts: deque[bytearray] = deque()
+        self.parts: list[io.BytesIO] = []
         self.complete = False
         self._header = bytearray()
         self._value = bytearray()
@@ -278,11 +279,11 @@ class _Collector:
                 raise BodyTooLargeError(
                     f"there are more than {self.max_images:,} images; send them in several requests"
                 )
-            self.parts.append(bytearray())
+            self.parts.append(io.BytesIO())
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
-            self.parts[-1] += data[start:end]
+            self.parts[-1].write(data[start:end])
 
     def _end(self) -> None:
         self.complete = True

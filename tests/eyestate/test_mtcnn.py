@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +33,21 @@ from eyestate.mtcnn import (
 )
 from tests.photos import BOX, LEFT_EYE, RIGHT_EYE, collage, portrait, shrunk, without_face
 
+PROJECT = Path(__file__).parents[2]
+MEMORY = """
+import numpy as np, psutil
+from eyestate.mtcnn import FaceDetector
+
+def used():
+    return psutil.Process().memory_info().rss // 2**20
+
+detector = FaceDetector()
+before = used()
+detector.detect(np.zeros((2_048, 2_048, 3), np.uint8))
+grown = used() - before
+detector.return_memory()
+print(grown, used() - before)
+"""
 NEAR = 0.05  # widths of the face
 
 
@@ -237,3 +254,10 @@ def test_clipped_boxes_lie_in_the_photo(corners: tuple[float, ...], width: int, 
     assert 0 <= box.top <= box.top + box.height <= height + 1e-6
     assert box.width >= 0
     assert box.height >= 0
+
+
+def test_the_memory_of_the_largest_photo_is_returned() -> None:
+    """In another process, of which nothing else has grown."""
+    grown, kept = map(int, subprocess.check_output([sys.executable, "-c", MEMORY], cwd=PROJECT).split())
+    assert grown > 32
+    assert kept < grown - 32

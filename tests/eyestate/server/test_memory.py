@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from eyestate.server import memory
 from eyestate.server.memory import Room
 
 KEPT = """
@@ -103,3 +105,22 @@ def test_large_blocks_are_given_back() -> None:
         for mode in ("as usual", "returned")
     }
     assert kept["returned"] < 100, kept
+
+
+class TestReturning:
+    def test_happens_once_after_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "_RETURN_SECONDS", 0.01)
+        returned: list[str] = []
+
+        async def run() -> None:
+            with memory.WORK.take(1):
+                pass
+            task = asyncio.create_task(
+                memory.return_regularly(lambda: returned.append(threading.current_thread().name))
+            )
+            await asyncio.sleep(0.2)
+            task.cancel()
+
+        asyncio.run(run())
+        assert len(returned) == 1
+        assert returned != ["MainThread"]

@@ -155,7 +155,7 @@ def test_codes(call: Callable[[str], None], monitor: Monitor) -> None:
 @pytest.mark.parametrize("crops", [[DARK, LIGHT], np.stack([DARK, LIGHT])], ids=["one by one", "in one array"])
 def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]], monitor: Monitor) -> None:
     def decode() -> None:
-        monitor.decoded(0.25, crops)
+        monitor.decoded(0.25, monitor.look(crops))
 
     assert changes(monitor, decode, "eyestate_phase_duration_seconds_sum", phase="decode") == 0.25
     assert changes(monitor, decode, "eyestate_crop_width_pixels_count", source="crops") == 2
@@ -166,7 +166,13 @@ def test_decoded_crops(crops: list[np.ndarray[tuple[int, int], np.dtype[np.uint8
 
 def test_no_crop_could_be_decoded(monitor: Monitor) -> None:
     assert (
-        changes(monitor, lambda: monitor.decoded(0.1, []), "eyestate_phase_duration_seconds_count", phase="decode") == 1
+        changes(
+            monitor,
+            lambda: monitor.decoded(0.1, monitor.look([])),
+            "eyestate_phase_duration_seconds_count",
+            phase="decode",
+        )
+        == 1
     )
 
 
@@ -174,8 +180,8 @@ def test_pixels_of_many_crops_are_sampled_evenly(monitor: Monitor) -> None:
     crops = np.concatenate([np.full((5_000, 24, 24), 50, np.uint8), np.full((5_000, 24, 24), 150, np.uint8)])
 
     def decode() -> None:
-        monitor.decoded(0.1, crops)
-        monitor.decoded(0.1, [DARK])
+        monitor.decoded(0.1, monitor.look(crops))
+        monitor.decoded(0.1, monitor.look([DARK]))
 
     monitor.publish()
     before = (
@@ -212,7 +218,7 @@ def test_drift_is_told_once_enough_crops_were_seen(manifest: Manifest) -> None:
     monitor.publish()
     assert value("eyestate_uncertain_share", source="crops", crops="recent") == before
     metrics.scored(scores)
-    monitor.decoded(0.1, np.zeros((LEAST, 40, 40), np.uint8))
+    monitor.decoded(0.1, monitor.look(np.zeros((LEAST, 40, 40), np.uint8)))
     monitor.publish()
     assert 0 < value("eyestate_drift_psi", source="crops", feature="score") < 0.1
     assert value("eyestate_drift_psi", source="crops", feature="width") > 0.2
@@ -286,14 +292,14 @@ def test_costs_little(monitor: Monitor) -> None:
 
     def single() -> None:
         for _ in range(1_000):
-            monitor.decoded(0.001, [DARK])
+            monitor.decoded(0.001, monitor.look([DARK]))
             metrics.batch(1, [0.001], 0.001)
             metrics.scored(scores)
             metrics.request_done("/v1/score", 200, 0.02, 0.003)
         monitor.publish()
 
     def bulk() -> None:
-        monitor.decoded(0.1, many)
+        monitor.decoded(0.1, monitor.look(many))
         metrics.batch(len(many), [0.1], 0.1)
         metrics.scored(np.zeros(len(many), np.float32))
         metrics.request_done("/v1/score/batch", 200, 0.1, 0.3)
@@ -354,7 +360,7 @@ class TestSeveralWorkers:
             "metrics.rejected('overloaded')\n"
             "metrics.failed('corrupt_image')\n"
             "metrics.scored(np.array([0.9], np.float32))\n"
-            "monitor.decoded(0.001, np.zeros((2, 24, 24), np.uint8))\n"
+            "monitor.decoded(0.001, monitor.look(np.zeros((2, 24, 24), np.uint8)))\n"
         )
         show = "print(asyncio.run(monitor.exposition()).decode())\n"
         with pytest.raises(subprocess.CalledProcessError):

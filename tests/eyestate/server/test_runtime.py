@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,8 +38,8 @@ def decoded_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def made(images: Sequence[bytes | None]) -> Decoded:
-    nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
+def made(images: Sequence[bytes | None], look: Callable[[Any], object] = lambda _: None) -> Decoded:
+    nothing = cast("Any", SimpleNamespace(side=32, look=look, decoded=lambda *_: None))
     service = Runtime(
         bundle=nothing, scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None
     )
@@ -57,6 +57,13 @@ def test_many_pixels_in_few_bytes_are_not(decoded_by: list[str], kind: str) -> N
     assert len(few_bytes) < runtime._INLINE_BYTES
     assert not made([few_bytes]).failures
     assert "MainThread" not in decoded_by
+
+
+def test_large_crops_are_looked_at_where_they_are_decoded() -> None:
+    """For the figures of drift they are shrunk, which takes 20 ms for the largest."""
+    names = []
+    made([encoded(Image.new("L", (512, 512)), "JPEG")], lambda _: names.append(threading.current_thread().name))
+    assert names[-1] != "MainThread"
 
 
 def test_nor_are_many_small_ones_of_few_bytes(decoded_by: list[str]) -> None:
@@ -81,7 +88,7 @@ def test_decoding_stops_when_the_request_has_ended(monkeypatch: pytest.MonkeyPat
         return np.zeros((24, 24), np.uint8)
 
     async def leave() -> None:
-        nothing = cast("Any", SimpleNamespace(side=32, decoded=lambda *_: None))
+        nothing = cast("Any", SimpleNamespace(side=32, look=lambda _: None, decoded=lambda *_: None))
         service = Runtime(
             bundle=nothing, scorer=nothing, batcher=nothing, monitor=nothing, responses=nothing, face_pool=None
         )
