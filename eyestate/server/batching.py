@@ -20,8 +20,8 @@ from eyestate.server import metrics
 from eyestate.server.admission import overloaded, smoothed
 
 _INLINE_SECONDS: Final = 0.001  # shorter inferences run on the event loop: a thread would cost more
-_REQUESTS: Final = 32  # in a batch: with more, all may be in one, and the event loop has nothing to do meanwhile
-_IN_FLIGHT: Final = 2  # batches submitted to the thread: one being computed, and a full one behind it
+_REQUESTS: Final = 32  # that a batch may hold, even if fewer are left: a smaller one would cost more for each crop
+_AHEAD_SECONDS: Final = 0.01  # for which the thread has work if many wait: the event loop brings more only in between
 
 Crops = Pixels | list[Pixels]  # uint8 (N, height, width) if of one size, otherwise (height, width) each
 Score = Callable[[Sequence[Pixels]], Scores]
@@ -94,7 +94,8 @@ class Batcher:
         self._arrived_before = 0  # in the last iteration that had any
         self._requests: deque[_Request] = deque()
         self._waiting = 0
-        self._in_flight = 0
+        self._in_flight = 0  # batches submitted to the thread,
+        self._computed = 0  # and their crops
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self.batch_size = batch_size
         self._seconds_per_crop = seconds_per_crop
@@ -174,10 +175,8 @@ class Batcher:
             request.taken = len(request.crops)
 
     def _pump(self) -> None:
-        """Score what is waiting: immediately if that is fast, otherwise in the thread, with a full batch behind it."""
-        while self._requests and self._in_flight < _IN_FLIGHT:
-            if self._in_flight and self._waiting < self.batch_size and len(self._requests) < _REQUESTS:
-                return  # the batch may grow until the present inference is done
+        """Score what is waiting: immediately if that is fast, otherwise in the thread."""
+        while self._requests and self._takes_another():
             batch = self._next_batch()
             if not self._in_flight and self._is_inline(batch.size):
                 self._land(batch, batch.run(self._score))
@@ -185,14 +184,29 @@ class Batcher:
                     asyncio.get_running_loop().call_soon(self._pump)
                 return
             self._in_flight += 1
+            self._computed += batch.size
             inference = asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self._score)
             inference.add_done_callback(partial(self._landed, batch))
 
+    def _takes_another(self) -> bool:
+        """Whether the thread should have another batch, behind those in flight: until one lands, it may grow.
+
+        One full batch waits behind the one that is computed, and more where many requests wait: the event loop is then
+        busy with others, and would bring the next batch too late.
+        """
+        if not self._in_flight:
+            return True
+        many = len(self._requests) >= _REQUESTS
+        if self._in_flight == 1:
+            return many or self._waiting >= self.batch_size
+        return many and self._computed * self._seconds_per_crop < _AHEAD_SECONDS
+
     def _next_batch(self) -> _Batch:
         batch = _Batch()
+        most = max(_REQUESTS, len(self._requests) // 2)  # with all in one, the event loop would have nothing to do
         share = max(1, self.batch_size // len(self._requests))
         now = time.perf_counter()
-        while self._requests and batch.size < self.batch_size and len(batch.parts) < _REQUESTS:
+        while self._requests and batch.size < self.batch_size and len(batch.parts) < most:
             request = self._requests.popleft()
             if request.taken == 0:
                 batch.waits.append(now - request.queued)
@@ -207,6 +221,7 @@ class Batcher:
 
     def _landed(self, batch: _Batch, inference: asyncio.Future[list[Scores | Exception]]) -> None:
         self._in_flight -= 1
+        self._computed -= batch.size
         self._land(batch, inference.result())
         self._pump()
 

@@ -247,10 +247,10 @@ class Timed:
             asyncio.run(run())
         assert not failures
 
-    async def hold(self, batcher: Batcher) -> asyncio.Task[Scores]:
-        """Keep the thread busy with one crop of 0 until ``go`` is set."""
+    async def hold(self, batcher: Batcher, size: int = 1) -> asyncio.Task[Scores]:
+        """Keep the thread busy with crops of 0 until ``go`` is set."""
         self.go.clear()
-        task = asyncio.create_task(batcher.submit(crops(0)))
+        task = asyncio.create_task(batcher.submit(crops(*[0] * size)))
         assert await asyncio.to_thread(self.started.wait, 10)
         return task
 
@@ -353,6 +353,40 @@ class TestInFlight:
 
         timed.run(work)
         assert [len(batch) for batch in timed.batches] == [1, 32, 32, 32, 32, 4]
+
+    def test_the_thread_has_work_for_as_long_as_the_event_loop_is_busy_with_many_requests(self) -> None:
+        timed = Timed(lambda size: size / 2**14)  # two milliseconds for a batch
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher, 17)
+            tasks = await queued(batcher, *[[1]] * 256)
+            assert batcher.waiting == 256 - 5 * 32  # about ten milliseconds
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+        assert [len(batch) for batch in timed.batches] == [17, *[32] * 8]
+
+    def test_of_few_requests_no_more_than_two_batches_are_in_flight(self) -> None:
+        timed = Timed(lambda size: size / 2**14)
+
+        async def work(batcher: Batcher) -> None:
+            first = await timed.hold(batcher, 17)
+            tasks = await queued(batcher, *[[1] * 100] * 31)
+            assert batcher.waiting == 3_100 - 32
+            timed.go.set()
+            await asyncio.gather(first, *tasks)
+
+        timed.run(work)
+
+    def test_the_more_requests_wait_the_fuller_the_batches(self) -> None:
+        score = Brightness()
+
+        async def work(batcher: Batcher) -> None:
+            await asyncio.gather(*(batcher.submit(crops(value)) for value in range(200)))
+
+        with_batcher(work, score, batch_size=64)
+        assert score.sizes == [64, 64, 36, 32, 4]
 
     def test_a_caller_that_leaves_takes_its_waiting_crops_with_it(self) -> None:
         timed = Timed(half_a_second_per_crop)
