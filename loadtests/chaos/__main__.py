@@ -9,20 +9,17 @@ from typing import Any, get_args
 import click
 
 from eyestate.settings import Device
-from loadtests.chaos.hostile import hostile
+from loadtests.chaos.hostile import Found, hostile
 from loadtests.chaos.kill import kill
 from loadtests.chaos.overload import overload
-from loadtests.chaos.report import report_run
+from loadtests.chaos.report import report_run, save_run
 from loadtests.chaos.soak import soak
 from tools.harness import crops
-from tools.harness.claims import Claim
 from tools.harness.drain import drain
 from tools.harness.load import run
 from tools.harness.report import REPORTS, conditions
 from tools.harness.servers import Server
 from tools.harness.service import running_service
-
-Found = tuple[dict[str, Any], list[Claim]]
 
 
 def seconds_option(default: float) -> Callable[[Any], Any]:
@@ -56,7 +53,7 @@ def overload_command(*, seconds: float, factor: float, timeout: float, **service
     """Send more than the service can handle: it must reject the excess promptly and keep serving at capacity."""
     attack(
         "overload",
-        lambda server: overload(server, factor=factor, seconds=seconds, timeout=timeout),
+        lambda server, _: overload(server, factor=factor, seconds=seconds, timeout=timeout),
         {"seconds": seconds, "factor": factor, "timeout": timeout},
         service,
         EYESTATE_TIMEOUT=f"{timeout:g}",
@@ -71,7 +68,7 @@ def kill_command(*, seconds: float, every: float, **service: Any) -> None:
     """Kill a random worker repeatedly: only its in-flight requests may be lost, and it must be replaced."""
     attack(
         "kill",
-        lambda server: kill(server, workers=service["workers"], seconds=seconds, every=every),
+        lambda server, _: kill(server, workers=service["workers"], seconds=seconds, every=every),
         {"seconds": seconds, "every": every},
         service,
     )
@@ -82,7 +79,7 @@ def kill_command(*, seconds: float, every: float, **service: Any) -> None:
 @seconds_option(5.0)
 def drain_command(*, seconds: float, **service: Any) -> None:
     """Stop the service under load: no accepted request may be lost."""
-    attack("drain", lambda server: drain(server, seconds=seconds), {"seconds": seconds}, service)
+    attack("drain", lambda server, _: drain(server, seconds=seconds), {"seconds": seconds}, service)
 
 
 @main.command("soak")
@@ -94,7 +91,7 @@ def soak_command(*, seconds: float, rate: float, **service: Any) -> None:
     model = crops.bundle(service["model"]).manifest.name
     attack(
         "soak",
-        lambda server: soak(server, model=model, rate=rate, seconds=seconds),
+        lambda server, _: soak(server, model=model, rate=rate, seconds=seconds),
         {"seconds": seconds, "rate": rate},
         service,
     )
@@ -111,7 +108,15 @@ def hostile_command(*, seconds: float, requests: int, rate: float, timeout: floa
     model = crops.bundle(service["model"]).manifest.name
     attack(
         "hostile",
-        lambda server: hostile(server, model=model, requests=requests, rate=rate, seconds=seconds, timeout=timeout),
+        lambda server, checkpoint: hostile(
+            server,
+            model=model,
+            requests=requests,
+            rate=rate,
+            seconds=seconds,
+            timeout=timeout,
+            checkpoint=checkpoint,
+        ),
         {"seconds": seconds, "requests": requests, "rate": rate, "timeout": timeout},
         service,
         EYESTATE_TIMEOUT=f"{timeout:g}",
@@ -120,7 +125,7 @@ def hostile_command(*, seconds: float, requests: int, rate: float, timeout: floa
 
 def attack(
     name: str,
-    attacker: Callable[[Server], Coroutine[Any, Any, Found]],
+    attacker: Callable[[Server, Callable[[Found], object]], Coroutine[Any, Any, Found]],
     chosen: dict[str, Any],
     service: dict[str, Any],
     **environment: str,
@@ -129,16 +134,17 @@ def attack(
 
     Args:
         name: of the run.
-        attacker: the attack.
+        attacker: the attack, which is also given what keeps what has been found so far, should it not come to its end.
         chosen: settings of the run, for the report.
         service: values of ``service_options``.
         environment: additional settings of the service.
     """
     bundle = crops.bundle(service["model"])
-    with running_service(bundle, service["device"], service["workers"], name, **environment) as server:
-        figures, claims = run(attacker(server))
     settings = {"model": bundle.manifest.name, "device": service["device"], "workers": service["workers"]}
-    report_run(service["output"], name, conditions(bundle, **settings, **chosen), figures, claims)
+    about = conditions(bundle, **settings, **chosen)
+    with running_service(bundle, service["device"], service["workers"], name, **environment) as server:
+        figures, claims = run(attacker(server, lambda found: save_run(service["output"], name, about, *found)))
+    report_run(service["output"], name, about, figures, claims)
 
 
 if __name__ == "__main__":
