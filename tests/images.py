@@ -187,9 +187,20 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-def ycck_jpeg() -> bytes:
+def framed_webp(image: Image.Image, left: int, top: int, canvas: tuple[int, int]) -> bytes:
+    """An animation of one frame on a canvas (height, width), at an even place."""
+    still = encoded(image, "WEBP", lossless=True)[12:]
+    sides = [(side - 1).to_bytes(3, "little") for side in (canvas[1], canvas[0], *image.size)]
+    place = (left // 2).to_bytes(3, "little") + (top // 2).to_bytes(3, "little")
+    frame = place + sides[2] + sides[3] + (100).to_bytes(3, "little") + b"\0" + still
+    chunks = {b"VP8X": b"\2\0\0\0" + sides[0] + sides[1], b"ANIM": bytes(6), b"ANMF": frame}
+    file = b"".join(kind + struct.pack("<I", len(content)) + content for kind, content in chunks.items())
+    return b"RIFF" + struct.pack("<I", 4 + len(file)) + b"WEBP" + file
+
+
+def ycck_jpeg(transform: int = 2) -> bytes:
     data = bytearray(encoded(Image.fromarray(colours()).convert("CMYK"), "JPEG"))
-    data[data.index(b"Adobe") + 11] = 2  # the colour transform
+    data[data.index(b"Adobe") + 11] = transform
     return bytes(data)
 
 

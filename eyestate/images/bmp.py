@@ -45,7 +45,10 @@ def decode(data: bytes, mode: Mode, max_pixels: int) -> Pixels:
         kind = f"{header.depth} bits a pixel, compression {header.compression}"
         raise UnsupportedImageError(f"the BMP is of a kind that is hardly used ({kind}); save it as PNG")
     if header.depth <= 8:
-        palette = flattened(Image.fromarray(header.palette[np.newaxis]), mode)[0]
+        if not len(header.palette):
+            raise CorruptImageError("the image is damaged: it has no palette")
+        colours = np.pad(header.palette, ((0, 256 - len(header.palette)), (0, 0)))  # with black
+        palette = flattened(Image.fromarray(colours[np.newaxis]), mode)[0]
         pixels = _coloured(data, header, palette)
     else:
         pixels = flattened(Image.fromarray(_samples(_rows(data, header), header)), mode)
@@ -72,7 +75,7 @@ class _Header:
         depth: bits of a pixel.
         compression: biCompression.
         masks: the bits of red, green, blue and alpha in a pixel.
-        palette: RGB, uint8 (256, 3).
+        palette: RGB, uint8 (N, 3), N up to 256.
         offset: of the pixels.
     """
 
@@ -115,9 +118,8 @@ class _Header:
 
 
 def _palette(data: bytes, entry: int) -> Pixels:
-    """Colours of ``entry`` bytes, blue first, as RGB; black where there are none."""
-    colours = np.frombuffer(data, np.uint8, len(data) // entry * entry).reshape(-1, entry)
-    return np.concatenate([colours[:, 2::-1], np.zeros((256 - len(colours), 3), np.uint8)])
+    """Colours of ``entry`` bytes, blue first, as RGB."""
+    return np.frombuffer(data, np.uint8, len(data) // entry * entry).reshape(-1, entry)[:, 2::-1]
 
 
 def _rows(data: bytes, header: _Header) -> Pixels:

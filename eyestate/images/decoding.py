@@ -18,7 +18,7 @@ def decode(data: bytes, max_pixels: int = MAX_SIDE**2) -> Pixels:
 
     Colour is converted to ITU-R 601-2 luma, 16-bit samples are scaled to 8 bits. As in a browser, what is transparent
     shows a white page, and the orientation is that of EXIF, in every format; only the first frame of an animation is
-    read. Colour profiles are not applied.
+    read. Colour profiles and gamma are not applied.
 
     Args:
         data: a JPEG, PNG, WebP or BMP file of at most ``MAX_BYTES``.
@@ -72,6 +72,7 @@ _JPEG: Final = _Decoder(jpeg.decode, jpeg.sides)
 _PNG: Final = _Decoder(png.decode, png.sides)
 _WEBP: Final = _Decoder(webp.decode, webp.sides)
 _BMP: Final = _Decoder(bmp.decode, bmp.sides)
+_SHOWN_BYTES: Final = 24  # enough to tell a GIF, a web page or a pointer of Git LFS
 
 
 def _decode(data: bytes, mode: Mode, max_pixels: int) -> Pixels:
@@ -91,4 +92,6 @@ def _decoder(data: bytes) -> _Decoder:
         return _WEBP
     if data.startswith(bmp.SIGNATURE):
         return _BMP
-    raise UnsupportedImageError(f"not an image in one of the formats {', '.join(FORMATS)}")
+    raise UnsupportedImageError(
+        f"not an image in one of the formats {', '.join(FORMATS)}: it begins with {data[:_SHOWN_BYTES]!r}"
+    )

@@ -25,12 +25,12 @@ _UPRIGHT: Final[dict[int, Callable[[Pixels], Pixels]]] = {
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation in the first directory of an EXIF block, with or without its ``Exif`` prefix.
+    """The orientation in the first directory of an EXIF block, with or without its prefix, ``Exif``, 0 and any byte.
 
     As in browsers, it counts only where it is one number of 16 bits. Everything else, and a broken block, is 1
     (upright): the pixels are fine.
     """
-    block = exif.removeprefix(b"Exif\0\0")
+    block = exif[6:] if exif.startswith(b"Exif\0") else exif
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         return 1
@@ -39,8 +39,8 @@ def orientation(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", block, start)
         for place in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, values, value = struct.unpack_from(f"{order}HHIH", block, place)
-            if tag == _ORIENTATION:
-                return int(value) if (kind, values) == (_SHORT, 1) and value in _UPRIGHT else 1
+            if (tag, kind, values) == (_ORIENTATION, _SHORT, 1):
+                return int(value) if value in _UPRIGHT else 1
     except struct.error:
         return 1
     return 1

@@ -21,13 +21,14 @@ _DHT, _SOS, _APP0, _APP1, _APP14 = 0xC4, 0xDA, 0xE0, 0xE1, 0xEE
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # baseline, extended, progressive; the same, arithmetic
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _ARITHMETIC: Final = frozenset({0xC9, 0xCA})
-_UNSUPPORTED: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE, 0xDF})
+# Lossless, differential and hierarchical frames, and JPEG-LS
+_UNSUPPORTED: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE, 0xDF, 0xF7})
 _TABLES: Final = frozenset({_DHT, 0xCC, 0xDB, 0xDD})  # and arithmetic conditioning, quantisation, restart interval
 _IGNORED: Final = frozenset({*range(0xE0, 0xF0), 0xFE, 0xDC})  # applications, comments, number of lines
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # without content
 
 _JFIF: Final = b"JFIF\0\1\1\0\0\1\0\1\0\0"  # all that matters is that there is one: colours are then YCbCr
-_ADOBE: Final = re.compile(rb"Adobe.{6}[\0-\2]", re.DOTALL)  # with a colour transform that there is
+_ADOBE: Final = re.compile(rb"Adobe.{6}(.)", re.DOTALL)  # with the colour transform
 _WHOLE_BLOCK: Final = b"\0\x3f\0"  # of a sequential scan: all coefficients, all bits
 _ZEROS: Final = bytes(8)
 
@@ -79,6 +80,7 @@ class Jpeg:
         frame: the header, once it has come.
         scans: how many have come.
         orientation: of EXIF.
+        has_transform: whether Adobe's marker says that colours are YCbCr or YCCK rather than RGB or CMYK; None without.
         zero_symbols: what codes of nothing but zeros mean, by class and number of the Huffman table. Frames of motion
             JPEG have no tables; theirs are those of T.81, K.3.
     """
@@ -87,6 +89,7 @@ class Jpeg:
     frame: Frame | None = None
     scans: int = 0
     orientation: int | None = None
+    has_transform: bool | None = None
     zero_symbols: dict[int, int] = field(default_factory=lambda: {0x10: 0x01, 0x11: 0x00})
 
     def add_frame(self, marker: int, content: bytes) -> None:
@@ -122,7 +125,14 @@ class Jpeg:
         self.add_segment(marker, content)
 
     def add_segment(self, marker: int, content: bytes) -> None:
-        self.parts.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+        self.parts.append(_segment(marker, content))
+
+    def end(self) -> None:
+        """Add the end of the image, and Adobe's marker with the transform for its number of colours, if it has any."""
+        if self.has_transform is not None and self.frame is not None:
+            transform = self.has_transform * (2 if len(self.frame.lowest_bits) == 4 else 1)
+            self.parts.insert(1, _segment(_APP14, b"Adobe\0\x64\0\0\0\0" + bytes([transform])))
+        self.parts.append(_EOI)
 
     def _has_noise_in_zeros(self, tables: int) -> bool:
         """Whether zeros are coefficients to a scan's component, as in most files, rather than ends of blocks."""
@@ -147,17 +157,19 @@ def parse(data: bytes) -> Jpeg:
                 jpeg.add_tables(marker, content)
             elif marker == _APP0 and content.startswith(b"JFIF\0"):
                 jpeg.add_segment(marker, _JFIF)
-            elif marker == _APP14 and _ADOBE.match(content):
-                jpeg.add_segment(marker, content)
+            elif marker == _APP14 and (adobe := _ADOBE.match(content)):
+                jpeg.has_transform = adobe[1] != b"\0"
             elif marker == _APP1 and content.startswith(b"Exif\0") and jpeg.orientation is None:
                 jpeg.orientation = exif.orientation(content)
             elif marker in _UNSUPPORTED:
-                raise UnsupportedImageError("the JPEG is lossless or hierarchical; save it as baseline or progressive")
+                raise UnsupportedImageError(
+                    "the JPEG is lossless, JPEG-LS or hierarchical; save it as baseline or progressive"
+                )
             elif marker not in _IGNORED:
                 raise CorruptImageError(f"the image is damaged: 0x{marker:02x} is no marker that a JPEG has")
     except (struct.error, IndexError):
         raise CorruptImageError("the image is damaged: a segment is too short") from None
-    jpeg.parts.append(_EOI)
+    jpeg.end()
     return jpeg
 
 
@@ -192,6 +204,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             ending = _END_OF_SCAN.search(data, place)
             place = ending.start() if ending else len(data)
         yield marker, content, data[end:place]
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
 def _without_zeros(coded: bytes) -> bytes:

@@ -22,6 +22,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 _GREY, _COLOUR, _PALETTE, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 3, 4, 6
 _SAMPLES: Final = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, _GREY_ALPHA: 2, _COLOUR_ALPHA: 4}
+_DEPTHS: Final = {_GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8)}  # of others 8 and 16
 _KEYS: Final = {_GREY: struct.Struct(">H"), _COLOUR: struct.Struct(">3H")}  # the one colour that is transparent
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _STEP: Final = 4096  # bytes that are inflated at a time, to 4 MiB at most
@@ -68,9 +69,10 @@ class _Header:
     def read(cls, data: bytes) -> Self:
         if data[8:16] != b"\0\0\0\x0dIHDR" or data[29:33] != zlib.crc32(data[12:29]).to_bytes(4):
             raise CorruptImageError("the image is damaged: it has no header")
-        width, height, depth, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-        if colour_type not in _SAMPLES:
-            raise CorruptImageError(f"the image is damaged: its header says colour type {colour_type}")
+        width, height, depth, colour_type, _, filters, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+        if colour_type not in _SAMPLES or depth not in _DEPTHS.get(colour_type, (8, 16)) or filters or interlaced > 1:
+            kind = f"colour type {colour_type}, {depth} bits, filter method {filters}, interlace method {interlaced}"
+            raise CorruptImageError(f"the image is damaged: its header says {kind}, which does not exist")
         return cls(width, height, depth, colour_type, interlaced)
 
     def length(self) -> int:
@@ -86,6 +88,8 @@ class _Header:
         """The chunks that make the pixels, in order."""
         needed = {b"IHDR": chunks[b"IHDR"]}
         if self.colour_type == _PALETTE:
+            if not chunks.get(b"PLTE"):
+                raise CorruptImageError("the image is damaged: it has no palette")
             needed[b"PLTE"] = chunks[b"PLTE"]
         transparency = chunks.get(b"tRNS", b"")
         if self.colour_type == _PALETTE and 3 * len(transparency) <= len(chunks[b"PLTE"]):
@@ -107,6 +111,8 @@ class _Header:
 def _chunks(data: bytes) -> dict[bytes, bytes]:
     """The first intact chunk of each kind, and all IDAT as one; what is broken behind the pixels is left out.
 
+    As in browsers, transparency counts only between palette and pixels.
+
     Raises:
         CorruptImageError: one of those that make the pixels is missing, cut off or damaged.
     """
@@ -126,8 +132,10 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
             break
         if kind == b"IDAT":
             pixels.append(content)
-        elif is_intact:
+        elif is_intact and not (kind == b"tRNS" and pixels):
             chunks.setdefault(kind, content)
+            if kind == b"PLTE":
+                chunks.pop(b"tRNS", None)
     chunks[b"IDAT"] = b"".join(pixels)
     return chunks
 

@@ -20,6 +20,7 @@ from tests.images import (
     chunk,
     colours,
     encoded,
+    framed_webp,
     orientation,
     rescanned_jpeg,
     run_length_bmp,
@@ -137,6 +138,9 @@ def pngs() -> Iterator[Kind]:
     indices = np.where(LEFT[:, np.newaxis], 1, 0) * np.ones((HEIGHT, 1, 1), np.int64)
     black = chunk(b"PLTE", bytes(6))
     keyed += [png(indices, depth, 3, black, chunk(b"tRNS", b"\xff\0")) for depth in (1, 2, 4, 8)]
+    misplaced = [png(indices, 8, 3, chunk(b"tRNS", b"\0\0"), black)]
+    misplaced += [png(indices, 8, 3, black)[:-12] + chunk(b"tRNS", b"\0\0") + chunk(b"IEND", b"")]
+    yield Kind("PNG", "tRNS before the palette or behind the pixels: none", misplaced, grey=np.zeros_like(GREY))
     stencil = np.where(LEFT, 255, np.zeros_like(GREY))
     yield Kind("PNG", "transparent colour (tRNS), all depths and types", keyed, grey=stencil)
     sizes = [
@@ -173,6 +177,11 @@ def pngs() -> Iterator[Kind]:
     yield Kind("PNG", "no end, or more behind it", [plain[:-12], plain[:-5], plain + bytes(99)], grey=GREY)
     frames = {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}
     yield Kind("PNG", "animation: its still image", [encoded(Image.fromarray(GREY), "PNG", **frames)], grey=GREY)
+
+
+def damaged_pngs() -> Iterator[Kind]:
+    grey = GREY[:, :, np.newaxis]
+    plain = png(grey, 8, 0)
     place = plain.index(b"IDAT")
     flipped = bytearray(plain)
     flipped[place + 20] ^= 1
@@ -184,7 +193,7 @@ def pngs() -> Iterator[Kind]:
     yield Kind("PNG", "wrong checksum of header or pixels, rows missing", lost, "corrupt_image")
     wrong = [png(grey, 8, 0)[:24] + bytes(each) + png(grey, 8, 0)[26:29] for each in ((8, 1), (8, 9), (3, 0), (0, 0))]
     wrong = [each + zlib.crc32(each[12:29]).to_bytes(4) + plain[33:] for each in wrong]
-    wrong += [png(scaled(grey, 1), 1, 3)]
+    wrong += [png(scaled(grey, 1), 1, 3), png(scaled(grey, 1), 1, 3, chunk(b"PLTE", b""))]
     yield Kind("PNG", "unknown colour type or depth, no palette", wrong, "corrupt_image")
 
 
@@ -252,8 +261,8 @@ def bmps() -> Iterator[Kind]:
     )
     large = run_length_bmp(4_096, 4_096, b"\1\1" * 200_000)
     yield Kind("BMP", "run-length encoded in more than 256 KiB", [large], "unsupported_image")
-    cut = [true[2][:-80], true[2][:30]]
-    yield Kind("BMP", "cut off", cut, "corrupt_image")
+    cut = [true[2][:-80], true[2][:30], bmp(GREY, 8)]
+    yield Kind("BMP", "cut off, no palette", cut, "corrupt_image")
 
 
 def bit_fields() -> Iterator[Kind]:
@@ -318,8 +327,11 @@ def jpegs() -> Iterator[Kind]:
     }
     for name, files in makes.items():
         yield Kind("JPEG", name, files, grey=GREY, tolerance=8)
-    yield Kind("JPEG", "YCCK, arithmetic code", [ycck_jpeg(), ARITHMETIC_JPEG])
-    yield Kind("JPEG", "12-bit, lossless", [TWELVE_BIT_JPEG, LOSSLESS_JPEG], "unsupported_image")
+    of_four = plain[:2] + segment(0xEE, b"Adobe\0d\0\0\0\0\x02") + plain[20:]
+    yield Kind("JPEG", "Adobe's marker for four colours, and three of them", [of_four], grey=GREY, tolerance=8)
+    yield Kind("JPEG", "YCCK, arithmetic code", [ycck_jpeg(), ycck_jpeg(transform=1), ARITHMETIC_JPEG])
+    jpeg_ls = plain.replace(b"\xff\xc0", b"\xff\xf7", 1)
+    yield Kind("JPEG", "12-bit, lossless, JPEG-LS", [TWELVE_BIT_JPEG, LOSSLESS_JPEG, jpeg_ls], "unsupported_image")
     many = [rescanned_jpeg(64, 300), plain[:2] + segment(0xE1, b"Exif\0\0") * 20_000 + plain[2:]]
     yield Kind("JPEG", "more than 256 scans or 16,384 segments", many, "unsupported_image")
     scan = plain.index(b"\xff\xda") + 14
@@ -343,6 +355,10 @@ def webps() -> Iterator[Kind]:
     yield Kind("WebP", "alpha channel, lossy and lossless", alphas, grey=white, tolerance=12)
     frames = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)] * 3}
     yield Kind("WebP", "animation: its first frame", [encoded(colour, "WEBP", **frames, **exact)], grey=GREY)
+    framed = np.pad(GREY, ((10, 2), (8, 6)), constant_values=255)
+    yield Kind(
+        "WebP", "a first frame smaller than the animation", [framed_webp(colour, 8, 10, framed.shape)], grey=framed
+    )
     more = {"icc_profile": b"no profile", "xmp": b"<x/>", "exif": orientation(1)}
     files = [encoded(colour, "WEBP", **more, **exact), lossless + bytes(99)]
     yield Kind("WebP", "metadata, more behind the end", files, grey=GREY)
@@ -359,7 +375,7 @@ def others() -> Iterator[Kind]:
     yield Kind("all", "EXIF orientation (JPEG, PNG, WebP)", turned, grey=GREY, tolerance=8)
 
 
-KINDS = [*jpegs(), *pngs(), *webps(), *bmps(), *bit_fields(), *run_length_encoded(), *others()]
+KINDS = [*jpegs(), *pngs(), *damaged_pngs(), *webps(), *bmps(), *bit_fields(), *run_length_encoded(), *others()]
 
 
 def table() -> str:

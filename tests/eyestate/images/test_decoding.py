@@ -34,6 +34,7 @@ from eyestate.images import (
     check_size,
     decode,
     decode_rgb,
+    header_pixels,
     luma,
     read,
     to_input,
@@ -54,6 +55,7 @@ from tests.images import (
     mutations,
     orientation,
     png,
+    segment,
     tiff,
     with_sides,
 )
@@ -286,11 +288,23 @@ def test_a_broken_tag_does_not_cost_the_orientation(kind: str) -> None:
     assert decode(encoded(Image.fromarray(colours()), kind, exif=exif)).shape == (WIDTH, HEIGHT)
 
 
+@pytest.mark.parametrize("prefix", [b"Exif\0\0", b"Exif\0\xff", b"Exif\0 "])
+def test_the_last_byte_of_the_prefix_is_any(prefix: bytes) -> None:
+    jpeg = encoded(Image.fromarray(colours()), "JPEG")
+    assert decode(jpeg[:2] + segment(0xE1, prefix + tiff()) + jpeg[2:]).shape == (WIDTH, HEIGHT)
+
+
+def test_an_orientation_of_another_type_does_not_cost_that_behind_it() -> None:
+    other, upright = tiff(kind=4)[10:22], tiff()[10:22]
+    exif = b"Exif\0\0" + tiff()[:8] + b"\2\0" + other + upright + bytes(4)
+    assert decode(encoded(Image.fromarray(colours()), "JPEG", exif=exif)).shape == (WIDTH, HEIGHT)
+
+
 def test_malformed_multi_picture_index_does_not_cost_the_score() -> None:
     jpeg = encoded(Image.fromarray(colours()), "JPEG", quality=95)
     index = b"MPF\0XX*\0\x08\0\0\0\0\0"
-    segment = b"\xff\xe2" + struct.pack(">H", len(index) + 2) + index
-    assert_close(decode(jpeg[:2] + segment + jpeg[2:]), decode(jpeg), 0)
+    mpf = segment(0xE2, index)
+    assert_close(decode(jpeg[:2] + mpf + jpeg[2:]), decode(jpeg), 0)
 
 
 def test_animation_of_no_frames_does_not_cost_the_score() -> None:
@@ -382,6 +396,19 @@ def test_empty_input() -> None:
 def test_bytes_that_are_no_image_are_unsupported(data: bytes) -> None:
     with pytest.raises(UnsupportedImageError, match="JPEG, PNG, WEBP, BMP"):
         decode(data)
+
+
+def test_what_a_file_is_instead_of_an_image_is_told() -> None:
+    with pytest.raises(UnsupportedImageError, match=r"it begins with b'version https://git-lfs"):
+        decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def test_the_sides_of_a_webp_are_those_of_its_first_header() -> None:
+    webp = encoded(Image.fromarray(colours()), "WEBP", lossless=True)
+    canvas = b"VP8X" + struct.pack("<II", 10, 0)
+    first, second = (canvas + (side - 1).to_bytes(3, "little") * 2 for side in (24, 4_000))
+    file = first + second + webp[12:]
+    assert header_pixels(b"RIFF" + struct.pack("<I", 4 + len(file)) + b"WEBP" + file) == 24 * 24
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "ICO", "PPM", "TGA"])
