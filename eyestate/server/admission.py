@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from typing import Final
@@ -40,8 +41,26 @@ class Places:
 
     def __init__(self, total: int = MAX_ACTIVE) -> None:
         self._total = total
+        self._most = total - total // 4  # of one address
         self._taken = self._large = 0
         self._of_client: dict[str, int] = {}
+        self._expected: dict[str, int] = {}  # requests in this iteration of the event loop, by address
+        self._all_taken = f"{total:,} requests are on their way already; try again in 1 s"
+        self._own_taken = f"{self._most:,} requests from this address are on their way already; try again in 1 s"
+
+    def expect(self, client: str) -> str | None:
+        """At the head of a request: why there will be no place for it, None where there should be one.
+
+        Those that are let in take their places after the event loop has read from all connections, perhaps hundreds of
+        them, so they count until then.
+        """
+        expected = self._expected
+        own = expected.get(client, 0)
+        if (why := self._full(client, own, sum(expected.values()) if expected else 0)) is None:
+            if not expected:
+                asyncio.get_running_loop().call_soon(expected.clear)
+            expected[client] = own + 1
+        return why
 
     def check(self, client: str) -> None:
         """Whether there is a place for another request of a client.
@@ -49,11 +68,13 @@ class Places:
         Raises:
             OverloadedError: there is none.
         """
-        if self._taken >= self._total:
-            raise OverloadedError(f"{self._taken:,} requests are on their way already; try again in 1 s", 1)
-        own = self._of_client.get(client, 0)
-        if own >= self._total - self._total // 4:
-            raise OverloadedError(f"{own:,} requests from this address are on their way already; try again in 1 s", 1)
+        if why := self._full(client, 0, 0):
+            raise OverloadedError(why, 1)
+
+    def _full(self, client: str, own: int, expected: int) -> str | None:
+        if self._taken + expected >= self._total:
+            return self._all_taken
+        return self._own_taken if self._of_client.get(client, 0) + own >= self._most else None
 
     def take(self, upload: Upload) -> None:
         """Give a place to a request whose body is complete.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from asyncio import AbstractEventLoop, TimerHandle, Transport
-from collections.abc import Callable
 from functools import partial
 from random import getrandbits
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import HTTP_PROTOCOLS, Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -42,7 +42,20 @@ _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _NO_TRAILERS: Final = _FRAMING | {b"connection", b"upgrade"}
 
 
-def install(settings: Settings, end_slowest_upload: Callable[[], bool]) -> None:
+class Gate(Protocol):
+    """What knows, before there is a request, whether there will be room for it."""
+
+    def expect(self, client: str) -> str | None:
+        """Why there will be no place for another request of an address, None where there should be one."""
+
+    def refusal(self, scope: Scope, why: str) -> bytes | None:
+        """The answer for that reason; None where the request has to be handled like any other."""
+
+    def end_slowest_upload(self) -> bool:
+        """Make room where no connection is idle; whether there was such an upload."""
+
+
+def install(settings: Settings, gate: Gate) -> None:
     """Have the server of this process speak HTTP through ``Connection``.
 
     BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
@@ -50,7 +63,7 @@ def install(settings: Settings, end_slowest_upload: Callable[[], bool]) -> None:
 
     Args:
         settings: of the service.
-        end_slowest_upload: makes room where no connection is idle; whether there was such an upload.
+        gate: of the application.
     """
     allow_files()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(
@@ -65,7 +78,9 @@ def install(settings: Settings, end_slowest_upload: Callable[[], bool]) -> None:
         timeout=settings.timeout,
         keep_alive=settings.keep_alive,
         hosts=hosts,
-        limit=ConnectionLimit(end_slowest_upload),
+        limit=ConnectionLimit(gate.end_slowest_upload),
+        # Behind a proxy the address of the client is in a header, and answers for other sites' pages are marked.
+        gate=None if settings.trusted_proxies or settings.allowed_origins else gate,
     )
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
@@ -91,6 +106,7 @@ class Connection(HttpToolsProtocol):
         keep_alive: float,
         hosts: AllowedHosts,
         limit: ConnectionLimit,
+        gate: Gate | None = None,
     ) -> None:
         """Args:
         config, server_state, app_state, _loop: uvicorn's.
@@ -98,6 +114,7 @@ class Connection(HttpToolsProtocol):
         keep_alive: seconds that a connection may be idle after an answer.
         hosts: that requests may be for.
         limit: of connections, shared by all of this process.
+        gate: refuses requests by their heads; None leaves that to the application.
         """
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
@@ -107,6 +124,8 @@ class Connection(HttpToolsProtocol):
         self._timeout = timeout
         self._hosts = hosts
         self._limit = limit
+        self._gate = gate
+        self._turned_away = False  # the present request, of which the rest is ignored
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
         self._framing: dict[bytes, bytes] = {}  # of the present head
         self._in_head = False
@@ -219,6 +238,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._framing.clear()
         self._in_head = True
+        self._turned_away = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header is complete, or a trailer, which is ignored.
@@ -262,6 +282,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = self._head_timed = False
         self._unset_keepalive_if_required()
         self._limit.busy(self)
+        if self._gate and (why := self._gate.expect(self.address)) and self._turn_away(why, self._gate):
+            return
         super().on_headers_complete()
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # until the body has come: who is answered before need not send it
@@ -280,9 +302,34 @@ class Connection(HttpToolsProtocol):
         if not self.url.startswith(b"/") and not httptools.parse_url(self.url).path:
             raise MalformedRequestError("the target of the request has no path")
 
+    def _turn_away(self, why: str, gate: Gate) -> bool:
+        """Refuse the request for which there is no place, if nothing else has to be done; whether that was so."""
+        method = self.parser.get_method()
+        if (
+            self.expect_100_continue
+            or self.flow.write_paused
+            or method == b"HEAD"
+            or b"%" in self.url
+            or not self.parser.should_keep_alive()
+            or not (self.cycle is None or self.cycle.response_complete)
+        ):
+            return False
+        path = self.root_path + httptools.parse_url(self.url).path.decode("ascii")
+        answer = gate.refusal({"method": method.decode(), "path": path, "headers": self.headers}, why)
+        if answer is None:
+            return False
+        self._turned_away = True
+        self.transport.write(answer)
+        self.server_state.total_requests += 1
+        self._limit.idle(self)
+        self._time(self.timeout_keep_alive)
+        return True
+
     def on_body(self, body: bytes) -> None:
         """A piece of a body has arrived."""
         self._pending = 0
+        if self._turned_away:
+            return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -290,6 +337,8 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             return  # of the head that offers an upgrade
         self._pending = 0
+        if self._turned_away:
+            return
         if self.expect_100_continue and not self.cycle.response_started:
             self.cycle.keep_alive = self.scope["http_version"] == "1.1" and self.parser.should_keep_alive()
         super().on_message_complete()

@@ -160,6 +160,7 @@ MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multi
 _frames: Final = {outcome: STREAM_FRAMES.labels(outcome) for outcome in ("answered", "dropped", "failed")}
 _requests: dict[tuple[str, int], Counter] = {}
 _failed: dict[str, Counter] = {}
+_rejected: dict[str, Counter] = {}
 _request_seconds: dict[str, BulkHistogram] = {}
 _RECEIVE, _DECODE, _DETECT, _QUEUE, _INFERENCE = (
     PHASE_SECONDS.labels(phase) for phase in ("receive", "decode", "detect", "queue", "inference")
@@ -224,7 +225,9 @@ def failed(code: str) -> None:
 
 def rejected(reason: str) -> None:
     """Count a refused request; ``reason`` is the code of its error."""
-    REJECTED.labels(reason).inc()
+    if reason not in _rejected:
+        _rejected[reason] = REJECTED.labels(reason)
+    _rejected[reason].inc()
 
 
 def count_in_files(folder: Path, place: int) -> None:

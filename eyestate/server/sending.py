@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -46,3 +47,8 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+
+
+def head_bytes(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a response, to which further headers may be added before the empty line that ends it."""
+    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
@@ -50,6 +51,25 @@ def test_one_address_gets_three_quarters_of_the_places() -> None:
     arrived(places, "b")
     places.leave(held[0])
     arrived(places, "a")
+
+
+def test_requests_whose_heads_are_here_count_until_the_event_loop_has_read_from_all_connections() -> None:
+    places = Places(8)
+
+    async def heads() -> None:
+        assert [places.expect("a") is None for _ in range(8)] == [True] * 6 + [False] * 2
+        assert [places.expect("b") is None for _ in range(3)] == [True] * 2 + [False]
+        await asyncio.sleep(0)
+        assert places.expect("a") is None
+        for _ in range(6):
+            arrived(places, "a")
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError) as refused:
+            places.check("a")
+        assert places.expect("a") == str(refused.value)
+        assert places.expect("b") is None
+
+    asyncio.run(heads())
 
 
 def test_large_bodies_leave_half_of_the_places_to_small_ones() -> None:

@@ -65,6 +65,27 @@ class Application:
         await send_response(answer, scope, receive, send)
 
 
+class Gate:
+    """Refuses everything but ``/slow`` while it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = True
+        self.refused = 0
+
+    def expect(self, client: str) -> str | None:
+        assert client == "127.0.0.1"
+        return "full" if self.closed else None
+
+    def refusal(self, scope: Scope, why: str) -> bytes | None:
+        if scope["path"] == "/slow":
+            return None
+        self.refused += 1
+        return b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\n" + why.encode()
+
+    def end_slowest_upload(self) -> bool:
+        return False
+
+
 class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
@@ -117,7 +138,7 @@ Connect = Callable[..., Awaitable[Client]]  # from an address, 127.0.0.1 by defa
 def talk() -> Callable[..., None]:
     """Runs a conversation with a server; all connections must be gone when it ends."""
 
-    def run(work: Callable[[Application, Connect], Awaitable[None]]) -> None:
+    def run(work: Callable[[Application, Connect], Awaitable[None]], gate: Gate | None = None) -> None:
         async def serve() -> None:
             application = Application()
             protocol = cast(
@@ -128,6 +149,7 @@ def talk() -> Callable[..., None]:
                     keep_alive=KEEP_ALIVE,
                     hosts=AllowedHosts((), enforced=True),
                     limit=ConnectionLimit(lambda: False, LIMIT),
+                    gate=gate,
                 ),
             )
             server = uvicorn.Server(uvicorn.Config(application, http=protocol, log_config=None, lifespan="off"))
@@ -156,7 +178,7 @@ def talk() -> Callable[..., None]:
     return run
 
 
-Talk = Callable[[Callable[[Application, Connect], Awaitable[None]]], None]
+Talk = Callable[..., None]
 
 
 def test_requests_are_answered_however_they_are_cut(talk: Talk) -> None:
@@ -402,6 +424,75 @@ def test_one_address_gets_three_quarters_of_the_connections(talk: Talk) -> None:
     talk(work)
 
 
+BODIES = [
+    b"Content-Length: 5\r\n\r\nhello",
+    b"Content-Length: %d\r\n\r\n%b" % (len(GET) + 2, GET + b"\r\n"),
+    b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n",
+    b"\r\n",
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_request_without_a_place_is_refused_by_its_head_alone(talk: Talk, body: bytes, pieces: int) -> None:
+    gate = Gate()
+
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        request = POST + body
+        size = -(-len(request) // pieces)
+        for number in (1, 2):
+            await client.send(*(request[at : at + size] for at in range(0, len(request), size)), pause=0.001)
+            assert await client.answer() == (429, {"content-length": "4"}, b"full")
+            assert gate.refused == number
+        assert application.headers == []
+        gate.closed = False
+        await client.send(request)
+        assert (await client.answer()).status == 200
+
+    talk(work, gate)
+
+
+def test_refused_requests_come_in_order_with_those_that_are_answered(talk: Talk) -> None:
+    gate = Gate()
+
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send((GET + b"\r\n") * 3 + b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + GET + b"\r\n")
+        assert [(await client.answer()).body for _ in range(4)] == [b"full"] * 3 + [b"slow"]
+        assert (await client.answer()).status == 200  # behind it, so that the application has to answer
+        await client.send(GET + b"\r\n")
+        assert (await client.answer()).body == b"full"
+        assert await client.closed() > 0.8 * KEEP_ALIVE
+
+    talk(work, gate)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST + b"Connection: close\r\nContent-Length: 1\r\n\r\nx",
+        POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n",
+        b"POST /echo HTTP/1.0\r\nContent-Length: 1\r\n\r\nx",
+        b"HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /%65cho HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_what_needs_more_than_an_answer_is_left_to_the_application(talk: Talk, request_bytes: bytes) -> None:
+    gate = Gate()
+
+    async def work(application: Application, connect: Connect) -> None:
+        client = await connect()
+        await client.send(request_bytes)
+        deadline = time.monotonic() + 10
+        while not application.headers and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        assert len(application.headers) == 1
+
+    talk(work, gate)
+    assert not gate.refused
+
+
 def test_a_client_that_leaves_before_pipelined_answers(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
     async def work(application: Application, connect: Connect) -> None:
         client = await connect()
@@ -446,7 +537,7 @@ def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.Monke
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
     connections.install(
-        Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"), lambda: False
+        Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"), Gate()
     )
     config = uvicorn.Config(Application())
     config.load()
@@ -454,3 +545,4 @@ def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.Monke
     assert chosen.func is Connection
     assert (chosen.keywords["timeout"], chosen.keywords["keep_alive"]) == (TIMEOUT, KEEP_ALIVE)
     assert config.forwarded_allow_ips == "10.0.0.0/8,192.0.2.1/32"
+    assert chosen.keywords["gate"] is None  # whose address it is, the application finds out

@@ -248,6 +248,44 @@ def test_too_many_requests_are_refused_and_logged_together(
     assert sum(record.__dict__.get("refused", 0) for record in caplog.records) == 5
 
 
+def test_a_refusal_by_the_head_is_that_of_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyestate.server.edge.Places", lambda: Places(2))
+    counted = [
+        ("eyestate_requests_total", {"route": "/echo", "status": "429"}),
+        ("eyestate_rejected_total", {"reason": "overloaded"}),
+    ]
+
+    def count() -> list[float]:
+        return [REGISTRY.get_sample_value(name, labels) or 0 for name, labels in counted]
+
+    def scope(path: str) -> Scope:
+        return {"method": "POST", "path": path, "headers": [(b"x-request-id", b"mine")]}
+
+    async def work(edge: Edge, client: httpx.AsyncClient, slow: Slow) -> None:
+        assert edge.expect("127.0.0.1") is None
+        waiting = [asyncio.create_task(client.post("/slow", content=b"x")) for _ in range(2)]
+        await until(lambda: bodies_read(edge) == 2)
+        whole = await client.post("/echo", content=b"x", headers={"X-Request-ID": "mine"})
+        why = edge.expect("127.0.0.1")
+        assert why is not None
+        before = count()
+        answer = edge.refusal(scope("/echo"), why)
+        assert answer is not None
+        assert count() == [number + 1 for number in before]
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status, *headers = head.decode().split("\r\n")
+        assert status == "HTTP/1.1 429 Too Many Requests"
+        found = dict(header.split(": ", 1) for header in headers)
+        assert found == {name: value for name, value in whole.headers.items() if name not in ("date", "server")}
+        assert body == whole.content
+        assert edge.refusal(scope("/probe"), why) is edge.refusal(scope("/elsewhere"), why) is None
+        edge.draining = True
+        assert edge.refusal(scope("/echo"), why) is None
+        await asyncio.gather(*waiting)
+
+    with_edge(work)
+
+
 def test_many_large_bodies_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = uploads.BodyBudget(limit=1500)
     monkeypatch.setattr("eyestate.server.edge.BodyBudget", lambda make_room: bodies)

@@ -84,7 +84,26 @@ class Outcome(NamedTuple):
     closed: bool
 
 
-async def serve(segments: Sequence[bytes], waits: random.Random | None) -> Outcome:
+class Gate:
+    """Answers ``/early`` where it can: at the head, before there is a request."""
+
+    def __init__(self, seen: list[Seen]) -> None:
+        self._seen = seen
+
+    def expect(self, client: str) -> str:
+        return "no place"
+
+    def refusal(self, scope: Scope, why: str) -> bytes | None:
+        if scope["path"] != "/early":
+            return None
+        self._seen.append(Seen(scope["method"].encode(), b"/early", None))
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def end_slowest_upload(self) -> bool:
+        return False
+
+
+async def serve(segments: Sequence[bytes], waits: random.Random | None, gated: bool) -> Outcome:
     """What a connection makes of the segments, which come at once or, with ``waits``, now and then."""
     seen: list[Seen] = []
 
@@ -107,6 +126,7 @@ async def serve(segments: Sequence[bytes], waits: random.Random | None) -> Outco
         keep_alive=60,
         hosts=AllowedHosts((), enforced=True),
         limit=ConnectionLimit(lambda: False),
+        gate=Gate(seen) if gated else None,
     )
     connection.connection_made(wire)
     for segment in segments:
@@ -232,21 +252,23 @@ cuts = st.lists(st.integers(0, 2_000), max_size=6) | st.sampled_from([range(0, 2
 waits = st.none() | st.randoms(use_true_random=False)
 
 
-@given(st.lists(sound, min_size=1, max_size=5).map(b"".join), cuts, waits)
-def test_sound_requests_are_answered_once_each(data: bytes, places: Sequence[int], waits: random.Random | None) -> None:
+@given(st.lists(sound, min_size=1, max_size=5).map(b"".join), cuts, waits, st.booleans())
+def test_sound_requests_are_answered_once_each(
+    data: bytes, places: Sequence[int], waits: random.Random | None, gated: bool
+) -> None:
     expected, whole = reference(data)
     assert whole
-    outcome = asyncio.run(serve(cut(data, places), waits))
+    outcome = asyncio.run(serve(cut(data, places), waits, gated))
     assert outcome.requests == expected
     assert outcome.statuses == [200] * len(expected)
 
 
-@given(hostile(), cuts, waits)
+@given(hostile(), cuts, waits, st.booleans())
 def test_of_hostile_requests_none_is_seen_that_a_strict_parser_does_not_see(
-    data: bytes, places: Sequence[int], waits: random.Random | None
+    data: bytes, places: Sequence[int], waits: random.Random | None, gated: bool
 ) -> None:
     expected, _ = reference(data)
-    outcome = asyncio.run(serve(cut(data, places), waits))
+    outcome = asyncio.run(serve(cut(data, places), waits, gated))
     assert outcome.requests == expected[: len(outcome.requests)]
     refused = [status for status in outcome.statuses if status != 200]
     assert refused in ([], [400])
