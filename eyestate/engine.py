@@ -9,6 +9,7 @@ another inference.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,16 @@ from eyestate import gpu_errors
 from eyestate.arrays import Pixels, Scores
 from eyestate.bundle import Bundle, Manifest
 from eyestate.errors import BundleError, DeviceError
-from eyestate.execution import FORMS, PLAIN, Form, batch_sizes, is_available, on_gpu, open_session, resizing_session
+from eyestate.execution import (
+    FORMS,
+    PLAIN,
+    Form,
+    batch_sizes,
+    is_available,
+    on_gpu,
+    open_session,
+    resizing_session,
+)
 from eyestate.gpu import FixedSession, Resizer
 from eyestate.gpu_errors import Kind
 from eyestate.settings import Device
@@ -33,6 +43,9 @@ log = logging.getLogger("eyestate.engine")
 _LONGEST_SECONDS: Final = 0.04  # of an inference: the latency that a batch adds to the request behind it
 _TRIALS: Final = 5
 _TRIAL_SECONDS: Final = 0.1  # after which a size is tried no more
+_MARGIN: Final = 1.1  # how much quicker float32 must be than bfloat16, so that noise does not decide
+
+_OPENING: Final = threading.Lock()  # one network at a time takes memory of a GPU and captures CUDA graphs
 
 Infer = Callable[[Pixels], Scores]  # of one batch size
 
@@ -43,6 +56,7 @@ class Engine:
     Attributes:
         device: what computes, with its precision.
         sizes: the batch sizes, ascending: all that a session is ever given.
+        float32_sizes: those of them that ONNX Runtime's own kernels compute, in float32, though OpenVINO's are there.
         seconds_per_crop: of an inference of the largest size.
         resizes: whether it takes crops of other sizes than the network's too.
     """
@@ -50,9 +64,10 @@ class Engine:
     def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
         """Open, compile and time one size after the other, up to the last whose inference should take 40 ms at most.
 
-        The time of a size is that of the quickest of five trials, or of as many as fit into 0.1 s. What does not work
-        on a GPU is left out with a warning: the CUDA graph, float16, large sizes for which its memory does not suffice,
-        and in the end the GPU.
+        The time of a size is that of the quickest of five trials, or of as many as fit into 0.1 s. Where ``auto`` is
+        bfloat16, small sizes are left to ONNX Runtime's own kernels as long as these are clearly quicker. What does not
+        work on a GPU is left out with a warning: the CUDA graph, float16, large sizes for which its memory does not
+        suffice, and in the end the GPU.
 
         Args:
             bundle: of the network.
@@ -71,7 +86,8 @@ class Engine:
             if self._thread is None:
                 self._open(bundle, device, threads, PLAIN)
             else:
-                self._thread.submit(self._open_best, bundle, device, threads).result()
+                with _OPENING:
+                    self._thread.submit(self._open_best, bundle, device, threads).result()
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
@@ -108,16 +124,21 @@ class Engine:
         self._check_contract(bundle.onnx, session)
         available, self._overhead, fixed = batch_sizes(self.device)
         resizer = _resizer() if on_gpu(self.device) else None
+        kernels = self._own_kernels(bundle, threads) if device == "auto" else None
         self._infer: dict[int, Infer] = {}
+        self.float32_sizes: tuple[int, ...] = ()
         self.seconds_per_crop = 0.0
         for size in available:
             if size * self.seconds_per_crop > _LONGEST_SECONDS:
                 break
             try:
                 if fixed and size > 1:
-                    session, _ = open_session(bundle.onnx, device, threads, batch=size, content=content, form=form)
+                    session, found = open_session(bundle.onnx, device, threads, batch=size, content=content, form=form)
+                    if found != self.device:
+                        log.warning("batches are of %d crops at most, since %s fails beyond", max(self._infer), device)
+                        break
                 self._infer[size] = self._runner(session, size, resizer)
-                self.seconds_per_crop = self._measured(size) / size
+                self.seconds_per_crop = self._seconds(self._infer[size], size) / size
             except Exception as error:
                 fault = gpu_errors.fault(error)
                 if size == 1 or fault is None or fault.kind is not Kind.MEMORY:
@@ -125,7 +146,29 @@ class Engine:
                 self._infer.pop(size, None)
                 log.warning("batches are of %d crops at most: %s", max(self._infer), fault.advice)
                 break
+            if kernels and not self._prefer(kernels, size):
+                kernels = None  # the larger the batch, the more bfloat16 gains
         self.sizes = tuple(self._infer)
+
+    def _own_kernels(self, bundle: Bundle, threads: int | None) -> Infer | None:
+        """ONNX Runtime's own kernels, in float32, where OpenVINO computes in bfloat16."""
+        if self.device != "openvino-bf16":
+            return None
+        session, _ = open_session(bundle.onnx, "cpu", threads, content=bundle.content)
+        return partial(_infer, session, self._manifest)
+
+    def _prefer(self, other: Infer, size: int) -> bool:
+        """Have ``other`` compute a size if it is clearly quicker, now and when both are tried again."""
+        before = self._infer[size]
+        if self._seconds(other, size) * _MARGIN >= self.seconds_per_crop * size:
+            return False
+        seconds = self._seconds(other, size)
+        if seconds * _MARGIN >= self._seconds(before, size):
+            return False
+        self._infer[size] = other
+        self.float32_sizes += (size,)
+        self.seconds_per_crop = seconds / size
+        return True
 
     def _runner(self, session: InferenceSession, size: int, resizer: Resizer | None) -> Infer:
         if on_gpu(self.device):
@@ -172,7 +215,7 @@ class Engine:
             size = cut(len(batch) - start, self.sizes, self._overhead)[0]
             part = batch[start : start + size]
             try:
-                scores[start : start + size] = self._infer[size](_padded(part, size))[: len(part)]
+                scores[start : start + size] = self._infer[size](part)
             except Exception as error:
                 self._leave_out(size, error)
             else:
@@ -196,10 +239,9 @@ class Engine:
         self._infer = {each: self._infer[each] for each in smaller}  # which frees the memory of the others
         self.sizes = smaller
 
-    def _measured(self, size: int) -> float:
-        """The seconds of an inference of that size, after a first one, which compiles it."""
+    def _seconds(self, infer: Infer, size: int) -> float:
+        """Of an inference of that size, after a first one, which compiles it."""
         crops = np.zeros((size, *self._manifest.input.shape[1:]), np.uint8)
-        infer = self._infer[size]
         infer(crops)
         seconds: list[float] = []
         while len(seconds) < _TRIALS and sum(seconds) < _TRIAL_SECONDS:

@@ -19,6 +19,8 @@ with extra("cpu"):
 
 log = logging.getLogger("eyestate.execution")
 
+_ERRORS: Final = 3  # the least severe messages of ONNX Runtime that are shown
+
 _PROVIDERS: Final[dict[str, str]] = {
     "tensorrt": "TensorrtExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -125,7 +127,8 @@ def open_session(
         elif on_gpu(candidate) and (missing := gpu_errors.no_driver()):
             why = missing
         else:
-            options = _options(threads, batch if _BATCH_SIZES[candidate].fixed else None)
+            # Where a GPU computes, threads would wait for nothing, in every session.
+            options = _options(1 if on_gpu(candidate) else threads, batch if _BATCH_SIZES[candidate].fixed else None)
             try:
                 session = _session(content or onnx, options, told(candidate))
             except Exception as error:  # ONNX Runtime's exceptions have no other common base class
@@ -170,7 +173,8 @@ def resizing_session() -> onnxruntime.InferenceSession:
     options = _options(1, None)
     # A fused product of matrices would exist for float32 only.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _session(resizing(), options, {name: {} for name in ("cuda", "cpu") if is_available(name)})
+    told = {"cuda": providers.resizing(), "cpu": {}}
+    return _session(resizing(), options, {name: how for name, how in told.items() if is_available(name)})
 
 
 def cores() -> int:
@@ -202,8 +206,10 @@ def _candidates(device: Device) -> list[str]:
 def _load_cuda() -> None:
     """Load the libraries of CUDA and cuDNN from Python packages, where ONNX Runtime does not look for them.
 
-    It prints what it cannot load; the log gets that.
+    It prints what it cannot load; the log gets that. Its warnings, which do not concern a single session and so go
+    through its default logger, are kept off the terminal: with CUDA there are hundreds.
     """
+    onnxruntime.set_default_logger_severity(_ERRORS)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         onnxruntime.preload_dlls()
     for line in printed.getvalue().splitlines():
@@ -213,7 +219,7 @@ def _load_cuda() -> None:
 def _options(threads: int, batch: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = _ERRORS
     if batch:
         options.add_free_dimension_override_by_name("batch", batch)
     # Spinning threads would take the cores away from other work.

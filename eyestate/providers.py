@@ -11,9 +11,11 @@ from eyestate.settings import settings
 
 SIZES: Final = (1, 4, 16, 64, 256, 1024)  # the batch sizes that a GPU gets, each in a session of its own
 
+_RESIZING_MEMORY: Final = 256 * 2**20  # bytes: 1,024 crops of 96 px in float64, once along either axis
 _FIXED_MEMORY: Final = 64 * 2**20  # bytes of a session whatever its batch size: weights, and cuDNN's workspace
 # Measured on an H200: with the bias fused into the convolution, 1,024 crops take 0.73 of the time, 256 take 1.25.
 _LEAST_FUSED: Final = 1024
+_ARENA: Final = {"arena_extend_strategy": "kSameAsRequested"}  # the default doubles it each time that it grows
 
 
 def openvino(threads: int, bfloat16: bool) -> dict[str, Any]:
@@ -42,21 +44,28 @@ def cuda(batch: int, graph: bool = False) -> dict[str, str]:
         "use_tf32": "1",
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         "cudnn_conv_use_max_workspace": "1",
-        "arena_extend_strategy": "kSameAsRequested",  # the default doubles the arena each time that it grows
+        **_ARENA,
     }
     if limit := settings().gpu_memory:
         options["gpu_mem_limit"] = str(memory_share(limit * 2**20, batch))
     return options
 
 
+def resizing() -> dict[str, str]:
+    """CUDA, for the session that resizes crops for those of a network."""
+    limit = {"gpu_mem_limit": str(_RESIZING_MEMORY)} if settings().gpu_memory else {}
+    return _ARENA | limit
+
+
 def memory_share(limit: int, batch: int) -> int:
-    """The bytes that the session of a batch size may take, so that those of all sizes together stay within ``limit``.
+    """The bytes that the session of a batch size may take, so that all sessions together stay within ``limit``.
 
     Args:
-        limit: bytes of all sessions of a network.
+        limit: bytes of all sessions of a network, with the one that resizes.
         batch: one of ``SIZES``.
     """
-    return _FIXED_MEMORY + (limit - len(SIZES) * _FIXED_MEMORY) * batch // sum(SIZES)
+    shared = limit - _RESIZING_MEMORY - len(SIZES) * _FIXED_MEMORY
+    return _FIXED_MEMORY + shared * batch // sum(SIZES)
 
 
 def tensorrt(onnx: Path, sha256: str, batch: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ from training.data.labels import read_held_out
 from training.data.split import hold_out
 from training.evaluation.intervals import Interval, bootstrap_eer
 
-BATCHES: Final = (1, 8, 32, 64, 256)
+BATCHES: Final = (1, 4, 16, 64, 256)
 REFERENCE: Final = "ONNX Runtime CPU, fp32"
 GPU_PROVIDERS: Final[dict[Device, str]] = {
     "cuda": "CUDAExecutionProvider",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyestate import engine
+from eyestate import engine, execution
 from eyestate.arrays import Pixels
 from eyestate.bundle import Bundle, load_bundle
 from eyestate.engine import Engine, cut
@@ -138,7 +138,7 @@ class TestSizes:
     def test_the_largest_is_one_that_should_take_40_milliseconds_at_most(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float], largest: int
     ) -> None:
-        monkeypatch.setattr(Engine, "_measured", lambda _, size: milliseconds[size] / 1_000)
+        monkeypatch.setattr(Engine, "_seconds", lambda *args: milliseconds[args[-1]] / 1_000)
         opened = Engine(bundle, "cpu", 1)
         assert opened.sizes[-1] == largest
         assert opened.seconds_per_crop == milliseconds[largest] / 1_000 / largest
@@ -157,6 +157,54 @@ class TestSizes:
         monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
         monkeypatch.setattr(engine, "batch_sizes", lambda _: BatchSizes((1,), 0))
         assert Engine(bundle, "cpu", 1).seconds_per_crop == quickest / 1_000
+
+
+@pytest.mark.skipif(not OPENVINO, reason="no OpenVINO in this ONNX Runtime")
+class TestFloat32BesideBfloat16:
+    @pytest.fixture(autouse=True)
+    def bfloat16(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(execution, "has_bfloat16", lambda: True)
+
+    @pytest.mark.parametrize(
+        ("bfloat16", "float32", "chosen"),
+        [
+            pytest.param(
+                {1: 2, 4: 3, 16: 4, 64: 5}, {1: 1, 4: 2, 16: 5, 64: 6}, (1, 4), id="quicker for small batches"
+            ),
+            pytest.param({1: 2, 4: 3, 16: 4, 64: 5}, {1: 1.9, 4: 2, 16: 3, 64: 4}, (), id="hardly quicker"),
+            pytest.param({1: 2, 4: 3, 16: 4, 64: 5}, {1: 3, 4: 1, 16: 1, 64: 1}, (), id="slower for one crop"),
+        ],
+    )
+    def test_float32_computes_the_batch_sizes_up_to_which_it_is_clearly_quicker(
+        self,
+        bundle: Bundle,
+        monkeypatch: pytest.MonkeyPatch,
+        bfloat16: dict[int, float],
+        float32: dict[int, float],
+        chosen: tuple[int, ...],
+    ) -> None:
+        def seconds(_: Engine, infer: Any, size: int) -> float:
+            openvino = "OpenVINOExecutionProvider" in infer.args[0].get_providers()
+            return (bfloat16 if openvino else float32)[size] / 1_000
+
+        monkeypatch.setattr(Engine, "_seconds", seconds)
+        opened = Engine(bundle, "auto", 1)
+        assert (opened.device, opened.float32_sizes, opened.sizes) == ("openvino-bf16", chosen, (1, 4, 16, 64))
+        assert opened.seconds_per_crop == 5 / 64 / 1_000
+        exact = Engine(bundle, "cpu", 1)
+        for n in (1, 3, 16, 70):
+            batch = np.random.default_rng(n).integers(0, 256, (n, SIDE, SIDE), np.uint8)
+            np.testing.assert_allclose(opened.run(batch), exact.run(batch), atol=2**-8)
+
+    def test_a_single_quick_trial_does_not_decide(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        trials = iter([4, 1, 4, 3])  # of bfloat16, float32, float32, bfloat16 with one crop
+        monkeypatch.setattr(engine, "batch_sizes", lambda _: BatchSizes((1,), 0))
+        monkeypatch.setattr(Engine, "_seconds", lambda *_: next(trials) / 1_000)
+        assert Engine(bundle, "auto", 1).float32_sizes == ()
+
+    @pytest.mark.parametrize("device", ["cpu", "openvino"])
+    def test_a_device_that_was_asked_for_computes_all(self, bundle: Bundle, device: Device) -> None:
+        assert Engine(bundle, device, 1).float32_sizes == ()
 
 
 @pytest.mark.parametrize("device", DEVICES)
