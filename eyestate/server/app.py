@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from eyestate.media_types import JSON
 from eyestate.mtcnn import FaceDetector
 from eyestate.schema import LoadedModel, Readiness
 from eyestate.scorer import open_scorer
-from eyestate.server import cors, handshake, memory, openapi, pages, tracing, uploads
+from eyestate.server import cors, handshake, memory, openapi, pages, processes, tracing, uploads
 from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import open_batcher
 from eyestate.server.edge import Edge
@@ -48,6 +49,9 @@ log = logging.getLogger("eyestate")
 
 _MAX_QUERY_BYTES: Final = 2_048  # 60 KB would take 20 ms to parse
 _MIN_THREADS: Final = 4  # that parse bodies and decode images
+# Until a thread that runs Python gives way to the event loop. With Python's 5 ms a small request would wait so long at
+# each of its steps beside the decoding of a large one.
+_SWITCH_SECONDS: Final = 0.0005
 _MAX_WAIT_SHARE: Final = 1 / 6  # of the timeout: the longest wait that an accepted request may expect
 
 
@@ -158,8 +162,11 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         edge: Edge = app.state.edge
         memory.return_large_blocks()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         # By default there would be a thread for each core of the machine, however few of them are for this worker.
-        threads = ThreadPoolExecutor(max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies")
+        threads = ThreadPoolExecutor(
+            max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies", initializer=processes.step_back
+        )
         asyncio.get_running_loop().set_default_executor(threads)
         face_pool = _face_pool(settings)
         own = drift_reference.load(settings.drift_reference) if settings.drift_reference else None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from eyestate.arrays import Pixels, Scores
 from eyestate.scorer import Cascade, Scorer
-from eyestate.server import metrics
+from eyestate.server import metrics, processes
 from eyestate.server.admission import overloaded, smoothed
 
 _INLINE_SECONDS: Final = 0.001  # shorter inferences run on the event loop: a thread would cost more
@@ -134,6 +134,10 @@ class Batcher:
         except asyncio.CancelledError:
             self._forget(request)
             raise
+
+    def step_back(self) -> None:
+        """From now on leave the cores to the event loop, and to other batchers, whenever they have work."""
+        self._thread.submit(processes.step_back)
 
     def close(self) -> None:
         """Release the thread; nothing may be submitted afterwards."""
@@ -261,6 +265,7 @@ class CascadeBatcher:
         large: scores what is deferred.
         defer: which crops are, by their scores from the small network; None if there are none.
         """
+        large.step_back()
         self._small = small
         self._large = large
         self._defer = defer

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from eyestate.mtcnn import FaceDetector
+from eyestate.server import processes
 from eyestate.server.admission import overloaded, smoothed
 
 _FIRST_ESTIMATE: Final = 0.1  # seconds for a photo
@@ -33,7 +34,7 @@ class FacePool:
         self._max_wait = max_wait
         self._active = 0  # photos waiting or being searched
         self._seconds_per_photo = _FIRST_ESTIMATE
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces", initializer=processes.step_back)
 
     async def run(self, detect: Callable[[Callable[[], bool]], Result]) -> Result:
         """Call ``detect`` in a thread once one is free. Cancelling frees the place, once begun when the search ends.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import signal
 import socket
@@ -421,6 +422,16 @@ def test_numbers_beyond_all_measure(url: str, tensor: str, number: str) -> None:
     headers = {"inference-header-content-length": number}
     answer = httpx.post(f"{url}/v2/models/{model}/infer", content=body, headers=headers)
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_large_images_are_decoded_behind_the_event_loop(victim: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = victim
+    assert httpx.post(f"{url}/v1/score", content=encoded(EYE.resize((2_000, 2_000)), "PNG")).status_code == 200
+    worker = max(psutil.Process(process.pid).children(recursive=True), key=lambda each: int(each.memory_info().rss))
+    nice = {thread.id: os.getpriority(os.PRIO_PROCESS, thread.id) for thread in worker.threads()}
+    assert nice[worker.pid] == 0
+    assert 10 in nice.values()
 
 
 def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> None:

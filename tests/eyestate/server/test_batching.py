@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -676,6 +678,21 @@ class TestCascade:
 
         small, large = self.run(work)
         assert (small.batches, large.batches) == ([[0, 5, 0, 7]], [[5, 7]])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+    def test_the_large_network_computes_behind_the_event_loop(self) -> None:
+        priorities = []
+
+        async def work(batcher: CascadeBatcher, large: Timed) -> None:
+            def seconds(_: int) -> float:
+                priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+                return 0.01
+
+            large.seconds = seconds
+            await batcher.submit(crops(5))
+
+        self.run(work)
+        assert set(priorities) == {10}
 
     def test_a_sure_crop_does_not_wait_for_the_large_network(self) -> None:
         async def work(batcher: CascadeBatcher, large: Timed) -> None:

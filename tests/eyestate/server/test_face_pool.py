@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -134,3 +136,14 @@ class TestFacePool:
 
         with pytest.raises(UnsupportedImageError):
             asyncio.run(one())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+    def test_looks_behind_the_event_loop(self) -> None:
+        async def priority() -> int:
+            pool = FacePool(NoDetector(), threads=1, max_wait=10)
+            try:
+                return await pool.run(lambda _: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            finally:
+                pool.close()
+
+        assert asyncio.run(priority()) == 10
