@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom release audit train record lock figures clean
+.PHONY: help serve test test-runtime coverage fuzz lint types unit docs docs-serve k8s-check monitoring loadtest benchmark image image-test sbom release audit train record lock measure figures clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -56,6 +56,9 @@ docs-serve: $(VENV)/.dev ## Serve the documentation on http://127.0.0.1:8000 and
 
 benchmark: $(VENV)/.dev ## Compare accuracy and speed with public models and write docs/benchmarks.md (10 minutes on 2 cores)
 	$(BIN)/python -m tools.benchmarks
+
+measure: $(VENV)/.dev ## Measure anew what is older than the models that ship, then fill in README and docs (2 hours, nothing else running)
+	$(BIN)/python -m tools.measure
 
 figures: $(VENV)/.dev ## Fill in the figures of README and docs from reports and models
 	$(BIN)/python -m tools.figures

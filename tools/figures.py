@@ -11,7 +11,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import click
@@ -39,7 +39,7 @@ KNOWN_STALE: Final = frozenset(
         "serving/bulk-small.json",
         "serving/chaos-soak.json",
         "serving/devices.json",
-        "serving/peers.json",
+        "serving/peers-small.json",
     }
 )
 
@@ -176,12 +176,74 @@ def image() -> str:
     )
 
 
+def drift() -> str:
+    """The indices of drift in docs/metrics.md."""
+    head = ["Crops", "`score`", "`width`", "`brightness`", "`sharpness`", "uncertain"]
+    rows = []
+    for row in _rows("drift-examples"):
+        indices = [f"{row['indices'][feature.strip('`')]:.2f}" for feature in head[1:-1]]
+        rows.append([row["crops"], *indices, f"{row['uncertain']:.1%}"])
+    return table(head, rows)
+
+
+def servers(model: str) -> str:
+    """A table of docs/performance.md: a model behind several servers."""
+    rows = json.loads((REPORTS / "serving" / f"peers-{model}.json").read_text())["rows"]
+    connections = sorted({row["connections"] for row in rows})
+    lines = []
+    for peer in dict.fromkeys(row["peer"] for row in rows):
+        own = {row["connections"]: row for row in rows if row["peer"] == peer}
+        loads = [f"{own[each]['requests_per_second']:,.0f} ({own[each]['p99_ms']:.1f})" for each in connections]
+        lines.append([peer, *loads, str(max(row["pss_mib"] for row in own.values()))])
+    return table(["requests/s (p99 ms), by connections", *map(str, connections), "Memory, MiB"], lines)
+
+
+def targets() -> str:
+    """The table of docs/performance.md: what the small model behind this service should reach beside others."""
+    found = json.loads((REPORTS / "serving" / "peers-small.json").read_text())["targets"]
+    rows = [[each["name"], each["wanted"], each["found"], "yes" if each["held"] else "**no**"] for each in found]
+    return table(["Target", "Wanted", "Found", "Held"], rows)
+
+
+def failures() -> str:
+    """The table of docs/performance.md on overload, killed workers and SIGTERM."""
+    lines = []
+    for run in ("overload", "kill", "drain"):
+        report = json.loads((REPORTS / "serving" / f"chaos-{run}.json").read_text())
+        answered = ", ".join(f"{count:,} × {status}" for status, count in report["answered"].items())
+        broken = [f"**not**: {each['what']} ({each['found']})" for each in report["claims"] if not each["held"]]
+        lost = f"{sum(report['lost'].values()):,}"
+        lines.append([f"`{run}`", f"{report['sent']:,}", answered, lost, "; ".join(broken) or "yes"])
+    return table(["Run", "Sent", "Answered", "Lost", "All claims held"], lines)
+
+
+def quality() -> str:
+    """The errors by the quality of crops in docs/metrics.md."""
+    rows = []
+    for row in _rows("quality-limits"):
+        bounds = ["" if bound is None else f"{bound:g}" for bound in (row["low"], row["high"])]
+        eer = None if row["eer"] is None else f"{row['eer']:.3f}"
+        rows.append([row["figure"], *bounds, f"{row['crops']:,}", eer, f"{row['uncertain']:.3f}"])
+    return table(["Figure", "From", "To", "Crops", "EER", "Uncertain"], rows)
+
+
+def _rows(report: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((REPORTS / SHOWN[0] / f"{report}.json").read_text())["rows"]
+    return found
+
+
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
+    "drift": drift,
     "errors": errors,
+    "failures": failures,
     "image": image,
     "models": models,
+    "quality": quality,
+    "servers": partial(servers, SHOWN[0]),
+    "servers, small model": partial(servers, "small"),
     "stale reports": stale_reports,
     "summary": summary,
+    "targets": targets,
 }
 
 

@@ -64,6 +64,8 @@ _MODULES: Final = {
         "held-out ones, and people that each had never seen.",
         "calibration": "Measure how well a bundle's scores are calibrated; `card` puts the results into its card.",
         "behaviour": "Test which changes of a crop alter a bundle's verdict, and which must lower its score.",
+        "drift-examples": "Measure how far changed crops, and those of other people, "
+        "are from a bundle's reference for drift.",
         "quality-limits": "Measure a bundle's errors on crops made darker, brighter, more blurred and smaller.",
     },
     "training.commands.report": {

@@ -7,9 +7,10 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -163,67 +164,40 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
         edge: Edge = app.state.edge
         memory.return_large_blocks()
         sys.setswitchinterval(_SWITCH_SECONDS)
-        # By default there would be a thread for each core of the machine, however few of them are for this worker.
-        threads = ThreadPoolExecutor(
-            max(_MIN_THREADS, cores() // settings.workers), thread_name_prefix="bodies", initializer=processes.step_back
-        )
-        asyncio.get_running_loop().set_default_executor(threads)
-        face_pool = _face_pool(settings)
-        own = drift_reference.load(settings.drift_reference) if settings.drift_reference else None
-        monitor = Monitor(own)
-        shadow = _shadow(settings)
+        asyncio.get_running_loop().set_default_executor(_body_threads(settings))
+        async with AsyncExitStack() as stack:
+            monitor = Monitor(drift_reference.load(settings.drift_reference) if settings.drift_reference else None)
+            face_pool, shadow = _face_pool(settings), _shadow(settings)
+            for optional in (face_pool, shadow):
+                if optional:
+                    stack.callback(optional.close)
+            edge.tracing = tracing.configured()
+            if edge.tracing:
+                stack.callback(edge.tracing.close)
+            opened = partial(_opened, settings=settings, monitor=monitor, face_pool=face_pool, shadow=shadow)
+            serve = partial(_serve, app, monitor)
+            control = _model_control(settings, model, opened, serve) if settings.model_control else None
+            app.state.model_control = control
+            serve(opened(control.model if control else model))
 
-        def opened(bundle: Bundle | CascadeBundle) -> Runtime:
-            scorer = open_scorer(bundle, settings.device, max(1, cores() // settings.workers))
-            batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
-            return Runtime(bundle, scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool, shadow)
+            @stack.callback
+            def close_batcher() -> None:
+                app.state.runtime.batcher.close()  # of the model that is served last
 
-        def serve(runtime: Runtime) -> None:
-            # What is in flight ends with the runtime that it began with, which goes when the last of it has.
-            scorer, batcher = runtime.scorer, runtime.batcher
-            monitor.watch(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
-            app.state.runtime = runtime
-            log.info(
-                "ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size}
-            )
-
-        control = app.state.model_control = (
-            ModelControl(
-                Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]),  # which each service has of its own
-                settings.workers,
-                model,
-                open_model=lambda bundle: asyncio.to_thread(opened, bundle),
-                serve=serve,
-            )
-            if settings.model_control
-            else None
-        )
-        serve(opened(control.model if control else model))
-        monitor.ready()
-        edge.tracing = tracing.configured()
-        background_tasks = [
-            asyncio.create_task(edge.enforce_deadlines()),
-            asyncio.create_task(monitor.publish_regularly()),
-            asyncio.create_task(memory.return_regularly(face_pool.detector.return_memory if face_pool else int)),
-            *([asyncio.create_task(control.follow())] if control else []),
-        ]
-        grpc_server = await _start_grpc(app, settings) if settings.grpc_port else None
-        gc.collect()
-        gc.freeze()  # exempt what stays for good from collections, which would stop requests for 0.1 s
-        with graceful_shutdown(edge, settings.drain):
-            yield
-        if grpc_server:
-            await grpc_server.stop()
-        for task in background_tasks:
-            task.cancel()
-        await asyncio.gather(*background_tasks, return_exceptions=True)
-        app.state.runtime.batcher.close()
-        if face_pool:
-            face_pool.close()
-        if shadow:
-            shadow.close()
-        if edge.tracing:
-            edge.tracing.close()
+            monitor.ready()
+            work = [
+                edge.enforce_deadlines(),
+                monitor.publish_regularly(),
+                memory.return_regularly(face_pool.detector.return_memory if face_pool else int),
+                *([control.follow()] if control else []),
+            ]
+            stack.push_async_callback(_cancel, [asyncio.create_task(each) for each in work])
+            if settings.grpc_port:
+                stack.push_async_callback((await _start_grpc(app, settings)).stop)
+            gc.collect()
+            gc.freeze()  # exempt what stays for good from collections, which would stop requests for 0.1 s
+            with graceful_shutdown(edge, settings.drain):
+                yield
 
     return Starlette(lifespan=lifespan)
 
@@ -259,6 +233,59 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
     app.state.edge = edge
     sharing = cors.Sharing(edge, settings.allowed_origins) if settings.allowed_origins else None
     return sharing or edge
+
+
+def _body_threads(settings: Settings) -> ThreadPoolExecutor:
+    """Threads for this worker's share of the cores; by default there would be one for each core of the machine."""
+    threads = max(_MIN_THREADS, cores() // settings.workers)
+    return ThreadPoolExecutor(threads, thread_name_prefix="bodies", initializer=processes.step_back)
+
+
+def _opened(
+    bundle: Bundle | CascadeBundle,
+    *,
+    settings: Settings,
+    monitor: Monitor,
+    face_pool: FacePool | None,
+    shadow: Shadow | None,
+) -> Runtime:
+    """A model that is loaded, compiled and has scored a first crop."""
+    scorer = open_scorer(bundle, settings.device, max(1, cores() // settings.workers))
+    batcher = open_batcher(scorer, capacity=settings.queue, max_wait=settings.timeout * _MAX_WAIT_SHARE)
+    return Runtime(bundle, scorer, batcher, monitor, ResponseWriter(scorer.manifest), face_pool, shadow)
+
+
+def _serve(app: Starlette, monitor: Monitor, runtime: Runtime) -> None:
+    """Answer requests with a model from now on.
+
+    What is in flight ends with the one that it began with, which goes when the last of it has.
+    """
+    scorer, batcher = runtime.scorer, runtime.batcher
+    monitor.watch(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
+    app.state.runtime = runtime
+    log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
+
+
+def _model_control(
+    settings: Settings,
+    model: Bundle | CascadeBundle,
+    opened: Callable[[Bundle | CascadeBundle], Runtime],
+    serve: Callable[[Runtime], None],
+) -> ModelControl[Runtime]:
+    """What exchanges the model for another while the service runs."""
+    return ModelControl(
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]),  # which each service has of its own
+        settings.workers,
+        model,
+        open_model=lambda bundle: asyncio.to_thread(opened, bundle),
+        serve=serve,
+    )
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _start_grpc(app: Starlette, settings: Settings) -> GrpcServer:

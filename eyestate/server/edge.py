@@ -29,6 +29,7 @@ from eyestate.errors import (
     DrainingError,
     EyestateError,
     OverloadedError,
+    QuotaExceededError,
     RequestTimeoutError,
     UnauthorizedError,
     UnsupportedCodingError,
@@ -158,6 +159,8 @@ class Edge:
         except EyestateError as error:
             if isinstance(error, OverloadedError):
                 self._refused[error.code] += 1
+            if isinstance(error, QuotaExceededError):
+                metrics.over_quota(target.route)
             return _error_response(target, error)
         except asyncio.CancelledError:
             if request.error is None:

@@ -98,6 +98,9 @@ BATCH_SIZE = BulkHistogram(
 )
 QUEUE = Gauge("eyestate_queue_crops", "Crops waiting to be scored.", multiprocess_mode="livesum")
 REJECTED = Counter("eyestate_rejected_total", "Requests refused, by the code of the error.", ["reason"])
+OVER_QUOTA = Counter(
+    "eyestate_requests_over_quota_total", "Requests refused because their API key's quota was used up.", ["route"]
+)
 CROPS = Counter("eyestate_crops_total", "Crops scored, by the state they were found in.", ["state"])
 DEFERRED = Counter("eyestate_crops_deferred_total", "Crops that a cascade deferred to its large network.")
 ESCALATED = Counter("eyestate_crops_escalated_total", "Deprecated: the former name of eyestate_crops_deferred_total.")
@@ -228,6 +231,11 @@ def rejected(reason: str) -> None:
     if reason not in _rejected:
         _rejected[reason] = REJECTED.labels(reason)
     _rejected[reason].inc()
+
+
+def over_quota(route: str) -> None:
+    """Count a request that was refused because the quota of its key was used up, beside ``rejected``."""
+    OVER_QUOTA.labels(route).inc()
 
 
 def count_in_files(folder: Path, place: int) -> None:

@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
-SCORING = 'route=~"/v1/score.*|/v1/faces|/v2/.*/infer"'
+SCORING = 'route=~"/v1/(score|faces).*|/v2/.*/infer|.*/Model(Stream)?Infer"'
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ def findings(prometheus: Prometheus, options: argparse.Namespace) -> list[Findin
     window = options.window
 
     def requests(labels: str, statuses: str) -> str:
-        counted = f'eyestate_requests_total{{{labels},{SCORING},status=~"{statuses}"}}'
-        return f"sum(increase({counted}[{window}]))"
+        # Neither good nor bad are 499, a client that disconnected, and 429 because the quota of a key is used up.
+        answered = f'eyestate_requests_total{{{labels},{SCORING},status=~"{statuses}"}}'
+        over_quota = f"eyestate_requests_over_quota_total{{{labels},{SCORING}}}"
+        return f"sum(increase({answered}[{window}]) or -increase({over_quota}[{window}]))"
 
     def errors(labels: str) -> float:
-        # 499, a client that disconnected, counts neither as good nor as bad.
         failed, everything = requests(labels, "5..|429"), requests(labels, "[1-3]..|4[0-8].|49[0-8]|5..")
         return prometheus.value(f"({failed} or vector(0)) / {everything}")
 

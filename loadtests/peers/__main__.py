@@ -61,7 +61,7 @@ def main(
     only: tuple[str, ...],
     output: Path,
 ) -> None:
-    """Measure the same model behind several servers side by side, and write peers.json and peers.md.
+    """Measure the same model behind several servers side by side, and write peers-MODEL.json and peers-MODEL.md.
 
     wrk drives one server after another, all of them in every round, so that interference on the machine affects all
     alike.
@@ -111,7 +111,7 @@ def main(
         "points": [dataclasses.asdict(point) for point in points],
     }
     text = page(about, PEERS, points)
-    write_report(output, "peers", result, text)
+    write_report(output, f"peers-{bundle.manifest.name}", result, text)
     click.echo("\n" + text)
 
 

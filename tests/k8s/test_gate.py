@@ -28,6 +28,7 @@ class Rollout:
 
     requests: int = 100
     failed: int = 0
+    over_quota: int = 0
     slow: int = 0
     differing: int | None = 1  # of 1,000 crops in shadow mode; None: it is off
     model: str = "new"
@@ -37,6 +38,7 @@ ROLLOUTS = {
     "good": Rollout(),
     "few": Rollout(requests=10),
     "failing": Rollout(failed=1),
+    "over-quota": Rollout(over_quota=50),
     "slow": Rollout(slow=10),
     "differing": Rollout(differing=20),
     "unseen": Rollout(differing=None),
@@ -62,6 +64,9 @@ def metrics(namespace: str, rollout: Rollout) -> Iterator[tuple[str, str, int]]:
         yield "eyestate_requests_total", f'{route},status="200"', sent - failed
         if failed:
             yield "eyestate_requests_total", f'{route},status="500"', failed
+        if job == "eyestate-canary" and rollout.over_quota:
+            yield "eyestate_requests_total", f'{route},status="429"', rollout.over_quota
+            yield "eyestate_requests_over_quota_total", route, rollout.over_quota
         for edge, count in (("0.1", sent - slow), ("0.25", sent - slow), ("1.0", sent), ("+Inf", sent)):
             yield "eyestate_request_duration_seconds_bucket", f'{route},le="{edge}"', count
         yield "eyestate_model_info", f'{labels},sha256="{model}"', 0

@@ -49,7 +49,9 @@ def test_a_quota_holds_for_its_key_alone(tmp_path: Path) -> None:
             assert load.status_code == 403
             assert "EYESTATE_MODEL_CONTROL" in load.json()["error"]
             time.sleep(FRESH_SECONDS)
-            assert 'eyestate_rejected_total{reason="quota_exceeded"} 3.0' in client.get("/metrics").text
+            counted = client.get("/metrics").text
+            assert 'eyestate_rejected_total{reason="quota_exceeded"} 3.0' in counted
+            assert 'eyestate_requests_over_quota_total{route="/v1/faces"} 1.0' in counted
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert "Traceback" not in log.read_text()

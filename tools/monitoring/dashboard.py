@@ -43,7 +43,7 @@ from tools.monitoring.panels import (
 
 _JOB: Final = 'namespace=~"$namespace",job=~"$job"'  # labels of recorded series
 _POD: Final = f'{_JOB},instance=~"$instance"'
-_SCORING: Final = 'route=~"/v1/score.*|/v1/faces|/v2/.*/infer"'
+_SCORING: Final = 'route=~"/v1/(score|faces).*|/v2/.*/infer|.*/Model(Stream)?Infer"'
 _RATE: Final = "[$__rate_interval]"
 _STATES: Final = {"open": GREEN, "closed": BLUE, "uncertain": ORANGE}
 
@@ -105,8 +105,8 @@ def _overview() -> list[AnyPanel]:
     return [
         stat(
             "Availability",
-            "Share of scoring requests without a server-side failure (5xx, 429), over the selected time range. The "
-            "objective is 99.9 % over 30 days.",
+            "Share of scoring requests without a server-side failure (5xx, and 429 but for used-up quotas), over the "
+            "selected time range. The objective is 99.9 % over 30 days.",
             Query(f"1 - sum(avg_over_time({failed}[$__range])) / sum(avg_over_time({requests}[$__range]))"),
             unit="percentunit",
             limits=[Limit(0.99, ORANGE), Limit(0.999, GREEN)],

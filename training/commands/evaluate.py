@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from eyestate.scorer import load
+from eyestate.bundle import DEFAULT_MODEL
+from eyestate.scorer import Scorer, load
 from training.commands.options import (
     Folder,
     crops_option,
@@ -22,6 +24,7 @@ from training.data.labels import read_held_out
 from training.data.split import split_by_subject, split_mrl
 from training.evaluation import behaviour, calibration, quality_limits
 from training.evaluation.compare import TestSet, compare
+from training.evaluation.drift_examples import Example, drift_examples
 from training.evaluation.judging import EASY, HELD_OUT, STRANGERS, STRANGERS_FAR, stranger_sets, threshold_crops
 from training.evaluation.results import ScoredCrops
 from training.export.bundle import SHIPPED
@@ -161,8 +164,35 @@ def behaviour_command(*, mrl: Path, crops: Path, held_out_labels: Path, model: s
 
 @click.command("quality-limits")
 @mrl_option
-@click.option("--model", default="final_best", show_default=True, help="Name of a bundle, or path of its folder.")
-def quality_limits_command(mrl: Path, model: str) -> None:
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of a bundle, or path of its folder.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/quality-limits.json]"
+)
+def quality_limits_command(mrl: Path, model: str, output: Path | None) -> None:
     """Measure a bundle's errors on crops made darker, brighter, more blurred and smaller."""
-    crops = split_mrl(mrl).val[:: quality_limits.SCORED]
-    click.echo(quality_limits.table(quality_limits.quality_limits(load(model), crops)))
+    scorer = load(model)
+    rows = quality_limits.quality_limits(scorer, split_mrl(mrl).val[:: quality_limits.SCORED])
+    _write_rows(scorer, rows, output, "quality-limits")
+
+
+@click.command("drift-examples")
+@crops_option
+@held_out_labels_option
+@mrl_option
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of a bundle, or path of its folder.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="JSON file.  [default: reports/MODEL/drift-examples.json]"
+)
+def drift_examples_command(crops: Path, held_out_labels: Path, mrl: Path, model: str, output: Path | None) -> None:
+    """Measure how far changed crops, and those of other people, are from a bundle's reference for drift."""
+    scorer = load(model)
+    strangers = split_mrl(mrl).val[:: quality_limits.SCORED]
+    rows = drift_examples(scorer, read_held_out(crops, held_out_labels), strangers)
+    _write_rows(scorer, rows, output, "drift-examples")
+
+
+def _write_rows(scorer: Scorer, rows: Sequence[quality_limits.Row | Example], output: Path | None, name: str) -> None:
+    path = output or Path("reports") / scorer.manifest.name / f"{name}.json"
+    about = {"model": scorer.manifest.name, "sha256": scorer.manifest.sha256}
+    write_json(path, about | {"rows": [*map(dataclasses.asdict, rows)]})
+    click.echo(f"wrote {path}; `make figures` shows it in docs/metrics.md")

@@ -24,11 +24,14 @@ SCORED: Final = 16  # one validation crop in so many
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The errors on crops of which a figure is from ``low`` to below ``high``; the EER is None without both states."""
+    """The errors on crops of which a figure is from ``low`` to below ``high``; the EER is None without both states.
+
+    Undisturbed crops have no bounds.
+    """
 
     figure: str
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     crops: int
     eer: float | None
     uncertain: float
@@ -98,7 +101,7 @@ def quality_limits(scorer: Scorer, crops: Sequence[LabelledCrop]) -> list[Row]:
     pixels = [decode(crop.data) for crop in crops]
     labels = labels_of(crops)
     undisturbed = scorer.score([_far(crop) for crop in pixels]).astype(float)
-    rows = [_row(scorer, "undisturbed", (-np.inf, np.inf), undisturbed, labels)]
+    rows = [_row(scorer, "undisturbed", (None, None), undisturbed, labels)]
     for name, study in _STUDIES.items():
         disturbed = [[study.disturb(crop, level) for crop in pixels] for level in study.levels]
         scores = np.concatenate([scorer.score(some) for some in disturbed]).astype(float)
@@ -111,17 +114,7 @@ def quality_limits(scorer: Scorer, crops: Sequence[LabelledCrop]) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
-    lines = ["| Figure | From | To | Crops | EER | Uncertain |", "|---|--:|--:|--:|--:|--:|"]
-    for row in rows:
-        bounds = "| | |" if np.isinf(row.high) else f"| {row.low:g} | {row.high:g} |"
-        eer = "–" if row.eer is None else f"{row.eer:.3f}"
-        lines.append(f"| {row.figure} {bounds} {row.crops:,} | {eer} | {row.uncertain:.3f} |")
-    return "\n".join(lines)
-
-
-def _row(scorer: Scorer, figure: str, bounds: tuple[float, float], scores: Scores, labels: Labels) -> Row:
+def _row(scorer: Scorer, figure: str, bounds: tuple[float | None, float | None], scores: Scores, labels: Labels) -> Row:
     both = 0 < labels.sum() < len(labels)
     eer = equal_error_rate(scores, labels) if both else None
     uncertain = np.mean([scorer.state(score) == "uncertain" for score in scores])

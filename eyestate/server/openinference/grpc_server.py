@@ -23,7 +23,13 @@ from starlette.types import Scope
 from eyestate import __version__
 from eyestate.arrays import Scores
 from eyestate.bundle import Card
-from eyestate.errors import DeadlineExceededError, EyestateError, InferenceRequestError, OverloadedError
+from eyestate.errors import (
+    DeadlineExceededError,
+    EyestateError,
+    InferenceRequestError,
+    OverloadedError,
+    QuotaExceededError,
+)
 from eyestate.server import metrics
 from eyestate.server.edge import CLIENT_CLOSED_REQUEST, Edge
 from eyestate.server.openinference import messages, tensors
@@ -163,6 +169,7 @@ class GrpcServer:
             EyestateError: what the request has instead of an answer.
         """
         started = time.perf_counter()
+        route = f"{messages.SERVICE}/{method}"
         status = CLIENT_CLOSED_REQUEST
         try:
             async with asyncio.timeout(self._timeout):
@@ -175,13 +182,15 @@ class GrpcServer:
         except EyestateError as error:
             status = error.status
             metrics.rejected(error.code)
+            if isinstance(error, QuotaExceededError):
+                metrics.over_quota(route)
             raise
         except Exception:
             status = EyestateError.status
-            log.exception("the request failed", extra={"route": method})
+            log.exception("the request failed", extra={"route": route})
             raise EyestateError("the service failed on this request; its log says why") from None
         finally:
-            metrics.request_done(f"{messages.SERVICE}/{method}", status, 0, time.perf_counter() - started)
+            metrics.request_done(route, status, 0, time.perf_counter() - started)
 
     async def _server_live(self, _: Any, __: Any) -> Any:
         return messages.message("ServerLiveResponse")(live=True)

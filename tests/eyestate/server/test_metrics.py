@@ -403,6 +403,7 @@ class TestSeveralWorkers:
             "        metrics.request_done(route, status, 0.1, 0.1)\n"
             "for code in range(40):\n"
             "    metrics.rejected(f'a_code_that_is_rather_long_{code}')\n"
+            "    metrics.over_quota(f'a_route_that_is_rather_long_{code}')\n"
             "    metrics.failed(f'a_code_that_is_rather_long_{code}')\n"
             "monitor.publish()\n"
         )

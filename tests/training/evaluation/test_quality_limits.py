@@ -9,7 +9,7 @@ from PIL import Image
 import eyestate
 from tests.bundles import write_bundle
 from training.data.datasets import LabelledCrop
-from training.evaluation.quality_limits import quality_limits, table
+from training.evaluation.quality_limits import quality_limits
 
 
 def crop(grey: int, label: int) -> LabelledCrop:
@@ -31,4 +31,3 @@ def test_errors_by_what_is_measured(tmp_path: Path) -> None:
     assert found["brightness, overexposed", 248].crops == 7  # 220 at every level but the first
     assert found["sharpness, blurred", 0].crops == 18
     assert [found["pixels a side, shrunk", side].crops for side in (8, 10, 12, 14, 16, 20, 24)] == [3] * 7
-    assert len(table(rows).splitlines()) == len(rows) + 2
