@@ -58,6 +58,7 @@ class Engine:
         sizes: the batch sizes, ascending: all that a session is ever given.
         float32_sizes: those of them that ONNX Runtime's own kernels compute, in float32, though OpenVINO's are there.
         seconds_per_crop: of an inference of the largest size.
+        seconds_alone: of an inference of one crop.
         resizes: whether it takes crops of other sizes than the network's too.
     """
 
@@ -148,6 +149,8 @@ class Engine:
                 break
             if kernels and not self._prefer(kernels, size):
                 kernels = None  # the larger the batch, the more bfloat16 gains
+            if size == 1:
+                self.seconds_alone = self.seconds_per_crop
         self.sizes = tuple(self._infer)
 
     def _own_kernels(self, bundle: Bundle, threads: int | None) -> Infer | None:

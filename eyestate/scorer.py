@@ -52,6 +52,11 @@ class Scorer(ABC):
     def seconds_per_crop(self) -> float:
         """Of such an inference, as measured when the network was opened."""
 
+    @property
+    @abstractmethod
+    def seconds_alone(self) -> float:
+        """Of an inference of one crop, measured then, too."""
+
     @abstractmethod
     def run(self, batch: Pixels) -> Scores:
         """P(open) of one batch, uint8 (N, side, side): float32 (N,)."""
@@ -156,6 +161,10 @@ class Network(Scorer):
     def seconds_per_crop(self) -> float:
         return self._engine.seconds_per_crop
 
+    @property
+    def seconds_alone(self) -> float:
+        return self._engine.seconds_alone
+
     def run(self, batch: Pixels) -> Scores:
         return self._engine.run(batch)
 
@@ -199,6 +208,10 @@ class Cascade(Scorer):
     @property
     def seconds_per_crop(self) -> float:
         return self._quick.seconds_per_crop
+
+    @property
+    def seconds_alone(self) -> float:
+        return self._quick.seconds_alone
 
     def run(self, batch: Pixels) -> Scores:
         return self.score_parts([batch])

@@ -77,7 +77,14 @@ class Batcher:
     """
 
     def __init__(
-        self, score: Score, *, batch_size: int, seconds_per_crop: float, capacity: int, max_wait: float
+        self,
+        score: Score,
+        *,
+        batch_size: int,
+        seconds_per_crop: float,
+        capacity: int,
+        max_wait: float,
+        seconds_alone: float = 0.0,
     ) -> None:
         """Args:
         score: scores parts of crops together, uint8 (n, height, width) each, to float32 (sum of n,); runs in a
@@ -86,8 +93,10 @@ class Batcher:
         seconds_per_crop: what ``score`` is expected to take, until it has been seen.
         capacity: crops that may wait; more are rejected.
         max_wait: longest expected time of a request in seconds; beyond that it is rejected.
+        seconds_alone: what a single crop is expected to take, which is far more than its share of a batch on a GPU.
         """
         self._score = score
+        self._may_be_inline = seconds_alone < _INLINE_SECONDS
         self._capacity = capacity
         self._max_wait = max_wait
         self._arrived = 0  # requests in this iteration of the event loop
@@ -153,7 +162,7 @@ class Batcher:
         self._pump()
 
     def _is_inline(self, crops: int) -> bool:
-        return crops * self._seconds_per_crop < _INLINE_SECONDS
+        return self._may_be_inline and crops * self._seconds_per_crop < _INLINE_SECONDS
 
     def _score_now(self, crops: Crops) -> Scores:
         started = time.perf_counter()
@@ -308,6 +317,7 @@ def _batcher(scorer: Scorer, capacity: int, max_wait: float) -> Batcher:
         scorer.score_parts,
         batch_size=scorer.batch_size,
         seconds_per_crop=scorer.seconds_per_crop,
+        seconds_alone=scorer.seconds_alone,
         capacity=capacity,
         max_wait=max_wait,
     )

@@ -142,6 +142,7 @@ class TestSizes:
         opened = Engine(bundle, "cpu", 1)
         assert opened.sizes[-1] == largest
         assert opened.seconds_per_crop == milliseconds[largest] / 1_000 / largest
+        assert opened.seconds_alone == milliseconds[1] / 1_000
 
     @pytest.mark.parametrize(
         ("milliseconds", "quickest"),

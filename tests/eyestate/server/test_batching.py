@@ -55,6 +55,8 @@ def with_batcher(
     capacity: int = 10_000,
     max_wait: float = 60,
     batch_size: int = BATCH,
+    *,
+    seconds_alone: float = 0.0,
 ) -> None:
     score = score or Brightness()
 
@@ -65,6 +67,7 @@ def with_batcher(
             seconds_per_crop=score.seconds_per_crop,
             capacity=capacity,
             max_wait=max_wait,
+            seconds_alone=seconds_alone,
         )
         try:
             async with asyncio.timeout(10):
@@ -116,6 +119,18 @@ def test_who_is_alone_is_scored_at_once() -> None:
         assert done.value.value.tolist() == [8]
 
     with_batcher(work, Brightness(seconds_per_crop=0))
+
+
+def test_where_one_crop_takes_as_long_as_hundreds_the_event_loop_never_waits_for_it() -> None:
+    """A GPU: a crop of a full batch takes microseconds, and one alone milliseconds."""
+    score = Brightness(seconds_per_crop=0)
+
+    async def work(batcher: Batcher) -> None:
+        assert await submitted(batcher, 8) == [8]
+        assert await asyncio.gather(*(submitted(batcher, i) for i in range(9))) == [[i] for i in range(9)]
+
+    with_batcher(work, score, seconds_alone=0.002)
+    assert threading.get_ident() not in score.threads
 
 
 def test_a_request_larger_than_the_queue_is_taken_where_nobody_waits() -> None:
