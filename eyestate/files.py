@@ -24,14 +24,17 @@ PARQUET: Final = ".parquet"
 _SYSTEM: Final = frozenset(
     {
         "__macosx",  # the Finder's archives
-        "@eadir", "#recycle", "#snapshot",  # Synology
-        "@recycle", "@recently-snapshot",  # QNAP
-        "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini",  # Windows
+        "network trash folder", "temporary items", "thevolumesettingsfolder",  # its file servers
+        "@eadir", "@tmp", "#recycle", "#snapshot",  # Synology
+        "@recycle", "@recently-snapshot", "@__thumb",  # QNAP
+        "~snapshot",  # NetApp
+        "$recycle.bin", "recycler", "system volume information", "thumbs.db", "desktop.ini",  # Windows
         "lost+found",  # ext4
         "_temporary", "_spark_metadata", "_success",  # Spark
         "_delta_log", "_change_data",  # Delta Lake
     }
 )  # fmt: skip
+_HIDDEN: Final = (".", "~$")  # beginnings of names, of which Office gives the latter to its locks
 _UTF8_NAME: Final = 0x800  # APPNOTE 4.4.4, bit 11
 _SHOWN_SUFFIXES: Final = 5
 
@@ -42,11 +45,12 @@ class LeftOut:
 
     hidden: int = 0
     links: int = 0
+    devices: int = 0  # and pipes and sockets
     headings: int = 0  # lines of a list
     others: Counter[str] = field(default_factory=Counter)  # by suffix
 
     def __bool__(self) -> bool:
-        return bool(self.hidden or self.links or self.headings or self.others)
+        return bool(self.hidden or self.links or self.devices or self.headings or self.others)
 
     def __str__(self) -> str:
         suffixes = [suffix or "no suffix" for suffix, _ in self.others.most_common(_SHOWN_SUFFIXES)]
@@ -54,6 +58,7 @@ class LeftOut:
         kinds = {
             "hidden or of the system": f"{self.hidden:,}" if self.hidden else "",
             "links that lead back or nowhere": f"{self.links:,}" if self.links else "",
+            "pipes, sockets and devices": f"{self.devices:,}" if self.devices else "",
             "lines of a heading": f"{self.headings}" if self.headings else "",
             "other files": f"{self.others.total():,} ({', '.join(suffixes)}{more})" if self.others else "",
         }
@@ -82,7 +87,7 @@ def is_hidden(name: str) -> bool:
     Hive and Arrow have it. Cameras give such names to images.
     """
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    if any(part.startswith(".") or part.lower() in _SYSTEM for part in parts):
+    if any(part.startswith(_HIDDEN) or part.lower() in _SYSTEM for part in parts):
         return True
     return name.lower().endswith(PARQUET) and any(part.startswith("_") and "=" not in part for part in parts)
 
@@ -125,10 +130,12 @@ def walk(folder: Path, wanted: Callable[[str], bool], left_out: LeftOut) -> Iter
                 left_out.links += 1
             else:
                 levels.append(level)
-        elif wanted(name) and entry.is_file():
+        elif not wanted(name):
+            left_out.others[_suffix(name)] += 1
+        elif entry.is_file():
             yield name, entry
         else:
-            left_out.others[_suffix(name)] += 1
+            left_out.devices += 1
 
 
 def image_files(paths: Iterable[Path], left_out: LeftOut) -> list[Path]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from typing import IO, Final, Self
+from typing import IO, Any, Final, Self
 
 from eyestate.batch.reading import Image, unreadable, within_limits
 from eyestate.errors import ImageError, UnreadableFileError
 from eyestate.files import LeftOut, zip_members
 from eyestate.images import MAX_BYTES
 
+_ENCRYPTED: Final = 0x1  # APPNOTE 4.4.4, bit 0
 _MAX_HEADER: Final = 2**20  # bytes of a member's name and attributes; tarfile reads them whole
 _EXTENDED: Final = frozenset(
     {
@@ -38,6 +40,10 @@ def zip_images(file: IO[bytes], name: str, start: int, left_out: LeftOut, *, rea
 
 
 def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | ImageError:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return UnreadableFileError("the archive's member is a link, not a file")
+    if member.flag_bits & _ENCRYPTED:
+        return UnreadableFileError("the archive's member is encrypted; pack it without a password")
     try:
         with archive.open(member) as file:
             return within_limits(file.read(MAX_BYTES + 1))
@@ -45,14 +51,37 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | ImageE
         return unreadable("the archive's member", error)
 
 
+class _Archive(tarfile.TarFile):
+    """A tar archive that is read to the end of its file, so that archives may be joined."""
+
+    has_ended = False  # whether the last header was the end of an archive
+
+
 class _Member(tarfile.TarInfo):
-    """A member of a tar archive whose header is of a reasonable size."""
+    """A member of a tar archive whose header is sound and of a reasonable size."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> Self:
+        """The next member; where tarfile itself would take damage for the end, this raises ReadError."""
+        try:
+            member = super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed has none of HeaderError's kinds
+            archive.has_ended = True
+            raise
+        except Exception as error:
+            if archive.has_ended:  # what lies behind is no archive
+                raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]
+            if isinstance(error, tarfile.HeaderError):
+                raise tarfile.ReadError(f"it ends early, or a header is not sound ({error})") from None
+            raise
+        archive.has_ended = False
+        return member
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
         if member.type in _EXTENDED and member.size > _MAX_HEADER:
-            raise tarfile.ReadError(f"a header has {member.size:,} bytes; at most {_MAX_HEADER:,} are read")
+            raise ValueError(f"a header has {member.size:,} bytes; at most {_MAX_HEADER:,} are read")
         return member
 
 
@@ -60,7 +89,15 @@ def tar_images(file: IO[bytes], name: str, start: int, left_out: LeftOut, *, rea
     """As ``zip_images``, of a tar archive, which may be compressed."""
     place = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as archive:
+        archive = _Archive.open(fileobj=file, mode="r:*", tarinfo=_Member, ignore_zeros=True)
+    except Exception as error:
+        if isinstance(error, tarfile.ReadError):  # which tells of each compression why it is not that
+            error = tarfile.ReadError("it is no tar archive, or its first header is not sound")
+        if start == 0:
+            yield Image(name, unreadable("the archive", error))
+        return
+    try:
+        with archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would grow with every member passed
                 if not member.isdir() and left_out.unless_image(member.name.replace("\\", "/")):

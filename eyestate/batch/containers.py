@@ -16,7 +16,7 @@ from eyestate.batch.reading import Image
 from eyestate.errors import InputError, UnavailableFileError
 from eyestate.files import PARQUET, LeftOut
 
-ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 def count(path: Path, columns: Columns, left_out: LeftOut) -> int:

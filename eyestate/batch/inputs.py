@@ -23,6 +23,7 @@ from eyestate.files import PARQUET, LeftOut, is_hidden, is_image, walk
 Kind = Literal["images", "list", "archives", "parquet"]
 LISTS: Final = (".txt", ".csv", ".tsv")
 _NAMES: Final = 1_000  # per slice
+_SHOWN_NAME: Final = 200  # characters
 
 
 class Row(NamedTuple):
@@ -141,6 +142,8 @@ def open_input(names: Iterable[str], columns: Columns) -> Input:
 def _expanded(name: str, left_out: LeftOut) -> list[Path]:
     """What a name or a pattern stands for; hidden files only where the pattern names them."""
     path = Path(name)
+    if not name:
+        raise InputError("the name of the input is empty")
     if path.exists():
         return [path]
     matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207
@@ -152,6 +155,7 @@ def _expanded(name: str, left_out: LeftOut) -> list[Path]:
     for table in {match.parent for match in found}:
         if delta.is_table(table):
             raise InputError(f"{table} is a Delta table, with files of earlier versions: give the folder itself")
+        _check_no_other_table(table)
     return found
 
 
@@ -190,8 +194,10 @@ def _folder(folder: Path, columns: Columns, left_out: LeftOut) -> Input:
             f"others with a pattern such as '{folder}/*{Path(containers[0]).suffix}'"
         )
     for parent in {parent for name in containers for parent in (folder / name).parents}:
-        if parent.is_relative_to(folder) and delta.is_table(parent):
-            raise InputError(f"{folder} holds the Delta table {parent}: give that itself")
+        if parent.is_relative_to(folder):
+            if delta.is_table(parent):
+                raise InputError(f"{folder} holds the Delta table {parent}: give that itself")
+            _check_no_other_table(parent)
     if containers:
         return _containers(folder, containers, columns, left_out)
     if not rows:
@@ -207,20 +213,32 @@ def _folder(folder: Path, columns: Columns, left_out: LeftOut) -> Input:
     )
 
 
+def _check_no_other_table(folder: Path) -> None:
+    """Raise InputError if a folder is a table in a format whose present version is not told by its Parquet files."""
+    for kind, sign in {"Iceberg": "metadata/*.metadata.json*", "Hudi": ".hoodie"}.items():
+        if any(folder.glob(sign)):
+            raise InputError(
+                f"{folder} is a table of Apache {kind}, with files of earlier versions: write its present version to "
+                "plain Parquet files"
+            )
+
+
 def _is_data(name: str) -> bool:
     return is_image(name) or name.lower().endswith((*ARCHIVES, PARQUET))
 
 
 def _list(path: Path, left_out: LeftOut) -> Input:
     """A text file with the path of an image in each line, relative to the list's own folder."""
-    fingerprint, rows = _Fingerprint("list"), 0
+    fingerprint, rows, first = _Fingerprint("list"), 0, ""
     for name in lines(path, left_out):
         fingerprint.add(name, located(path.parent, name))
         rows += 1
+        first = first or name
     if fingerprint.missing == rows:
+        example = f" (there is no {first[:_SHOWN_NAME]!r})" if first else ""
         raise InputError(
-            f"{path} names no file that is there: it must have the path of an image in each line, relative to its own "
-            "folder, and nothing else"
+            f"{path} names no file that is there{example}: it must have the path of an image in each line, relative to "
+            "its own folder, and nothing else"
         )
     return Input("list", rows, fingerprint.hexdigest(), lambda: _files(path.parent, lines(path, LeftOut())), left_out)
 

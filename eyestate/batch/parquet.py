@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from eyestate.batch.reading import Image, located, read_file, unreadable, within_limits
+from eyestate.batch.reading import Image, exists, located, read_file, unreadable, within_limits
 from eyestate.errors import EmptyImageError, ImageError, InputError, UnreadableFileError
 from eyestate.extras import extra
 
@@ -31,10 +31,14 @@ def count_rows(file: IO[bytes], path: Path, columns: Columns) -> int:
     """The number of rows.
 
     Raises:
-        InputError: a column is missing or holds something else.
+        InputError: a column is missing or holds something else, or paths of files that are not there.
     """
     table = _opened(file, path, columns)
-    return 1 if isinstance(table, ImageError) else int(table.metadata.num_rows)
+    if isinstance(table, ImageError):
+        return 1
+    if not _is_bytes(_plain(table.schema_arrow.field(columns.image).type)):
+        _check_paths(table, path, columns)
+    return int(table.metadata.num_rows)
 
 
 def row_images(file: IO[bytes], path: Path, start: int, columns: Columns) -> Iterator[Image]:
@@ -80,6 +84,30 @@ def _check_columns(schema: Any, path: Path, columns: Columns) -> None:
         key = _plain(schema.field(columns.key).type)
         if not (_is_text(key) or pa.types.is_integer(key)):
             raise InputError(f"the column '{columns.key}' of {path} holds {key}; a key is a string or an integer")
+
+
+def _check_paths(table: Any, path: Path, columns: Columns) -> None:
+    """Raise InputError if the first rows hold no images, and paths of which none is a file's."""
+    try:
+        batch = next(table.iter_batches(_READ_ROWS, columns=[columns.image], use_threads=False), None)
+        images, paths = _bytes_and_paths(batch.column(0)) if batch is not None else ((), ())
+    except Exception:  # of all kinds: the rows have it for their error
+        return
+    names = [_name(name.as_py()) for name in paths if name.as_py()]
+    if names and not any(image.as_py() for image in images) and not any(_is_there(path.parent, name) for name in names):
+        raise InputError(
+            f"the column '{columns.image}' of {path} holds no images, only where they are, and there is no file "
+            f"{names[0]!r}: write the images themselves, or put the files where the paths say, relative to the folder "
+            "of the Parquet file"
+        )
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return exists(located(folder, name))
+
+
+def _name(path: bytes) -> str:
+    return path.decode(errors="surrogateescape")
 
 
 def _holds_images(kind: Any) -> bool:
@@ -156,9 +184,10 @@ def _key(key: bytes | None, place: int) -> str:
 def _cell(data: bytes | None, path: bytes | None, folder: Path) -> bytes | ImageError:
     if data is not None:
         return within_limits(data)
-    if path is None:
+    if not path:
         return EmptyImageError("the row holds no image (null)")
-    name = path.decode(errors="surrogateescape")
-    if "://" in name:
+    name = _name(path)
+    file = located(folder, name)
+    if "://" in name and not exists(file):
         return UnreadableFileError(f"the row holds no image, only where it is: {name}; write the images themselves")
-    return read_file(located(folder, name))
+    return read_file(file)

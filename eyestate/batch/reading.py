@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from eyestate.errors import ImageError, ImageTooLargeError, UnavailableFileError, UnreadableFileError
 from eyestate.images import MAX_BYTES
@@ -53,16 +55,23 @@ def read_file(path: Path) -> bytes | ImageError:
 def located(folder: Path, name: str) -> Path:
     """The file that a list or a table names, relative to its own folder.
 
-    Where there is none of just that name, it may have been written down on Windows, with backslashes, on macOS, with
-    accents as characters of their own, or in a column padded with spaces.
+    Where there is none of just that name, it may have been written down on Windows, with backslashes or in its own
+    encoding, on macOS, with accents as characters of their own, in a column padded with spaces, or as a URL.
     """
     path = folder / name
     return path if exists(path) else next(filter(exists, _spellings(folder, name)), path)
 
 
 def _spellings(folder: Path, name: str) -> Iterator[Path]:
+    name = name.strip()
+    if name.startswith("file:"):
+        name = unquote(urlsplit(name).path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # its bytes are not UTF-8
+        name = os.fsencode(name).decode("cp1252", errors="replace")
     for form in ("NFC", "NFD"):
-        for spelt in (name.strip(), name.strip().replace("\\", "/")):
+        for spelt in (name, name.replace("\\", "/")):
             yield folder / unicodedata.normalize(form, spelt)
 
 

@@ -30,6 +30,7 @@ def test_other_names(name: str) -> None:
     [
         "._a.jpg", "x/._a.jpg", ".hidden/a.jpg", "__MACOSX/x/a.jpg", "x/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
         ".ipynb_checkpoints/a-checkpoint.png", ".thumbs/a.png", "$RECYCLE.BIN/a.png", "#recycle/a.jpg", "Thumbs.db",
+        "RECYCLER/S-1/a.png", "@__thumb/a.png", "@tmp/a.png", "~snapshot/a.png", "Temporary Items/a.png", "~$a.png",
         "_temporary/0/a.png", "_delta_log/0.checkpoint.parquet", "_SUCCESS", "x/_metadata.parquet", "_x/a.parquet",
     ],
 )  # fmt: skip
@@ -105,6 +106,15 @@ def test_files_and_folders_of_a_command(tmp_path: Path) -> None:
         tmp_path / name for name in ("._given.png", "in/a/x.jfif", "in/b.png")
     ]
     assert str(left_out) == "left out: hidden or of the system: 1; other files: 1 (.txt)"
+
+
+def test_pipes_and_devices(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    left_out = LeftOut()
+    assert names(tmp_path, left_out) == ["a.png"]
+    assert str(left_out) == "left out: pipes, sockets and devices: 2"
 
 
 def test_many_other_suffixes() -> None:

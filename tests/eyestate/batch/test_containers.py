@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -106,6 +108,63 @@ class TestArchives:
         path = write_zip(tmp_path / "b.zip", {"ü/é.png": png(2), "aaa.png": png(3)})
         path.write_bytes(path.read_bytes().replace(b"aaa", "aüa".encode("cp437")))
         assert outcomes(path) == [("ü/é.png", png(2)), ("aüa.png", png(3))]
+
+    @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+    def test_no_member_is_lost_without_a_sign(self, tmp_path: Path, suffix: str) -> None:
+        whole = write_tar(tmp_path / "whole.tar", CROPS)
+        last = 512 * (2 * len(CROPS) - 1)  # where the header of the last member begins: each has a block for its data
+        path = tmp_path / f"a.{suffix}"
+        pack = gzip.compress if suffix == "tar.gz" else bytes
+        for place in range(0, last, 192):
+            content = whole.read_bytes()
+            for damaged in (content[:place], content[:place] + b"\xff" * 8 + content[place + 8 :]):
+                path.write_bytes(pack(damaged))
+                found = outcomes(path)
+                is_data = len(damaged) > place and place % 1024 >= 512
+                assert len(found) == len(CROPS) if is_data else found[-1] == (path.name, "unreadable_file")
+
+    def test_archives_that_were_joined(self, tmp_path: Path) -> None:
+        content = write_tar(tmp_path / "a.tar", CROPS).read_bytes()
+        for name, joined in {"b.tar": content * 2, "b.tgz": gzip.compress(content) * 2}.items():
+            (tmp_path / name).write_bytes(joined)
+            assert outcomes(tmp_path / name) == [*CROPS.items()] * 2
+
+    def test_bytes_behind_the_end(self, tmp_path: Path) -> None:
+        content = write_tar(tmp_path / "a.tar", CROPS).read_bytes()
+        packed = gzip.compress(content)
+        for name, more in {"b.tar": content + b"x" * 9_999, "b.tgz": packed + b"x", "c.tgz": packed[:-4]}.items():
+            (tmp_path / name).write_bytes(more)
+            assert outcomes(tmp_path / name) == [*CROPS.items()]
+
+    @pytest.mark.parametrize("suffix", ["tar.bz2", "tbz2", "tar.xz", "txz"])
+    def test_other_compressions(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a.{suffix}"
+        with tarfile.open(path, "w:xz" if "x" in suffix else "w:bz2") as archive:
+            archive.add(write_folder(tmp_path / "in", CROPS), "")
+        assert outcomes(path) == [*CROPS.items()]
+
+    def test_what_is_no_file_in_a_zip(self, tmp_path: Path) -> None:
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(link, "0.png")
+            archive.writestr("0.png", png(0))
+        locked = bytearray(write_zip(tmp_path / "b.zip", {"0.png": png(0)}).read_bytes())
+        for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            locked[locked.index(header) + flags] |= 1
+        (tmp_path / "b.zip").write_bytes(locked)
+        first, second = next(images(tmp_path / "a.zip", 0, COLUMNS)), next(images(tmp_path / "b.zip", 0, COLUMNS))
+        assert isinstance(first.data, ImageError)
+        assert first.data.message == "the archive's member is a link, not a file"
+        assert isinstance(second.data, ImageError)
+        assert "is encrypted" in second.data.message
+
+    def test_what_is_no_archive(self, tmp_path: Path) -> None:
+        for name in ("a.tar", "a.tgz", "a.zip"):
+            (tmp_path / name).write_bytes(b"<html>404</html>")
+            (found,) = images(tmp_path / name, 0, COLUMNS)
+            assert isinstance(found.data, ImageError)
+            assert len(found.data.message) < 90
 
     def test_header_that_would_fill_the_memory(self, tmp_path: Path) -> None:
         member = tarfile.TarInfo("1.png")

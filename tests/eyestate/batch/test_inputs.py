@@ -125,6 +125,14 @@ class TestList:
         with pytest.raises(InputError, match=message):
             opened(tmp_path / "list.txt")
 
+    def test_urls_and_names_of_windows(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "in", {"a b.png": png(0), "\u00e9.png": png(1)})
+        url = (tmp_path / "in" / "a b.png").as_uri()
+        spark = url.replace("file://", "file:")
+        lines = [url.encode(), spark.encode(), "\u00e9.png".encode("cp1252"), "\u00e9.png".encode()]
+        (tmp_path / "in" / "list.txt").write_bytes(b"\r\n".join(lines))
+        assert [row.image for row in rows(opened(tmp_path / "in" / "list.txt"))] == [png(0), png(0), png(1), png(1)]
+
 
 class TestContainers:
     @pytest.fixture
@@ -191,6 +199,29 @@ class TestTables:
         assert str(source.left_out) == "left out: hidden or of the system: 5"
         assert opened(tmp_path / "**" / "*.parquet").rows == 3
 
+    @pytest.mark.parametrize(("kind", "sign"), [("Iceberg", "metadata/v1.metadata.json"), ("Hudi", ".hoodie/x")])
+    def test_other_tables_with_earlier_versions(self, tmp_path: Path, kind: str, sign: str) -> None:
+        table = write_folder(tmp_path / "tables" / "eyes", {sign: b"", "data/x": b""})
+        write_parquet(table / "data" / "a.parquet", [png(0)])
+        for given in (table, table.parent):
+            with pytest.raises(InputError, match=f"eyes is a table of Apache {kind}"):
+                opened(given)
+
+    def test_paths_of_files_that_are_not_there(self, tmp_path: Path) -> None:
+        paths = ["a.png", "hf://eyes/b.png"]
+        table = tmp_path / "eyes.parquet"
+        for column in (pa.array(paths), pa.array([{"bytes": None, "path": path} for path in paths])):
+            pq.write_table(pa.table({"image": column}), table)
+            with pytest.raises(
+                InputError, match=r"holds no images, only where they are, and there is no file 'a\.png'"
+            ):
+                opened(table)
+            write_folder(tmp_path, {"a.png": png(0)})
+            found = rows(opened(table))
+            assert found[0].image == png(0)
+            assert error(found[1]) == "unreadable_file"
+            (tmp_path / "a.png").unlink()
+
     def test_delta_table_has_its_present_rows(self, tmp_path: Path) -> None:
         table = tmp_path / "lake" / "table"
         table.mkdir(parents=True)
@@ -254,6 +285,8 @@ def test_folders_that_cannot_be_told(tmp_path: Path, names: list[str], message: 
 def test_inputs_that_cannot_be_told(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": b"", "a.txt": b"", "b.txt": b""})
     write_tar(tmp_path / "empty.tar", {})
+    with pytest.raises(InputError, match="name of the input is empty"):
+        opened("")
     with pytest.raises(InputError, match=r"there is no .*none\*"):
         opened(tmp_path / "none*")
     with pytest.raises(InputError, match=r"a\.png cannot be read here"):
