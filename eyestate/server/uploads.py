@@ -221,7 +221,10 @@ async def _parts(request: Request, name: str, max_bytes: int, max_images: int = 
         received, more = _Received(request, max_bytes), True
         while more:
             chunk, more = await received.chunk()
-            parser.write(chunk)
+            if len(chunk) <= INLINE_BYTES:
+                parser.write(chunk)
+            else:
+                await asyncio.to_thread(parser.write, chunk)
     except FormParserError:  # its message has numbers of bytes and positions in a chunk
         raise RequestError("the multipart body is malformed, or has another boundary than the content type") from None
     if not collector.complete:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import string
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ JSON_LENGTH: Final = "Inference-Header-Content-Length"  # the header with the by
 MAX_JSON_BYTES: Final = 4 * 2**20
 MAX_JSON_VALUES: Final = 65_536  # and nothing else runs for at most 20 ms while they are parsed
 _STRUCTURE: Final = (b"[", b"{", b",", b":")  # one of these before each value
+_WHITE: Final = string.whitespace.encode()
 _LENGTH_BYTES: Final = 4  # before each element of a binary BYTES tensor, little-endian
 _AS_ELEMENT: Final = {state: len(state).to_bytes(_LENGTH_BYTES, "little") + state.encode() for state in get_args(State)}
 ALL_OUTPUTS: Final = (RequestedOutput(name="score"), RequestedOutput(name="state"))
@@ -169,7 +171,8 @@ def _from_base64(data: list[str]) -> list[Encoded]:
     files: list[Encoded] = []
     for index, text in enumerate(data):
         try:
-            files.append(base64.b64decode("".join(text.split()), validate=True))  # MIME has line breaks
+            plain = text.encode("ascii").translate(None, _WHITE)  # MIME has line breaks
+            files.append(base64.b64decode(plain, validate=True))
         except (binascii.Error, ValueError) as error:
             raise InferenceRequestError(f"element {index} of 'images' is not base64: {error}") from None
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from eyestate.errors import CorruptImageError, UnsupportedImageError
-from eyestate.images import decode, decode_rgb
+from eyestate.images import decode, decode_rgb, markers
 from eyestate.images.limits import MAX_SEGMENTS
 from tests.images import (
     ARITHMETIC_JPEG,
@@ -149,8 +150,8 @@ def without(jpeg: bytes, *markers: int) -> bytes:
 
 def test_a_frame_of_motion_jpeg_has_no_huffman_tables() -> None:
     for jpeg in (KINDS["grey"], KINDS["colour"], KINDS["photo"]):
-        for markers in ((0xC4,), (0xC4, 0xE0)):
-            np.testing.assert_array_equal(decode(without(jpeg, *markers)), decode(jpeg))
+        for kinds in ((0xC4,), (0xC4, 0xE0)):
+            np.testing.assert_array_equal(decode(without(jpeg, *kinds)), decode(jpeg))
 
 
 def test_a_colour_component_that_has_no_scan_is_missed() -> None:
@@ -204,3 +205,25 @@ def test_segments_cost_no_more_than_their_bytes(content: bytes, count: int) -> N
 def test_very_many_scans_are_refused(side: int) -> None:
     with pytest.raises(UnsupportedImageError, match="scans"):
         decode(rescanned_jpeg(side, 300))
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_markers_are_found_wherever_a_piece_of_the_search_ends(before: int) -> None:
+    jpeg = encoded(picture(), "JPEG", quality=95)
+    filled = jpeg[:2] + b"\xff" * (markers._PIECE_BYTES - before) + jpeg[2:]
+    assert [*markers._segments(filled)] == [*markers._segments(jpeg)]
+
+
+def test_a_search_for_markers_lets_other_threads_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's regular expressions do not: 20 MB of fill bytes would be 0.2 s."""
+    jpeg = encoded(picture(), "JPEG")
+    places: list[int] = []
+
+    class Noting:
+        def search(self, data: bytes, start: int, end: int) -> re.Match[bytes] | None:
+            places.append(end - start)
+            return re.compile(rb"\xff([^\x00\xff])").search(data, start, end)
+
+    monkeypatch.setattr(markers, "_MARKER", Noting())
+    assert markers.read_frame(jpeg[:2] + b"\xff" * 2**20 + jpeg[2:]).width == 96
+    assert max(places) <= 2**17

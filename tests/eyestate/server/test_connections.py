@@ -23,7 +23,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from eyestate.server import connections
 from eyestate.server.connection_limit import ConnectionLimit
-from eyestate.server.connections import MAX_HEAD_BYTES, MAX_PIPELINED, Connection
+from eyestate.server.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connection
 from eyestate.server.hosts import AllowedHosts
 from eyestate.server.sending import send_response
 from eyestate.settings import Settings
@@ -219,6 +219,7 @@ def test_bodies_may_be_longer_than_heads(talk: Talk) -> None:
         pytest.param(GET + b"X: " + b"a" * 2**22, id="endless header"),
         pytest.param(GET + b"X: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n", id="whole but too long"),
         pytest.param(GET + b"a: b\r\n" * 2**17, id="headers without end"),
+        pytest.param(GET + b"a:\r\n" * MAX_HEADERS + b"\r\n", id="very many headers"),
         pytest.param(b"GET /" + b"a" * 2**20, id="endless path"),
         pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 2**17, id="endless trailers"),
         pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 2**20, id="endless chunk extension"),
@@ -522,10 +523,15 @@ def test_a_flood_of_pipelined_requests_ends_the_connection(talk: Talk) -> None:
     talk(work)
 
 
-def test_a_host_that_is_not_allowed_is_refused(talk: Talk) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /echo HTTP/1.1\r\nHost: rebound.example\r\n", b"GET http://rebound.example/echo HTTP/1.1\r\nHost: x\r\n"],
+    ids=["Host", "target"],
+)
+def test_a_host_that_is_not_allowed_is_refused(talk: Talk, head: bytes) -> None:
     async def work(application: Application, connect: Connect) -> None:
         client = await connect()
-        await client.send(b"GET /echo HTTP/1.1\r\nHost: rebound.example\r\n\r\n")
+        await client.send(head + b"\r\n")
         answer = await client.answer()
         assert (answer.status, answer.code) == (421, "host_not_allowed")
         await client.closed()

@@ -73,6 +73,13 @@ def test_nor_are_many_small_ones_of_few_bytes(decoded_by: list[str]) -> None:
     assert decoded_by.count("MainThread") * 64 * 64 <= runtime._INLINE_PIXELS
 
 
+def test_nor_are_very_many_that_are_no_images() -> None:
+    """A form of 57 KB has a thousand of them, which took a tenth of a second."""
+    names = []
+    made([b"x"] * 1_000, lambda _: names.append(threading.current_thread().name))
+    assert names != ["MainThread"]
+
+
 def test_an_image_that_is_too_large_in_few_bytes_is_refused() -> None:
     (failure,) = made([encoded(Image.new("L", (4_097, 8)), "PNG")]).failures.values()
     assert failure.code == "image_too_large"

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -265,3 +267,21 @@ def test_a_large_body_is_not_copied_once_it_is_complete(parts: int) -> None:
             tracemalloc.stop()
 
     assert LOOP.run(most()) < 1.25 * len(content)
+
+
+def test_large_pieces_of_a_form_are_parsed_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    write = MultipartParser.write
+
+    def noting(parser: MultipartParser, data: bytes) -> int:
+        threads.append(threading.current_thread().name)
+        return write(parser, data)
+
+    monkeypatch.setattr(MultipartParser, "write", noting)
+    files = [b"x"] * 900
+    assert outcome(many_images, request(form(files), FORM, piece=2**20)) == files
+    assert threads
+    assert "MainThread" not in threads
+    threads.clear()
+    assert outcome(many_images, request(form(files[:20]), FORM)) == files[:20]
+    assert threads == ["MainThread"]
