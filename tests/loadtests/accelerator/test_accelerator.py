@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from eyestate.bundle import load_bundle
 from loadtests.accelerator import gpu_use, torch_network
-from loadtests.accelerator.__main__ import main, torch_speeds
+from loadtests.accelerator.__main__ import Figures, main, torch_speeds
 from loadtests.accelerator.quiet import stderr_in
 from tests import half
 from tests.bundles import write_bundle
@@ -41,6 +41,12 @@ def test_it_runs_from_end_to_end_on_a_cpu_and_prints_the_table_last(tmp_path: Pa
     assert "1: " in rows[6][2]
     assert rows[7][2] == "0.0000"
     assert result.output.rstrip().endswith("| 0.0000 |")
+
+
+def test_it_says_which_model_is_the_quickest() -> None:
+    figures = Figures(packed={"final_best": 50_000.0, "cascade": 150_000.0})
+    figures.compare_models()
+    assert figures.rows == [("quickest model", "packed crops", "`cascade`, 3.0 × `final_best`")]
 
 
 def test_nothing_is_begun_after_the_time_is_over(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tools.harness.crops import jpeg
-from tools.harness.int8 import CALIBRATION_CROPS, calibration_crops, with_float32_weights, write_int8
+from tools.harness.int8 import (
+    CALIBRATION_CROPS,
+    calibration_crops,
+    first_convolutions,
+    with_float32_weights,
+    write_int8,
+)
 from tools.harness.small_bundle import SIDE, write_small_bundle
 from training.data.datasets import Crop
 
@@ -31,6 +37,19 @@ def test_int8_scores_are_near(tmp_path: Path) -> None:
     assert np.corrcoef(wide, narrow)[0, 1] > 0.99
     operators = {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+def test_the_first_convolutions_are_those_that_see_no_others_result() -> None:
+    nodes = [
+        helper.make_node("Cast", ["crops"], ["x"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "w"], ["a"], "left"),
+        helper.make_node("Conv", ["x", "w"], ["b"], "right"),
+        helper.make_node("Relu", ["a"], ["c"], "relu"),
+        helper.make_node("Conv", ["c", "w"], ["d"], "behind"),
+        helper.make_node("Concat", ["b", "d"], ["e"], "both", axis=1),
+        helper.make_node("Conv", ["e", "w"], ["f"], "last"),
+    ]
+    assert first_convolutions(helper.make_graph(nodes, "graph", [], [])) == ["left", "right"]
 
 
 def test_weights_stored_in_float16_are_widened() -> None:
