@@ -27,10 +27,12 @@ def connected(
         UnreachableError: the endpoint, the key, the certificates or the proxy settings cannot be used.
     """
     try:
-        url = httpx.URL(endpoint)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+        url = httpx.URL(endpoint.strip())
+        url.raw_host.decode().encode("idna")  # as it will be to look it up
+        is_one = url.scheme in ("http", "https") and bool(url.host) and not url.query
+    except (httpx.InvalidURL, UnicodeError):
+        is_one = False
+    if not is_one:
         raise UnreachableError(f"the endpoint {endpoint!r} is no URL such as http://127.0.0.1:3000")
     # Loading certificates takes a tenth of a second, which plain HTTP can do without.
     trusted = url.scheme == "https" and verify is not False and _trusted(verify)
@@ -49,12 +51,14 @@ def connected(
             f"the environment's proxy settings cannot be used ({error}): correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY "
             f"and NO_PROXY, or set NO_PROXY='*' to reach {url} without a proxy"
         ) from None
+    except OSError as error:  # such as of SSLKEYLOGFILE
+        raise UnreachableError(f"cannot prepare for {url}: {error}") from None
 
 
 def _authorization(api_key: str | None) -> dict[bytes, bytes]:
-    if not api_key:
+    key = (api_key or "").strip().encode(errors="surrogateescape")  # no header can end in white space, as files do
+    if not key:
         return {}
-    key = api_key.encode(errors="surrogateescape")
     if any(byte < 0x20 or byte == 0x7F for byte in key):
         raise UnreachableError("the API key has a line break or another control character, which no request can carry")
     return {b"Authorization": b"Bearer " + key}
@@ -67,6 +71,8 @@ def _trusted(verify: bool | Path) -> ssl.SSLContext | bool:
     if file := os.environ.get("SSL_CERT_FILE"):
         return _certificates(file, ", which SSL_CERT_FILE names")
     if folder := os.environ.get("SSL_CERT_DIR"):
+        if not any(Path(each).is_dir() for each in folder.split(os.pathsep)):
+            raise UnreachableError(f"SSL_CERT_DIR names {folder}, where there is no folder of CA certificates")
         return ssl.create_default_context(capath=folder)
     return True
 

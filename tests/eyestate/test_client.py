@@ -386,6 +386,35 @@ class TestEnvironment:
         with pytest.raises(UnreachableError, match=r"from /nowhere\.pem, which SSL_CERT_FILE names: No such file"):
             Client("https://127.0.0.1:1")
 
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
+        with pytest.raises(UnreachableError, match="SSL_CERT_DIR names /nowhere, where there is no folder"):
+            Client("https://127.0.0.1:1")
+        monkeypatch.delenv("SSL_CERT_DIR")
+        monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
+        with pytest.raises(UnreachableError, match=r"cannot prepare for https://127\.0\.0\.1:1: .*/nowhere/keys"):
+            Client("https://127.0.0.1:1")
+
+    @pytest.mark.parametrize(
+        "endpoint",
+        [
+            "http://xn--a",
+            "http://a..b",
+            f"http://{'a' * 64}.example",
+            "http://127.0.0.1:1/?a=b",
+            "http://1.2.3.4:a",
+            " ",
+        ],
+    )
+    def test_endpoints_that_are_none(self, endpoint: str) -> None:
+        with pytest.raises(UnreachableError, match="is no URL such as http"):
+            Client(endpoint)
+
+    def test_white_space_around_endpoint_and_key(self, service: FaultyService) -> None:
+        with Client(f" {service.url}\r\n", api_key="k3y \r\n") as client:
+            client.score(jpeg(0))
+        assert service.seen()["headers"][0]["authorization"] == "Bearer k3y"
+
     def test_keys_of_any_bytes(self, service: FaultyService) -> None:
         with Client(service.url, api_key="schlüssel\udcff") as client:
             client.score(jpeg(0))
