@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -50,6 +49,7 @@ log = logging.getLogger("eyestate.requests")
 ROUTE: Final = "/v1/stream"
 KEY_SECONDS: Final = 10.0  # for the message with the key
 _MAX_QUERY_BYTES: Final = 2_048
+_MAX_TIME: Final = 1e15  # seconds, beyond which a double has no milliseconds
 _DECIMALS: Final = 6
 
 Mode = Literal["face", "crop"]
@@ -273,7 +273,7 @@ class _Stream:
         told = _object(text)
         if "time" in told:
             moment = told["time"]
-            if isinstance(moment, bool) or not isinstance(moment, (int, float)) or not math.isfinite(moment):
+            if isinstance(moment, bool) or not isinstance(moment, (int, float)) or not abs(moment) < _MAX_TIME:
                 raise RequestError("time is a number of seconds")
             self._time = float(moment)
         elif told.get("end") is True:

@@ -46,6 +46,9 @@ PING_SECONDS: Final = 20.0
 UNREAD_SECONDS: Final = 60.0  # that a client may leave its answers unread
 _MAX_TEXTS: Final = 256  # that wait
 _HELD_BYTES: Final = 128 * 2**20  # of what waits, and of messages on their way, of all connections together
+_SMALL_BYTES: Final = 256
+_MAX_SMALL: Final = 6_000  # frames of the protocol with less than that, from one ping to the next: they cost 15 us each
+_PIECE_BYTES: Final = 4_096  # parsed at a time, since nothing that has been parsed can be left unread
 _MISSED: Final = 3  # pings without an answer
 _LAST_SECONDS: Final = 5.0  # for the last answers when the server stops
 _LINGER_SECONDS: Final = 1.0  # for the client to close when we have
@@ -175,6 +178,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._inbox = scope[INBOX] = Inbox()
         self._early = b""  # what came behind the handshake, before it was accepted
         self._partial = bytearray()
+        self._small = 0
         self._ticket: Scope = {}
         self._writable = asyncio.Event()
         self._writable.set()
@@ -214,14 +218,20 @@ class WebSocketConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse the next bytes."""
         self._heard = self._loop.time()
-        try:
-            self._ws.receive_data(data)
-        except LocalProtocolError:  # behind the end
-            return
-        for event in self._ws.events():
-            self._handle(event)
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._small > _MAX_SMALL:
+                return
+            try:
+                self._ws.receive_data(data[start : start + _PIECE_BYTES])
+            except LocalProtocolError:  # behind the end
+                return
+            for event in self._ws.events():
+                self._handle(event)
+            if self._small > _MAX_SMALL:
+                self._inbox.end(Ending(VIOLATION, RequestError("there are very many small frames")))
 
     def _handle(self, event: Event) -> None:
+        self._small += len(getattr(event, "data", b"") or getattr(event, "payload", b"")) < _SMALL_BYTES
         if isinstance(event, (BytesMessage, TextMessage)):
             self._take(event)
         elif isinstance(event, Ping):
@@ -285,6 +295,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _on_beat(self) -> None:
         now = self._loop.time()
+        self._small = 0 if self._small <= _MAX_SMALL else self._small
         if now - self._heard > _MISSED * PING_SECONDS:
             self._transport.abort()
             return

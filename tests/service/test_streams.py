@@ -67,6 +67,8 @@ class TestCrops:
                 ("no json", "invalid_request"),
                 ("[" * 5_000, "invalid_request"),
                 ({"time": "now"}, "invalid_request"),
+                ({"time": 10**400}, "invalid_request"),
+                ({"time": float("nan")}, "invalid_request"),
                 ({"what": 1}, "invalid_request"),
             ):
                 assert stream.ask(message)["error"]["code"] == code

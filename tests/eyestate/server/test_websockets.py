@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 import pytest
@@ -96,6 +97,15 @@ class Hanging(asyncio.Transport):
     def abort(self) -> None:
         self.aborted = True
 
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def write(self, data: object) -> None: ...
+
 
 def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websockets, "UNREAD_SECONDS", 0.01)
@@ -127,3 +137,47 @@ def test_nothing_stays_charged(steps: list[str], newest: bool) -> None:
     inbox.end(Ending(1001), discard=True)
     put(inbox, "a")
     assert websockets._budget.held == 0
+
+
+def frame(head: int, content: bytes = b"") -> bytes:
+    return bytes([head, 0x80 | len(content)]) + bytes(4) + content
+
+
+@pytest.mark.parametrize(
+    ("first", "repeated"),
+    [
+        (frame(0x02), frame(0x00)),
+        (frame(0x01, b"x"), frame(0x00, b"x")),
+        (b"", frame(0x89, b"ping")),
+        (b"", frame(0x8A)),
+        (b"", frame(0x82)),
+    ],
+    ids=["empty fragments", "fragments of a byte", "pings", "pongs", "empty frames"],
+)
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_flood_of_small_frames_ends_the_stream(first: bytes, repeated: bytes, newest: bool) -> None:
+    """Each is read in 15 us, while nothing else runs: 1.2 MB of empty fragments were 3 s."""
+
+    async def ending(frames: int) -> Ending | None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            scope[websockets.INBOX].newest = newest
+            await receive()
+            await send({"type": "websocket.accept"})
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+        scope: dict[str, Any] = {}
+        connection = websockets.WebSocketConnection(Hanging(), scope, app, ServerState(), lambda: None)
+        connection.start(base64.b64encode(bytes(16)), b"")
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            connection.data_received(first + repeated * (frames // 2))
+            first_ending: Ending | None = scope[websockets.INBOX].ending
+        connection.connection_lost(None)
+        return first_ending
+
+    ended = asyncio.run(ending(20_000))
+    assert ended
+    assert ended.code in (VIOLATION, TRY_LATER)
+    if not first and repeated != frame(0x82):
+        assert asyncio.run(ending(200)) is None
