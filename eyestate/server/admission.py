@@ -44,7 +44,8 @@ class Places:
         self._most = total - total // 4  # of one address
         self._taken = self._large = 0
         self._of_client: dict[str, int] = {}
-        self._expected: dict[str, int] = {}  # requests in this iteration of the event loop, by address
+        self._expected: dict[str, int] = {}  # requests in this iteration of the event loop, by address,
+        self._coming = 0  # and in all
         self._all_taken = f"{total:,} requests are on their way already; try again in 1 s"
         self._own_taken = f"{self._most:,} requests from this address are on their way already; try again in 1 s"
 
@@ -54,13 +55,18 @@ class Places:
         Those that are let in take their places after the event loop has read from all connections, perhaps hundreds of
         them, so they count until then.
         """
-        expected = self._expected
-        own = expected.get(client, 0)
-        if (why := self._full(client, own, sum(expected.values()) if expected else 0)) is None:
-            if not expected:
-                asyncio.get_running_loop().call_soon(expected.clear)
-            expected[client] = own + 1
-        return why
+        own = self._expected.get(client, 0)
+        if self._taken + self._coming >= self._most and (why := self._full(client, own, self._coming)):
+            return why
+        if not self._coming:
+            asyncio.get_running_loop().call_soon(self._all_read)
+        self._expected[client] = own + 1
+        self._coming += 1
+        return None
+
+    def _all_read(self) -> None:
+        self._expected.clear()
+        self._coming = 0
 
     def check(self, client: str) -> None:
         """Whether there is a place for another request of a client.
@@ -68,11 +74,11 @@ class Places:
         Raises:
             OverloadedError: there is none.
         """
-        if why := self._full(client, 0, 0):
+        if self._taken >= self._most and (why := self._full(client, 0, 0)):
             raise OverloadedError(why, 1)
 
-    def _full(self, client: str, own: int, expected: int) -> str | None:
-        if self._taken + expected >= self._total:
+    def _full(self, client: str, own: int, coming: int) -> str | None:
+        if self._taken + coming >= self._total:
             return self._all_taken
         return self._own_taken if self._of_client.get(client, 0) + own >= self._most else None
 

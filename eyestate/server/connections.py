@@ -286,7 +286,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = self._head_timed = False
         self._unset_keepalive_if_required()
         self._limit.busy(self)
-        if self._gate and (why := self._gate.expect(self.address)) and self._turn_away(why, self._gate):
+        gate = self._gate
+        if gate and (why := gate.expect(self.client[0] if self.client else "")) and self._turn_away(why, gate):
             return
         super().on_headers_complete()
         if self.expect_100_continue:

@@ -101,6 +101,7 @@ class Edge:
         self.keys = keys
         self._active: dict[_ActiveRequest, None] = {}
         self._places = Places()
+        self.expect = self._places.expect
         self._bodies = BodyBudget(make_room=self.end_slowest_upload)
         self._refused: Counter[str] = Counter()  # with 429 since the last log lines: one counts many, to save work
         self.tracing: Tracing | None = None
@@ -174,10 +175,6 @@ class Edge:
             return _error_response(target, EyestateError("the service failed on this request; its log says why"))
         finally:
             request.unwatch()
-
-    def expect(self, client: str) -> str | None:
-        """At the head of a request: why there will be no place for it, None where there should be one."""
-        return self._places.expect(client)
 
     def refusal(self, scope: Scope, why: str) -> bytes | None:
         """The answer to a request without a place, of which nothing but the head has been looked at.

@@ -96,7 +96,7 @@ class Runtime:
                 look, decoded = await _in_thread(work)
             else:
                 look, decoded = work(_INLINE_PIXELS)
-                if any(isinstance(failure, ImageTooLargeError) for failure in decoded.failures.values()):
+                if decoded.failures and any(isinstance(each, ImageTooLargeError) for each in decoded.failures.values()):
                     look, decoded = await _in_thread(work)
         self.monitor.decoded(time.perf_counter() - started, look)
         for failure in decoded.failures.values():
