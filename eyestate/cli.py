@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import json
 import signal
 import sys
@@ -63,6 +64,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except EyestateError as error:
             raise click.ClickException(error.message) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise click.ClickException(f"cannot write: {error.strerror}") from error
 
 
 @click.group(
@@ -437,6 +442,8 @@ class ShotRow(NamedTuple):
 @contextmanager
 def _writer(layout: Layout, kind: type[Row | EyeRow | ShotRow]) -> Iterator[Callable[[Row | EyeRow | ShotRow], object]]:
     """A function that prints one row on stdout in the given layout."""
+    if sys.stdout is None:  # closed by the caller
+        raise click.ClickException("stdout is closed: there is nowhere to print to")
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are any bytes
     if layout == "csv":
         rows = csv.writer(sys.stdout, lineterminator="\n")

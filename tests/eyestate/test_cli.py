@@ -141,6 +141,15 @@ def test_names_with_any_bytes(model: Path, crops: Path) -> None:
     assert next(csv.DictReader(io.StringIO(output, newline="")))["path"] == str(odd)
 
 
+def test_stdout_that_takes_nothing(model: Path, crops: Path) -> None:
+    command = f"{Path(sys.executable).with_name('eyestate')} score {crops} --model {model} --format csv"
+    for target, message in {">/dev/full": "cannot write: No space left on device", ">&-": "stdout is closed"}.items():
+        done = subprocess.run(f"{command} {target}", shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_nothing_to_score(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = eyestate("score", tmp_path / "empty", "--model", model)
