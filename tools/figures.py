@@ -33,13 +33,22 @@ OF_OTHER_MODELS: Final = frozenset({"input_size.json", "kaggle_model/evaluation.
 KNOWN_STALE: Final = frozenset(
     {
         "benchmarks/cpu.json",
+        "capacity/capacity.json",
         "container/cpu.json",
         "container/cuda.json",
         "serving/bulk-final_best.json",
         "serving/bulk-small.json",
+        "serving/chaos-drain.json",
+        "serving/chaos-kill.json",
+        "serving/chaos-overload.json",
         "serving/chaos-soak.json",
         "serving/devices.json",
+        "serving/footprint-cascade.json",
+        "serving/peers-cascade.json",
         "serving/peers-small.json",
+        "serving/protocols.json",
+        "serving/streams.json",
+        "temporal/blinks.json",
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
@@ -323,6 +325,9 @@ def fit(
 
     Returns:
         The checkpoint that the run ends with.
+
+    Raises:
+        SystemExit: SIGTERM came; the status is 143.
     """
     # ModelCheckpoint's own save_last writes only when the best improves: a kill would cost the epochs since then.
     kept: list[pl.Callback] = [
@@ -354,9 +359,12 @@ def fit(
     last = output / "checkpoints" / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # that is how to resume
-        trainer.fit(
-            model, train_batches, validation_batches, ckpt_path=last if last.exists() else None, weights_only=True
-        )
+        try:
+            trainer.fit(
+                model, train_batches, validation_batches, ckpt_path=last if last.exists() else None, weights_only=True
+            )
+        except SIGTERMException:  # Lightning's exit status is 0, which whoever waits takes for a finished training
+            raise SystemExit(128 + signal.SIGTERM) from None
     return outcome(output)
 
 

@@ -40,7 +40,7 @@ from training.models import classifier
 class Killed(classifier.EyeClassifier):
     def on_train_epoch_end(self):
         if self.current_epoch == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(sys.argv[4]))
         super().on_train_epoch_end()
 
 classifier.InceptionResnetV1, classifier.EyeClassifier = TinyNetwork, Killed
@@ -161,14 +161,18 @@ class TestTraining:
         assert scores.shape == (0,)
         assert scores.dtype == np.float64
 
-    def test_continues_after_a_kill(self, mrl: Path, split: Split, tiny: Settings, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("end", [(signal.SIGKILL, -9, [0]), (signal.SIGTERM, 143, [0, 1])])
+    def test_continues_after_a_kill(
+        self, mrl: Path, split: Split, tiny: Settings, tmp_path: Path, end: tuple[int, int, list[int]]
+    ) -> None:
+        sent, status, epochs = end
         output = tmp_path / "run"
-        command = [sys.executable, "-c", KILLED_RUN, str(mrl), tiny.backbone, str(output)]
+        command = [sys.executable, "-c", KILLED_RUN, str(mrl), tiny.backbone, str(output), str(int(sent))]
         killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.returncode == status, killed.stderr
         before = history(output)
-        assert [row["epoch"] for row in before] == [0]
+        assert [row["epoch"] for row in before] == epochs
 
         train(split, dataclasses.replace(tiny, epochs=3), output)
         assert [row["epoch"] for row in history(output)] == [0, 1, 2]
-        assert history(output)[:1] == before  # done once, not done again
+        assert history(output)[: len(before)] == before  # done once, not done again
