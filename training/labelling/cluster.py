@@ -220,15 +220,20 @@ def suggest(trial: optuna.trial.BaseTrial, algorithm: Algorithm) -> Params:
 
 
 def name_sides(clusters: Clusters, scores: Scores) -> dict[int, int]:
-    """Each cluster's side: open where the mean P(open) of its crops is above 0.5, else closed.
+    """Each cluster's side: open where the mean P(open) of its crops is above that of all, noise left out; else closed.
+
+    A network from elsewhere may favour one side on crops of this kind, so that every cluster's mean is on that side of
+    0.5. Which of two crops it finds more open still tells.
 
     Args:
         clusters: (N,) of any clustering.
         scores: (N,) P(open) by a network that was not trained on these crops.
     """
+    inside = clusters != NOISE
+    middle = scores[inside].mean() if inside.any() else 0.5
     return {
-        int(cluster): OPEN if scores[clusters == cluster].mean() > 0.5 else CLOSED
-        for cluster in np.unique(clusters[clusters != NOISE])
+        int(cluster): OPEN if scores[clusters == cluster].mean() > middle else CLOSED
+        for cluster in np.unique(clusters[inside])
     }
 
 
@@ -307,7 +312,7 @@ def mark_good(rows: Sequence[dict[str, Any]], within: float) -> list[dict[str, A
         if not row["admissible"]:
             return f"fewer than two clusters with {MIN_SHARE:.0%} of the crops each, or over {MAX_NOISE:.0%} noise"
         if row["sides"] is None:
-            return "does not separate: the mean P(open) of every cluster is on one side of 0.5"
+            return "does not separate: every cluster has the same mean P(open)"
         if row["follows"] != "p_open":
             return f"follows {row['follows']} rather than P(open)"
         return None

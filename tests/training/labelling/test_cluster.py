@@ -167,9 +167,10 @@ def test_a_study_is_drawn(space: Space, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} >= {"s-history.png", "s-slice.png"}
 
 
-def test_sides_go_by_the_mean_score() -> None:
+@pytest.mark.parametrize("favour", [0.0, 0.7], ids=["neither", "open"])
+def test_sides_go_by_the_mean_score_whichever_side_the_network_favours(favour: float) -> None:
     clusters = np.array([0, 0, 1, 1, 2, 2, NOISE])
-    scores = np.array([0.9, 0.8, 0.1, 0.2, 0.9, 0.1, 1.0])
+    scores = favour + (1 - favour) * np.array([0.9, 0.8, 0.1, 0.2, 0.7, 0.1, 1.0])
     names = name_sides(clusters, scores)
     assert names == {0: OPEN, 1: CLOSED, 2: CLOSED}
     np.testing.assert_array_equal(sides(clusters, names), [1, 1, 0, 0, 0, 0, UNDECIDED])
