@@ -18,7 +18,6 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from onnxruntime import RunOptions
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +25,10 @@ from eyestate.arrays import Pixels
 from eyestate.bundle import Sha256, models_dir
 from eyestate.errors import DetectorError
 from eyestate.execution import open_session, returning_memory
+from eyestate.extras import extra
+
+with extra("cpu"):
+    from onnxruntime import RunOptions
 
 FOLDER: Final = "mtcnn"
 DESCRIPTION: Final = "detector.json"  # a folder with a manifest.json is a bundle, which scores crops

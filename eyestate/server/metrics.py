@@ -186,6 +186,7 @@ def request_done(route: str, status: int, received: float, seconds: float) -> No
     if (route, status) not in _requests:
         _requests[route, status] = REQUESTS.labels(route, status)
         _request_seconds[route] = REQUEST_SECONDS.labels(route)
+        OVER_QUOTA.labels(route)  # at 0, for the queries that subtract one from the other
     _requests[route, status].inc()
     _request_seconds[route].note((seconds,))
     if received:
