@@ -179,7 +179,8 @@ def test_crops_are_compared_with_those_of_the_user(
     process, client = workers
     crops = np.random.default_rng(0).integers(0, 256, (LEAST, 40, 40), np.uint8)
     npy = {"content-type": "application/x-npy", "accept": "application/x-npy"}
-    client.post("/v1/score/batch", content=packed(crops), headers=npy).raise_for_status()
+    for sent in (crops, crops[:64, :24, :24]):
+        client.post("/v1/score/batch", content=packed(sent), headers=npy).raise_for_status()
     for _ in range(9):  # whose brightness is measured, of at most 64 a second and worker
         client.post("/v1/score/batch", content=packed(crops[:64]), headers=npy).raise_for_status()
         time.sleep(PUBLISH_SECONDS)
