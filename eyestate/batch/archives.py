@@ -70,7 +70,7 @@ class _Member(tarfile.TarInfo):
             raise
         except Exception as error:
             if archive.has_ended:  # what lies behind is no archive
-                raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]
+                raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]  # as above
             if isinstance(error, tarfile.HeaderError):
                 raise tarfile.ReadError(f"it ends early, or a header is not sound ({error})") from None
             raise
