@@ -11,7 +11,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final
 
 import click
@@ -19,6 +19,7 @@ import click
 from eyestate.atomic import write_atomically
 from eyestate.bundle import Bundle, CascadeBundle, load_model, models_dir
 from eyestate.mtcnn import FaceDetector
+from tools import speed_tables
 from tools.benchmarks.cost import cost
 from tools.harness.report import identity, table
 from tools.harness.servers import PROJECT
@@ -36,9 +37,10 @@ KNOWN_STALE: Final = frozenset(
         "capacity/capacity.json",
         "container/cpu.json",
         "container/cuda.json",
-        "serving/bulk-final_best.json",
+        "serving/bulk-cascade.json",
         "serving/bulk-small.json",
         "serving/chaos-drain.json",
+        "serving/chaos-hostile.json",
         "serving/chaos-kill.json",
         "serving/chaos-overload.json",
         "serving/chaos-soak.json",
@@ -195,37 +197,6 @@ def drift() -> str:
     return table(head, rows)
 
 
-def servers(model: str) -> str:
-    """A table of docs/performance.md: a model behind several servers."""
-    rows = json.loads((REPORTS / "serving" / f"peers-{model}.json").read_text())["rows"]
-    connections = sorted({row["connections"] for row in rows})
-    lines = []
-    for peer in dict.fromkeys(row["peer"] for row in rows):
-        own = {row["connections"]: row for row in rows if row["peer"] == peer}
-        loads = [f"{own[each]['requests_per_second']:,.0f} ({own[each]['p99_ms']:.1f})" for each in connections]
-        lines.append([peer, *loads, str(max(row["pss_mib"] for row in own.values()))])
-    return table(["requests/s (p99 ms), by connections", *map(str, connections), "Memory, MiB"], lines)
-
-
-def targets() -> str:
-    """The table of docs/performance.md: what the small model behind this service should reach beside others."""
-    found = json.loads((REPORTS / "serving" / "peers-small.json").read_text())["targets"]
-    rows = [[each["name"], each["wanted"], each["found"], "yes" if each["held"] else "**no**"] for each in found]
-    return table(["Target", "Wanted", "Found", "Held"], rows)
-
-
-def failures() -> str:
-    """The table of docs/performance.md on overload, killed workers and SIGTERM."""
-    lines = []
-    for run in ("overload", "kill", "drain"):
-        report = json.loads((REPORTS / "serving" / f"chaos-{run}.json").read_text())
-        answered = ", ".join(f"{count:,} × {status}" for status, count in report["answered"].items())
-        broken = [f"**not**: {each['what']} ({each['found']})" for each in report["claims"] if not each["held"]]
-        lost = f"{sum(report['lost'].values()):,}"
-        lines.append([f"`{run}`", f"{report['sent']:,}", answered, lost, "; ".join(broken) or "yes"])
-    return table(["Run", "Sent", "Answered", "Lost", "All claims held"], lines)
-
-
 def quality() -> str:
     """The errors by the quality of crops in docs/metrics.md."""
     rows = []
@@ -244,15 +215,12 @@ def _rows(report: str) -> list[dict[str, Any]]:
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "drift": drift,
     "errors": errors,
-    "failures": failures,
     "image": image,
     "models": models,
     "quality": quality,
-    "servers": partial(servers, SHOWN[0]),
-    "servers, small model": partial(servers, "small"),
     "stale reports": stale_reports,
     "summary": summary,
-    "targets": targets,
+    **speed_tables.BLOCKS,
 }
 
 
