@@ -6,6 +6,7 @@ import errno
 import os
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -65,7 +66,8 @@ def located(folder: Path, name: str) -> Path:
 def _spellings(folder: Path, name: str) -> Iterator[Path]:
     name = name.strip()
     if name.startswith("file:"):
-        name = unquote(urlsplit(name).path)
+        with suppress(ValueError):  # its host is none
+            name = unquote(urlsplit(name).path)
     try:
         name.encode()
     except UnicodeEncodeError:  # its bytes are not UTF-8

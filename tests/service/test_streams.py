@@ -131,7 +131,7 @@ class TestBorders:
         assert_error(httpx.get(f"{service}/v1/stream", headers=offer), 426, "upgrade_required")
 
     def test_pages_of_other_sites(self, service: str) -> None:
-        for origin, status in (("https://evil.example", 403), (service, 101)):
+        for origin, status in (("https://evil.example", 403), ("http://[", 403), ("null", 403), (service, 101)):
             with Stream(service, headers={"Origin": origin}) as stream:
                 assert stream.status == status
 

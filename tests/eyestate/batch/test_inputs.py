@@ -13,7 +13,7 @@ import pytest
 
 from eyestate.batch.inputs import Input, Part, Reader, Row, open_input
 from eyestate.batch.parquet import Columns
-from eyestate.errors import ImageError, InputChangedError, InputError
+from eyestate.errors import ImageError, InputChangedError, InputError, UnreadableFileError
 from tests.eyestate.batch.crops import png, write_folder, write_parquet, write_tar, write_zip
 
 COLUMNS = Columns()
@@ -129,9 +129,11 @@ class TestList:
         write_folder(tmp_path / "in", {"a b.png": png(0), "\u00e9.png": png(1)})
         url = (tmp_path / "in" / "a b.png").as_uri()
         spark = url.replace("file://", "file:")
-        lines = [url.encode(), spark.encode(), "\u00e9.png".encode("cp1252"), "\u00e9.png".encode()]
+        lines = [url.encode(), spark.encode(), "\u00e9.png".encode("cp1252"), "\u00e9.png".encode(), b"file://[a.png"]
         (tmp_path / "in" / "list.txt").write_bytes(b"\r\n".join(lines))
-        assert [row.image for row in rows(opened(tmp_path / "in" / "list.txt"))] == [png(0), png(0), png(1), png(1)]
+        *images, none = [row.image for row in rows(opened(tmp_path / "in" / "list.txt"))]
+        assert images == [png(0), png(0), png(1), png(1)]
+        assert isinstance(none, UnreadableFileError)
 
 
 class TestContainers:
