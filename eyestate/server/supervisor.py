@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -84,12 +84,17 @@ class Supervisor:
         return not self._hopeless
 
     def _start(self, place: int, unblocked: set[signal.Signals]) -> None:
-        del self._due[place]
-        self._starts[place] += 1
         supervisor = os.getpid()
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError as error:  # the workers that live go on
+            log.error("a worker cannot be started", extra={"place": place, "cause": error.strerror})
+            self._due[place] = time.monotonic() + self._delay(place)
+            return
         if not process:
             _become_worker(supervisor, unblocked, lambda: self._work(place))
+        del self._due[place]
+        self._starts[place] += 1
         self._workers[process] = _Worker(place, time.monotonic(), first=self._starts[place] == 1)
 
     def _replace_the_dead(self) -> None:
@@ -98,15 +103,17 @@ class Supervisor:
             if worker.first and code == STARTUP_FAILURE:
                 self._hopeless = True
             self._on_death(worker.place)
-            self._due[worker.place] = max(worker.started + _LEAST_SECONDS, time.monotonic() + self._delay(worker, code))
+            due = time.monotonic()
+            if code < 0:  # it was killed, so it was able to start
+                del self._failures[worker.place]
+            else:
+                due += self._delay(worker.place)
+            self._due[worker.place] = max(worker.started + _LEAST_SECONDS, due)
 
-    def _delay(self, worker: _Worker, code: int) -> float:
-        """Seconds until the next start. A worker that was killed was able to start; others get more and more time."""
-        if code < 0:
-            del self._failures[worker.place]
-            return 0
-        self._failures[worker.place] += 1
-        return 2.0 ** min(self._failures[worker.place], _MOST_DOUBLINGS)
+    def _delay(self, place: int) -> float:
+        """Seconds until the next start after another failure in a place: more and more."""
+        self._failures[place] += 1
+        return 2.0 ** min(self._failures[place], _MOST_DOUBLINGS)
 
     def _stop(self, stop: set[signal.Signals]) -> None:
         """Have the workers drain, and refuse connections once they have; those that are in the queue are served."""
@@ -146,7 +153,8 @@ def _become_worker(supervisor: int, unblocked: set[signal.Signals], work: Callab
         processes.end_with(supervisor)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         os.setsid()  # so that Ctrl-C reaches the supervisor alone, which lets the workers drain
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        if sys.stdin is not None:  # closed before Python started
+            os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
         work()
         code = 0
     except SystemExit as error:
@@ -154,8 +162,9 @@ def _become_worker(supervisor: int, unblocked: set[signal.Signals], work: Callab
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # its reader has left, its disk is full, or there is none
+                stream.flush()
         os._exit(code)
 
 

@@ -44,6 +44,40 @@ from eyestate.server.supervisor import Supervisor
 print(Supervisor(lambda _: sys.exit(3), 2, sockets=[], drain_seconds=0, on_death=print).run())
 """
 
+WITHOUT_STREAMS = """
+import os, sys
+from eyestate.server.supervisor import Supervisor
+
+out, sys.stdin, sys.stdout = os.dup(1), None, None
+
+def work(place):
+    os.write(out, b"works")
+    os.kill(os.getppid(), 15)
+
+try:
+    Supervisor(work, 1, sockets=[], drain_seconds=0, on_death=print).run()
+finally:
+    os.write(out, b" left")  # by nobody but the supervisor
+"""
+SHORT_OF_PROCESSES = """
+import errno, os, sys, time
+from eyestate.server import supervisor
+
+fork, failures = os.fork, [OSError(errno.EAGAIN, "too many processes")]
+
+def fork_later():
+    if failures:
+        raise failures.pop()
+    return fork()
+
+def work(place):
+    print("works", place, flush=True)
+    os.kill(os.getppid(), 15)
+
+os.fork, supervisor._MOST_DOUBLINGS = fork_later, 0
+print(supervisor.Supervisor(work, 1, sockets=[], drain_seconds=0, on_death=print).run())
+"""
+
 
 def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -126,3 +160,19 @@ def test_connections_that_the_kernel_has_taken_are_answered_and_new_ones_refused
 def test_it_gives_up_if_the_first_worker_of_a_place_cannot_start() -> None:
     run = subprocess.run([sys.executable, "-c", FAIL], capture_output=True, text=True, timeout=30, check=True)
     assert run.stdout.endswith("False\n")
+
+
+def test_no_worker_leaves_it_where_streams_are_closed() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_STREAMS], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout == "works left"
+    assert not run.stderr
+
+
+def test_a_worker_that_cannot_be_forked_is_started_later() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_PROCESSES], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout == "works 1\nTrue\n"
+    assert "a worker cannot be started" in run.stderr
