@@ -149,6 +149,16 @@ def test_a_stream_is_answered_in_order_and_an_error_is_its_own_requests(triton: 
     triton.stop_stream()
 
 
+def test_what_is_no_message_is_refused_and_ends_no_stream(started: Started) -> None:
+    with grpc.insecure_channel(started.grpc) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\xff", timeout=20)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        answers = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter([b"\xff", b"\xff"]), timeout=20)
+        for answer in answers:
+            assert "cannot be parsed" in TRITON.ModelStreamInferResponse.FromString(answer).error_message
+
+
 def test_health_checks_and_reflection(started: Started) -> None:
     with grpc.insecure_channel(started.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -12,10 +12,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from starlette.types import Scope
@@ -116,7 +118,7 @@ class GrpcServer:
         handlers = {}
         for method, (request, answer, streams) in messages.METHODS.items():
             forms = {
-                "request_deserializer": messages.message(request).FromString,
+                "request_deserializer": partial(_parsed, messages.message(request)),
                 "response_serializer": messages.message(answer).SerializeToString,
             }
             if streams:
@@ -159,7 +161,8 @@ class GrpcServer:
             return form(infer_response=await self._worked_for("ModelStreamInfer", self._infer, request, context))
         except EyestateError as error:
             answer = form(error_message=error.message)
-            answer.infer_response.id = request.id
+            if request is not None:
+                answer.infer_response.id = request.id
             return answer
 
     async def _worked_for(self, method: str, call: Call, request: Any, context: Any) -> Any:
@@ -172,6 +175,8 @@ class GrpcServer:
         route = f"{messages.SERVICE}/{method}"
         status = CLIENT_CLOSED_REQUEST
         try:
+            if request is None:
+                raise InferenceRequestError("the message cannot be parsed; it is none of the protocol's")
             async with asyncio.timeout(self._timeout):
                 answer = await call(request, context)
             status = 200
@@ -240,6 +245,14 @@ async def _scores(runtime: Runtime, scope: Scope, inputs: Sequence[tensors.Conte
             raise type(error)(f"element {place} of 'images': {error.message}")
         crops.append(decoded)
     return np.concatenate([await runtime.score(scope, part) for part in crops])
+
+
+def _parsed(form: Any, content: bytes) -> Any:
+    """The message, None if it is none. gRPC would log an exception, and tell a client nothing that it could use."""
+    try:
+        return form.FromString(content)
+    except DecodeError:
+        return None
 
 
 def _read(request: Any) -> tuple[InferenceRequest, list[tensors.Content]]:
