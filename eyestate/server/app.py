@@ -7,12 +7,12 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -54,6 +54,8 @@ _MIN_THREADS: Final = 4  # that parse bodies and decode images
 # each of its steps beside the decoding of a large one.
 _SWITCH_SECONDS: Final = 0.0005
 _MAX_WAIT_SHARE: Final = 1 / 6  # of the timeout: the longest wait that an accepted request may expect
+
+Result = TypeVar("Result")
 
 
 async def score(request: Request) -> Response:
@@ -191,7 +193,7 @@ def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
                 memory.return_regularly(face_pool.detector.return_memory if face_pool else int),
                 *([control.follow()] if control else []),
             ]
-            stack.push_async_callback(_cancel, [asyncio.create_task(each) for each in work])
+            stack.push_async_callback(_cancel, [_in_background(each) for each in work])
             if settings.grpc_port:
                 stack.push_async_callback((await _start_grpc(app, settings)).stop)
             gc.collect()
@@ -277,9 +279,33 @@ def _model_control(
         Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]),  # which each service has of its own
         settings.workers,
         model,
-        open_model=lambda bundle: asyncio.to_thread(opened, bundle),
+        open_model=lambda bundle: _in_own_thread(partial(opened, bundle)),
         serve=serve,
     )
+
+
+async def _in_own_thread(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, in a thread that has not stepped back, as threads of bodies have.
+
+    The threads in which a session computes inherit the priority of the one that opens it.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="opening")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run until cancelled; an error, of which nobody else would hear, is logged."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_tell_of_failure)
+    return task
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("work in the background has failed", exc_info=error)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -46,11 +45,12 @@ def show_command(*arguments: str) -> None:
     ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
 
 
-def step_back() -> None:
+def step_back(nice: int = _BEHIND) -> None:
     """Have this thread, for whose result others wait anyway, leave the cores to the event loop whenever that has work.
 
-    On Linux, where each thread has a priority of its own.
+    On Linux, where each thread has a priority of its own. Threads that it starts from now on inherit it, and nobody may
+    raise it again.
     """
     if sys.platform == "linux":
         with suppress(OSError):  # of a sandbox
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
+            os.nice(nice)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,13 +19,13 @@ import numpy.typing as npt
 from eyestate.arrays import Scores
 from eyestate.bundle import Bundle, CascadeBundle, Thresholds
 from eyestate.scorer import Scorer, open_scorer
-from eyestate.server import metrics
+from eyestate.server import metrics, processes
 from eyestate.server.batching import Batcher, CascadeBatcher, Crops
 from eyestate.settings import Device
 
 log = logging.getLogger("eyestate.server.shadow")
 
-_LOWEST: Final = 19  # of setpriority(2)
+_LOWEST: Final = 19  # nice; ONNX Runtime's and OpenVINO's threads inherit it
 _MOST: Final = 256  # crops of a request; a thread cannot be interrupted in the middle of them
 
 
@@ -43,7 +42,9 @@ class Shadow:
         """
         self._share = share
         self._scorer: Scorer | None = None  # while it is loaded or at work
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_yield_to_others)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="shadow", initializer=partial(processes.step_back, _LOWEST)
+        )
         opening = asyncio.wrap_future(self._thread.submit(open_scorer, bundle, device, 1))
         opening.add_done_callback(self._opened)
 
@@ -85,11 +86,6 @@ class Shadow:
         else:
             metrics.SHADOW_CROPS.inc(crops)
             metrics.SHADOW_DISAGREEMENTS.inc(comparing.result())
-
-
-def _yield_to_others() -> None:
-    """Give this thread, and those that ONNX Runtime or OpenVINO start from it, the lowest priority."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
 
 
 def _disagreements(scorer: Scorer, crops: Crops, scores: Scores, thresholds: Thresholds) -> int:

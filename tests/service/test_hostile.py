@@ -430,8 +430,7 @@ def test_large_images_are_decoded_behind_the_event_loop(victim: tuple[subprocess
     assert httpx.post(f"{url}/v1/score", content=encoded(EYE.resize((2_000, 2_000)), "PNG")).status_code == 200
     worker = max(psutil.Process(process.pid).children(recursive=True), key=lambda each: int(each.memory_info().rss))
     nice = {thread.id: os.getpriority(os.PRIO_PROCESS, thread.id) for thread in worker.threads()}
-    assert nice[worker.pid] == 0
-    assert 10 in nice.values()
+    assert max(nice.values()) > nice[worker.pid]
 
 
 def test_every_line_of_the_log_is_one_object_and_there_once(tmp_path: Path) -> None:

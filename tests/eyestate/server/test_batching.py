@@ -707,7 +707,7 @@ class TestCascade:
             await batcher.submit(crops(5))
 
         self.run(work)
-        assert set(priorities) == {10}
+        assert min(priorities) > os.getpriority(os.PRIO_PROCESS, 0)  # that of this thread
 
     def test_a_sure_crop_does_not_wait_for_the_large_network(self) -> None:
         async def work(batcher: CascadeBatcher, large: Timed) -> None:

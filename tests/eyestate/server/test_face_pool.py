@@ -146,4 +146,4 @@ class TestFacePool:
             finally:
                 pool.close()
 
-        assert asyncio.run(priority()) == 10
+        assert asyncio.run(priority()) > os.getpriority(os.PRIO_PROCESS, 0)  # that of this thread
