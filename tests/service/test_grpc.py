@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -149,14 +151,60 @@ def test_a_stream_is_answered_in_order_and_an_error_is_its_own_requests(triton: 
     triton.stop_stream()
 
 
-def test_what_is_no_message_is_refused_and_ends_no_stream(started: Started) -> None:
+@pytest.mark.parametrize("damaged", [b"\x0a\x02\xff\xfe", b"\xff" * 100])
+def test_what_is_no_message_is_the_callers_mistake(started: Started, damaged: bytes) -> None:
+    whole = TRITON.ModelInferRequest(model_name=MODEL, inputs=[CROPS._get_tensor()])
+    whole.raw_input_contents.append(GREY.tobytes())
     with grpc.insecure_channel(started.grpc) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\xff", timeout=20)
+            channel.unary_unary(f"/{SERVICE}/ModelInfer")(damaged, metadata=[("x-api-key", KEY)], timeout=30)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        answers = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter([b"\xff", b"\xff"]), timeout=20)
-        for answer in answers:
-            assert "cannot be parsed" in TRITON.ModelStreamInferResponse.FromString(answer).error_message
+        with pytest.raises(grpc.RpcError):  # the log has no traceback of it
+            channel.unary_unary("/grpc.health.v1.Health/Check")(damaged, timeout=30)
+        stream = channel.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer", response_deserializer=TRITON.ModelStreamInferResponse.FromString
+        )
+        asked = [whole.SerializeToString(), damaged, whole.SerializeToString()]
+        first, second, third = stream(iter(asked), metadata=[("x-api-key", KEY)], timeout=30)
+    assert "this is no ModelInferRequest" in second.error_message
+    assert first.infer_response == third.infer_response
+
+
+def test_an_error_is_short_whatever_it_names(triton: InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+        triton.infer("ü" * 100_000, [CROPS], headers=HEADERS)
+
+
+def test_without_a_key_no_message_is_waited_for(started: Started) -> None:
+    never: Queue[bytes] = Queue()
+    with grpc.insecure_channel(started.grpc) as channel:
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(iter(never.get, b""), metadata=[("x-api-key", "no")], timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        never.put(b"")
+
+
+def test_connections_leave_files_for_those_of_http(started: Started) -> None:
+    host, port = started.grpc.split(":")
+    with contextlib.ExitStack() as stack:
+        many = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(2 * 1_024 + 200)]
+        time.sleep(1)
+        kept = [connection for connection in many if not is_closed(connection)]
+        assert len(kept) <= 2 * 1_024  # of two workers
+        assert httpx.get(f"{started.url}/readyz").status_code == 200
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        while data := connection.recv(2**16):
+            del data
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def test_health_checks_and_reflection(started: Started) -> None:

@@ -12,8 +12,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
@@ -33,8 +35,9 @@ from eyestate.errors import (
     QuotaExceededError,
 )
 from eyestate.server import metrics
+from eyestate.server.connection_limit import MAX_CONNECTIONS
 from eyestate.server.edge import CLIENT_CLOSED_REQUEST, Edge
-from eyestate.server.openinference import messages, tensors
+from eyestate.server.openinference import messages, tensors, wire
 from eyestate.server.openinference.description import INPUTS, OUTPUTS, PLATFORM, check_model
 from eyestate.server.openinference.schema import InferenceRequest
 from eyestate.server.runtime import Runtime
@@ -44,10 +47,20 @@ log = logging.getLogger("eyestate.requests")
 
 _ON_STREAM: Final = 64  # requests of a stream that are worked for at a time
 _DRAIN_CHECK_SECONDS: Final = 0.1
+_OPERATIONAL: Final = ("ServerLive", "ServerReady")  # for whom no key is needed
 _LAST_SECONDS: Final = 5.0  # for calls in flight when the server stops
+_MAX_SHAPE: Final = 5  # numbers of a shape that are looked at, one more than any shape may have
+_MAX_ID: Final = 1_024  # characters of a request's id, which waits with its answer
+_MAX_REASON: Final = 500  # characters of an error's message: clients take no more than 8 KiB of metadata
+_MAX_CALLS: Final = 4_096  # open at a time, most of them idle streams
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_BODY_BYTES),
     ("grpc.so_reuseport", 1),  # for the workers, which all listen on the same port
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS // 4),  # so that files are left for those of HTTP
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 60_000),  # after which a silent client is asked whether it is still there,
+    ("grpc.keepalive_timeout_ms", 20_000),  # and how long it may take to say so
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 # By the HTTP status of an error; what is not here is the caller's mistake below 500, and the service's from there.
 _CODES: Final = {
@@ -58,7 +71,7 @@ _CODES: Final = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-Call = Callable[[Any, Any], Awaitable[Any]]
+Call = Callable[[Any, Scope], Awaitable[Any]]
 
 
 class GrpcServer:
@@ -79,14 +92,15 @@ class GrpcServer:
         self._timeout = timeout
         self._health = health.aio.HealthServicer()
         self._draining: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers([self._handlers()])
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+        self._server.add_generic_rpc_handlers([_Methods(self._handlers(), self._refusals(), edge)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (messages.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server, pool=_AllMessages()
         )
         for address in addresses:
             self._server.add_insecure_port(address)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours)
 
     async def start(self) -> None:
         """Take calls, and tell gRPC's health checks so."""
@@ -106,66 +120,82 @@ class GrpcServer:
             await asyncio.sleep(_DRAIN_CHECK_SECONDS)
         await self._health.enter_graceful_shutdown()
 
-    def _handlers(self) -> Any:
-        calls: dict[str, Call] = {
+    def _calls(self) -> dict[str, Call]:
+        return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
+            "ModelStreamInfer": self._infer,
         }
+
+    def _handlers(self) -> dict[str, Any]:
         handlers = {}
-        for method, (request, answer, streams) in messages.METHODS.items():
-            forms = {
-                "request_deserializer": partial(_parsed, messages.message(request)),
-                "response_serializer": messages.message(answer).SerializeToString,
-            }
+        for method, call in self._calls().items():
+            _, answer, streams = messages.METHODS[method]
+            written = messages.message(answer).SerializeToString
             if streams:
-                handlers[method] = grpc.stream_stream_rpc_method_handler(self._stream, **forms)
+                handlers[method] = grpc.stream_stream_rpc_method_handler(self._stream, response_serializer=written)
             else:
-                handlers[method] = grpc.unary_unary_rpc_method_handler(self._unary(method, calls[method]), **forms)
-        return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
+                work = partial(self._unary, method, call)
+                handlers[method] = grpc.unary_unary_rpc_method_handler(work, response_serializer=written)
+        return handlers
 
-    def _unary(self, method: str, call: Call) -> Call:
-        async def answer(request: Any, context: Any) -> Any:
-            try:
-                return await self._worked_for(method, call, request, context)
-            except EyestateError as error:
-                trailing = (("retry-after", str(error.retry_after)),) if isinstance(error, OverloadedError) else ()
-                await context.abort(_code(error), error.message, trailing)
+    def _refusals(self) -> dict[str, Any]:
+        """What takes the place of the methods that need a key where it is missing: they do not wait for a message."""
 
-        return answer
+        async def refuse(method: str, _: AsyncIterator[bytes], context: Any) -> None:
+            await self._unary(method, self._calls()[method], b"", context)
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        return {
+            method: grpc.stream_stream_rpc_method_handler(partial(refuse, method))
+            for method in messages.METHODS
+            if method not in _OPERATIONAL
+        }
+
+    async def _unary(self, method: str, call: Call, data: bytes, context: Any) -> Any:
+        try:
+            return await self._worked_for(method, call, data, context)
+        except EyestateError as error:
+            trailing = (("retry-after", str(error.retry_after)),) if isinstance(error, OverloadedError) else ()
+            await context.abort(_code(error), _reason(error), trailing)
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
         waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_ON_STREAM)
 
         async def take() -> None:
-            async for request in requests:
-                await waiting.put(asyncio.create_task(self._streamed(request, context)))
+            async for data in requests:
+                await waiting.put(asyncio.create_task(self._streamed(data, context)))
             await waiting.put(None)
 
         taking = asyncio.create_task(take())
         try:
             while (answer := await waiting.get()) is not None:
-                yield await answer
+                answered = await answer
+                async with asyncio.timeout(self._timeout):
+                    await context.write(answered)
+        except TimeoutError:
+            reason = f"the client did not read its answers for {self._timeout:g} s"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
         finally:
             taking.cancel()
             while not waiting.empty():
-                if answer := waiting.get_nowait():
-                    answer.cancel()
+                if task := waiting.get_nowait():
+                    task.cancel()
 
-    async def _streamed(self, request: Any, context: Any) -> Any:
+    async def _streamed(self, data: bytes, context: Any) -> Any:
         form = messages.message("ModelStreamInferResponse")
         try:
-            return form(infer_response=await self._worked_for("ModelStreamInfer", self._infer, request, context))
+            return form(infer_response=await self._worked_for("ModelStreamInfer", self._infer, data, context))
         except EyestateError as error:
-            answer = form(error_message=error.message)
-            if request is not None:
-                answer.infer_response.id = request.id
+            answer = form(error_message=_reason(error))
+            with suppress(EyestateError):
+                answer.infer_response.id = wire.read(messages.message("ModelInferRequest"), data).id[:_MAX_ID]
             return answer
 
-    async def _worked_for(self, method: str, call: Call, request: Any, context: Any) -> Any:
+    async def _worked_for(self, method: str, call: Call, data: bytes, context: Any) -> Any:
         """The answer to a request, which is counted and timed whatever becomes of it.
 
         Raises:
@@ -173,12 +203,15 @@ class GrpcServer:
         """
         started = time.perf_counter()
         route = f"{messages.SERVICE}/{method}"
+        form = messages.message(messages.METHODS[method][0])
         status = CLIENT_CLOSED_REQUEST
         try:
-            if request is None:
-                raise InferenceRequestError("the message cannot be parsed; it is none of the protocol's")
             async with asyncio.timeout(self._timeout):
-                answer = await call(request, context)
+                if method in _OPERATIONAL:
+                    answer = await call(wire.read(form, data), {})
+                else:
+                    with self._edge.admitted(*_caller(context), size=len(data)) as scope:
+                        answer = await call(wire.read(form, data), scope)
             status = 200
             return answer
         except TimeoutError:
@@ -197,24 +230,21 @@ class GrpcServer:
         finally:
             metrics.request_done(route, status, 0, time.perf_counter() - started)
 
-    async def _server_live(self, _: Any, __: Any) -> Any:
+    async def _server_live(self, _: Any, __: Scope) -> Any:
         return messages.message("ServerLiveResponse")(live=True)
 
-    async def _server_ready(self, _: Any, __: Any) -> Any:
+    async def _server_ready(self, _: Any, __: Scope) -> Any:
         return messages.message("ServerReadyResponse")(ready=not self._edge.draining)
 
-    async def _model_ready(self, request: Any, context: Any) -> Any:
-        with self._edge.admitted(*_caller(context)):
-            self._manifest(request.name, request.version)
+    async def _model_ready(self, request: Any, _: Scope) -> Any:
+        self._manifest(request.name, request.version)
         return messages.message("ModelReadyResponse")(ready=not self._edge.draining)
 
-    async def _server_metadata(self, _: Any, context: Any) -> Any:
-        with self._edge.admitted(*_caller(context)):
-            return messages.message("ServerMetadataResponse")(name="eyestate", version=__version__)
+    async def _server_metadata(self, _: Any, __: Scope) -> Any:
+        return messages.message("ServerMetadataResponse")(name="eyestate", version=__version__)
 
-    async def _model_metadata(self, request: Any, context: Any) -> Any:
-        with self._edge.admitted(*_caller(context)):
-            manifest = self._manifest(request.name, request.version)
+    async def _model_metadata(self, request: Any, _: Scope) -> Any:
+        manifest = self._manifest(request.name, request.version)
         return messages.message("ModelMetadataResponse")(
             name=manifest.name,
             versions=[manifest.version],
@@ -223,18 +253,36 @@ class GrpcServer:
             outputs=[tensor.model_dump() for tensor in OUTPUTS],
         )
 
-    async def _infer(self, request: Any, context: Any) -> Any:
-        with self._edge.admitted(*_caller(context), size=request.ByteSize()) as scope:
-            runtime = self._runtime()
-            manifest = self._manifest(request.model_name, request.model_version)
-            asked, inputs = _read(request)
-            scores = await _scores(runtime, scope, inputs)
-            return _written(request, asked, manifest, scores, runtime)
+    async def _infer(self, request: Any, scope: Scope) -> Any:
+        runtime = self._runtime()
+        manifest = self._manifest(request.model_name, request.model_version)
+        asked, inputs = _read(request)
+        scores = await _scores(runtime, scope, inputs)
+        return _written(request, asked, manifest, scores, runtime)
 
     def _manifest(self, name: str, version: str) -> Card:
         manifest = self._runtime().scorer.manifest
         check_model(manifest, name, version or manifest.version)
         return manifest
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """The methods of the protocol. Callers without a key are refused before they send a message, which takes memory."""
+
+    def __init__(self, handlers: dict[str, Any], refusals: dict[str, Any], edge: Edge) -> None:
+        self._handlers = handlers
+        self._refusals = refusals
+        self._edge = edge
+
+    def service(self, call: Any) -> Any:
+        """What handles a call, None if it is for another service."""
+        service, _, method = call.method.removeprefix("/").partition("/")
+        if service != messages.SERVICE:
+            return None
+        keys = self._edge.keys
+        if keys and method in self._refusals and not keys.accept(_key(call.invocation_metadata)):
+            return self._refusals[method]
+        return self._handlers.get(method)
 
 
 async def _scores(runtime: Runtime, scope: Scope, inputs: Sequence[tensors.Content]) -> Scores:
@@ -247,25 +295,19 @@ async def _scores(runtime: Runtime, scope: Scope, inputs: Sequence[tensors.Conte
     return np.concatenate([await runtime.score(scope, part) for part in crops])
 
 
-def _parsed(form: Any, content: bytes) -> Any:
-    """The message, None if it is none. gRPC would log an exception, and tell a client nothing that it could use."""
-    try:
-        return form.FromString(content)
-    except DecodeError:
-        return None
-
-
 def _read(request: Any) -> tuple[InferenceRequest, list[tensors.Content]]:
     """As ``tensors.read``, from a message.
 
     Raises:
         RequestError, ImageError: as there.
     """
+    if len(request.id) > _MAX_ID:
+        raise InferenceRequestError(f"the id has {len(request.id):,} characters; at most {_MAX_ID:,} are accepted")
     asked = tensors.validated(
         {
             "id": request.id or None,
             "inputs": [
-                {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+                {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape[:_MAX_SHAPE]}
                 for tensor in request.inputs
             ],
             "outputs": [{"name": output.name} for output in request.outputs],
@@ -278,18 +320,11 @@ def _read(request: Any) -> tuple[InferenceRequest, list[tensors.Content]]:
     for place, tensor in enumerate(asked.inputs):
         contents = request.inputs[place].contents
         if tensor.name == "crops":
-            found.append(tensors.pixels(tensor.shape, raw[place] if raw else _octets(contents.uint_contents)))
+            found.append(tensors.pixels(tensor.shape, raw[place] if raw else wire.octets(contents)))
         else:
             images = tensors.elements(memoryview(raw[place])) if raw else list(contents.bytes_contents)
             found.append(tensors.files(tensor.shape, images))
     return asked, found
-
-
-def _octets(numbers: Sequence[int]) -> bytes:
-    try:
-        return bytes(numbers)
-    except ValueError:
-        raise InferenceRequestError("the data of 'crops' must be whole numbers from 0 to 255") from None
 
 
 def _written(request: Any, asked: InferenceRequest, manifest: Card, scores: Scores, runtime: Runtime) -> Any:
@@ -312,15 +347,31 @@ def _written(request: Any, asked: InferenceRequest, manifest: Card, scores: Scor
 
 
 def _caller(context: Any) -> tuple[str, bytes]:
-    """The address of a caller, and its API key, as in the headers of HTTP."""
+    """The address of a caller, as HTTP has it, and its API key."""
+    address = unquote(context.peer().partition(":")[2].rpartition(":")[0])
+    return address.strip("[]"), _key(context.invocation_metadata())
+
+
+def _key(metadata: Any) -> bytes:
+    """The API key in metadata, as in the headers of HTTP."""
     key = b""
-    for name, value in context.invocation_metadata() or ():
+    for name, value in metadata or ():
         text = value if isinstance(value, bytes) else value.encode()
         if name == "x-api-key":
             key = text
         elif name == "authorization" and text[:7].lower() == b"bearer ":
             key = text[7:].strip()
-    return context.peer().partition(":")[2].rpartition(":")[0], key
+    return key
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether what gRPC logs is a fault of this process, and no damaged message to its own services."""
+    return not (record.exc_info and isinstance(record.exc_info[1], DecodeError))
+
+
+def _reason(error: EyestateError) -> str:
+    message = error.message
+    return message if len(message) <= _MAX_REASON else f"{message[:_MAX_REASON]} …"
 
 
 def _code(error: EyestateError) -> grpc.StatusCode:
