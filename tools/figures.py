@@ -183,6 +183,7 @@ def image() -> str:
             ["Size, unpacked", *(f"{each['bytes'] / 1e6:,.0f} MB" for each in found.values())],
             ["Compressed size", *(f"{each['compressed_bytes'] / 1e6:,.0f} MB" for each in found.values())],
             ["Components in the SBOM", *(str(each["sbom_components"]) for each in found.values())],
+            ["Measured", *(each["about"]["measured"][:10] for each in found.values())],
         ],
     )
 

@@ -44,6 +44,7 @@ MEASUREMENTS: Final = (
     Measurement(f"{DEFAULT_MODEL}/quality-limits.json", "training quality-limits", 0.7),
     Measurement(f"serving/footprint-{DEFAULT_MODEL}.json", "loadtests.footprint", 1),
     Measurement("serving/faces.json", "loadtests.faces", 0.5),
+    Measurement("temporal/video.json", "tools.video_speed", 1),
     Measurement("serving/streams.json", "loadtests.streams", 2),
     Measurement("serving/protocols.json", "loadtests.protocols", 2),
     Measurement("serving/devices.json", "loadtests.devices", 4),

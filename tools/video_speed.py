@@ -1,6 +1,6 @@
 """What following one face in a video of 1280×720 costs.
 
-``python -m tools.video_speed`` writes ``reports/temporal/video.md``.
+``python -m tools.video_speed`` writes ``reports/temporal/video.md`` and ``.json``.
 
 A portrait moves over a grey ground. The same frames are read, searched or followed, and scored by the
 default model, as ``eyestate video`` does it.
@@ -9,11 +9,10 @@ default model, as ``eyestate video`` does it.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import av
 import click
@@ -21,15 +20,15 @@ import numpy as np
 from PIL import Image
 
 import eyestate
-from eyestate.atomic import write_atomically
+from eyestate.bundle import load_model
 from eyestate.mtcnn import FaceDetector
 from eyestate.scorer import Scorer
 from eyestate.video.reading import opened
 from eyestate.video.recording import cropped
 from eyestate.video.tracking import SEARCH_SECONDS, Tracker
-from tools.harness.report import cpu
+from tools.harness.report import conditions, describe_conditions, table, write_report
 
-REPORT: Final = Path("reports/temporal/video.md")
+REPORTS: Final = Path("reports") / "temporal"
 FACE: Final = Path(__file__).parents[1] / "docs" / "images" / "face.jpg"
 RATE: Final = 30
 BATCH: Final = 32  # frames
@@ -73,29 +72,25 @@ def measure(clip: Path, scorer: Scorer, detector: FaceDetector, search_seconds: 
     return Cost(1000 * (time.process_time() - used) / frames, 1000 * (time.perf_counter() - began) / frames)
 
 
-def report(costs: dict[str, Cost], seconds: int, model: str, load: float) -> str:
+def report(costs: dict[str, Cost], about: dict[str, Any]) -> str:
     """The table, with how it came about."""
-    lines = [
-        "# One face in a video of 1280×720",
-        "",
-        f"Made by `python -m tools.video_speed` on {cpu()}, {os.cpu_count()} cores: {seconds} s at {RATE} frames/s,",
-        f"H.264, scored by {model}. Time of the processor is that of all threads together; two cores keep up with",
-        f"{RATE} frames/s as long as it stays below {2000 / RATE:.0f} ms a frame. The clock counts what else the",
-        f"machine did, too: its load was {load:.0f} on average.",
-        "",
-        "| Faces are | Processor, ms a frame | Frames/s that two cores have time for | Clock, ms a frame |",
-        "|---|--:|--:|--:|",
-        *(
-            f"| {name} | {cost.processor:.1f} | {2000 / cost.processor:.0f} | {cost.clock:.1f} |"
-            for name, cost in costs.items()
-        ),
+    rows = [
+        [name, f"{cost.processor:.1f}", f"{2000 / cost.processor:.0f}", f"{cost.clock:.1f}"]
+        for name, cost in costs.items()
     ]
-    return "\n".join(lines) + "\n"
+    head = ["Faces are", "Processor, ms a frame", "Frames/s that two cores have time for", "Clock, ms a frame"]
+    return (
+        "# One face in a video of 1280×720\n\n"
+        f"H.264 at {RATE} frames/s. Time of the processor is that of all threads together; two cores keep up with "
+        f"{RATE} frames/s as long as it stays below {2000 / RATE:.0f} ms a frame.\n\n"
+        f"{table(head, rows)}\n`python -m tools.video_speed`. {describe_conditions(about)}\n"
+    )
 
 
 @click.command()
 @click.option("--seconds", default=20, show_default=True, help="Length of the video.")
-def main(seconds: int) -> None:
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
+def main(seconds: int, output: Path) -> None:
     """Measure and write the report."""
     scorer, detector = eyestate.load(), FaceDetector()
     with tempfile.TemporaryDirectory() as folder:
@@ -105,8 +100,9 @@ def main(seconds: int) -> None:
             f"searched for every {SEARCH_SECONDS:g} s and followed": measure(clip, scorer, detector, SEARCH_SECONDS),
             "searched for in each frame": measure(clip, scorer, detector, 0),
         }
-    model = f"`{scorer.manifest.name}` {scorer.manifest.version}"
-    write_atomically(REPORT, report(costs, seconds, model, os.getloadavg()[1]))
+    about = conditions(load_model(), detector, seconds=seconds)
+    rows = [{"faces": name, **cost._asdict()} for name, cost in costs.items()]
+    write_report(output, "video", {"about": about, "rows": rows}, report(costs, about))
 
 
 if __name__ == "__main__":

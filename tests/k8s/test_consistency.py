@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from eyestate.settings import PREFIX, Settings
 from tests.k8s.manifests import CANARY, K8S, OVERLAYS, STACKS, Manifest, Stack, matches, only, pod_specs, render
 
 MONITOR = K8S / "monitoring" / "service-monitor.yaml"
-MEMORY = ("A worker takes at most", "large images leave it at")
+REPORTS = K8S.parent / "reports"
 
 
 @pytest.fixture(params=OVERLAYS, ids="+".join)
@@ -104,10 +105,15 @@ def test_kserve_serves_the_default_model_and_asks_for_keys() -> None:
 
 
 def test_memory_covers_what_a_worker_takes(objects: tuple[Manifest, ...]) -> None:
-    """The limit holds a worker under attack, as tests/service/test_memory.py measures it, and the content of /tmp."""
+    """The limit holds a worker under attack, as tests/service/test_memory.py measures it, and the content of /tmp.
+
+    The request covers crops and large images.
+    """
     spec = only(objects, "Deployment")["spec"]["template"]["spec"]
     page = (K8S.parent / "docs" / "operations.md").read_text()
-    ceiling, usual = (int(re.search(rf"{words} ([\d,]+) MiB", page)[1].replace(",", "")) for words in MEMORY)  # type: ignore[index]
+    ceiling = int(re.search(r"A worker takes at most ([\d,]+) MiB", page)[1].replace(",", ""))  # type: ignore[index]
+    measured = json.loads((REPORTS / "serving" / "footprint-cascade.json").read_text())["rows"]
+    usual = max(row["memory"] for row in measured if row["load"].startswith(("single crops", "images")))
     workers = int(only(objects, "ConfigMap")["data"]["EYESTATE_WORKERS"])
     tmp = sum(mebibytes(each["emptyDir"]["sizeLimit"]) for each in spec["volumes"] if "emptyDir" in each)
     resources = spec["containers"][0]["resources"]
@@ -116,12 +122,16 @@ def test_memory_covers_what_a_worker_takes(objects: tuple[Manifest, ...]) -> Non
 
 
 def test_keda_scales_on_half_the_objective() -> None:
-    """The waiting crops that a pod may have are those it scores in half the objective, at the speed in the guide."""
+    """The waiting crops that a pod may have are about those it scores in half the objective, at the measured speed."""
     scaled = only(render(("overlays/cpu", "gateway", "keda")), "ScaledObject")["spec"]
     trigger = {each["name"]: each["metadata"] for each in scaled["triggers"] if each["type"] == "prometheus"}
+    curve = json.loads((REPORTS / "capacity" / "capacity.json").read_text())["curves"][0]
+    assert (curve["model"], curve["kind"], curve["placement"]["cores"]) == ("cascade", "single", 1)
+    speed = max(point["crops_per_second"] for point in curve["points"])
+    derived = speed * float(trigger["p95"]["threshold"]) / 2
+    assert float(trigger["queue"]["threshold"]) == pytest.approx(derived, rel=1 / 3)
     page = (K8S.parent / "docs" / "operations.md").read_text()
-    speed = int(re.search(r"([\d,]+) crops/s per pod", page)[1].replace(",", ""))  # type: ignore[index]
-    assert float(trigger["queue"]["threshold"]) == speed * float(trigger["p95"]["threshold"]) / 2
+    assert f"scaled-object.yaml` is {trigger['queue']['threshold']}, for such a core" in page
 
 
 def test_a_canary_gets_part_of_the_traffic_under_a_name_of_its_own() -> None:
