@@ -53,6 +53,11 @@ MEASUREMENTS: Final = (
     Measurement(
         f"serving/peers-{DEFAULT_MODEL}.json", f"loadtests.peers {_AUTO} --only eyestate --only Mosec --rounds 2", 2
     ),
+    Measurement(
+        f"serving/peers-{DEFAULT_MODEL}-2.json",
+        f"loadtests.peers {_AUTO} --processes 2 --only eyestate --only Mosec --rounds 2",
+        2,
+    ),
     Measurement("serving/peers-small.json", "loadtests.peers", 10),
     Measurement("serving/chaos-overload.json", "loadtests.chaos overload", 1),
     Measurement("serving/chaos-kill.json", "loadtests.chaos kill", 1),

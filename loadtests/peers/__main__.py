@@ -40,11 +40,17 @@ NAMES: Final = [peer.name for peer in PEERS]
 @click.option("--connections", type=click.IntRange(1, 1024), multiple=True, default=(1, 16, 64, 256), show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=5, show_default=True, help="Of load at each point.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in a different order.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of every server.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of every server: its workers, and its HTTP server if that is a process of its own; one worker at least.",
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Of ONNX Runtime in every process of other servers; ours divides the cores among its workers.  "
+    help="Of ONNX Runtime in every worker of other servers; ours divides the cores among its workers.  "
     "[default: the same]",
 )
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="Measure only this server; repeatable.")
@@ -56,24 +62,22 @@ def main(
     connections: tuple[int, ...],
     seconds: int,
     rounds: int,
-    workers: int,
+    processes: int,
     threads: int | None,
     only: tuple[str, ...],
     output: Path,
 ) -> None:
-    """Measure the same model behind several servers side by side, and write peers-MODEL.json and peers-MODEL.md.
+    """Measure the same model behind several servers side by side, and write peers-MODEL.json and peers-MODEL.md, or
+    peers-MODEL-N for N processes.
 
     wrk drives one server after another, all of them in every round, so that interference on the machine affects all
     alike.
     """
     bundle = crops.bundle(model)
-    threads = threads or max(1, cores() // workers)
     settings = {
         "EYESTATE_MODEL": str(bundle.path.absolute()),
         "EYESTATE_DEVICE": device,
-        "EYESTATE_WORKERS": str(workers),
-        "PEER_WORKERS": str(workers),
-        "PEER_THREADS": str(threads),
+        "EYESTATE_WORKERS": str(processes),
         "BENTOML_HOME": str(SCRATCH / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
@@ -84,8 +88,8 @@ def main(
         device=device,
         seconds=seconds,
         rounds=rounds,
-        workers=workers,
-        threads=threads,
+        processes=processes,
+        threads=threads or "the cores divided by the workers",
     )
     expected = float(open_scorer(bundle, device).score([crops.jpeg(crops.eye())])[0])
     points: list[Point] = []
@@ -93,9 +97,11 @@ def main(
     for turn in range(rounds):
         shift = turn % len(chosen)
         for peer in chosen[shift:] + chosen[:shift]:
+            workers = peer.workers(processes)
+            own = {"PEER_WORKERS": str(workers), "PEER_THREADS": str(threads or max(1, cores() // workers))}
             try:
                 for point in measure(
-                    peer, turn, connections=connections, seconds=seconds, settings=settings, expected=expected
+                    peer, turn, connections=connections, seconds=seconds, settings=settings | own, expected=expected
                 ):
                     click.echo(format_point(point))
                     points.append(point)
@@ -111,7 +117,8 @@ def main(
         "points": [dataclasses.asdict(point) for point in points],
     }
     text = page(about, PEERS, points)
-    write_report(output, f"peers-{bundle.manifest.name}", result, text)
+    name = f"peers-{bundle.manifest.name}"
+    write_report(output, name if processes == 1 else f"{name}-{processes}", result, text)
     click.echo("\n" + text)
 
 

@@ -33,6 +33,7 @@ class Peer:
         path: of the scoring route.
         request: makes body and content type for one image.
         environment: additional variables, with the same placeholders.
+        front: processes that every request passes through before it comes to a worker.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Peer:
     path: str
     request: Callable[[bytes], tuple[bytes, str]]
     environment: dict[str, str] = field(default_factory=dict)
+    front: int = 0
+
+    def workers(self, processes: int) -> int:
+        """How many of so many processes may be workers; one is, even if the server then has more processes."""
+        return max(1, processes - self.front)
 
     def probe(self, image: bytes) -> Probe:
         """Ready means able to score this image."""
@@ -120,6 +126,7 @@ PEERS: Final = (
         ("{bin}/python", "-m", "loadtests.peers.litserve_app", "{port}"),
         "/predict",
         _json,
+        front=1,
     ),
     Peer(
         "Mosec",
@@ -132,6 +139,7 @@ PEERS: Final = (
         ),
         "/inference",
         _raw,
+        front=1,
     ),
     Peer(
         "MLServer",
@@ -154,5 +162,6 @@ PEERS: Final = (
             "MLSERVER_MODEL_MAX_BATCH_SIZE": str(MAX_BATCH),
             "MLSERVER_MODEL_MAX_BATCH_TIME": str(MAX_WAIT_MS / 1000),
         },
+        front=1,
     ),
 )

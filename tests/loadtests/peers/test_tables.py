@@ -27,6 +27,12 @@ GOOD = [
 ]
 
 
+def test_an_http_server_in_a_process_of_its_own_counts() -> None:
+    workers = {peer.name: (peer.workers(1), peer.workers(2), peer.workers(4)) for peer in PEERS}
+    assert workers[OURS] == workers[BARE] == (1, 2, 4)
+    assert workers["Mosec"] == workers["MLServer"] == (1, 1, 3)
+
+
 def test_rows_are_medians_over_the_rounds() -> None:
     ours, bare, _ = rows(GOOD)
     assert (ours.peer, ours.requests_per_second, ours.pss_mib) == (OURS, 700, 101)
