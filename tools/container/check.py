@@ -120,8 +120,10 @@ def check_image(engine: Engine, image: str, target: Target) -> CheckResult:
         claims += _scores(container, config)
         inside, as_root = container.facts(), container.facts(user="0:0")
         claims += confinement_claims(inside, as_root)
-        log = container.server.log
-    claims += _devices(engine, image, target, log)
+        if target == "cuda":
+            claims += without_gpu(container)
+    if target == "cpu":
+        claims += _openvino(engine, image)
     claims += _other_models(engine, image)
     with started(engine, image, {}, mounts={}, own_network=False) as container:
         # On the host's network: port forwarding would accept connections after the service has stopped.
@@ -193,14 +195,15 @@ def confinement_claims(inside: dict[str, Any], as_root: dict[str, Any]) -> Itera
     )
 
 
-def _devices(engine: Engine, image: str, target: Target, log: Path) -> Iterator[Claim]:
-    if target == "cuda":
-        said = log.read_text()
-        warning = re.search(r"EYESTATE_DEVICE=cuda cannot be used[^\"]*", said)
-        yield Claim("without a GPU it warns and falls back", warning.group() if warning else "nothing", bool(warning))
-        missing = re.findall(r"(\S+\.so[.\d]*): cannot open shared object file", said)
-        yield Claim("only the driver's library is missing", ", ".join(missing), set(missing) == {"libcuda.so.1"})
-        return
+def without_gpu(container: Container) -> Iterator[Claim]:
+    """Claims about a container of the image for GPUs on a machine that has none."""
+    warning = re.search(r"EYESTATE_DEVICE=cuda cannot be used[^\"]*", container.server.log.read_text())
+    yield Claim("without a GPU it warns and falls back", warning.group() if warning else "nothing", bool(warning))
+    missing = container.run("python", "-", stdin=_source("cuda_libraries.py")).strip().splitlines()[-1]
+    yield Claim("only the driver's library is missing", missing, missing == "libcuda.so.1")
+
+
+def _openvino(engine: Engine, image: str) -> Iterator[Claim]:
     with started(engine, image, {"EYESTATE_DEVICE": "openvino"}, mounts={}) as container:
         device = json.loads(container.server.fetch(_READY))["device"]
         yield Claim("EYESTATE_DEVICE=openvino selects OpenVINO", device, device.startswith("openvino"))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
-from tools.container.check import confinement_claims
+from tools.container.check import Container, confinement_claims, without_gpu
 
 INSIDE: dict[str, Any] = {
     "uid": 65532,
@@ -30,3 +33,25 @@ def test_each_breach_is_reported() -> None:
     assert failed_claims(INSIDE | {"capabilities": "0000000000000400"}, INSIDE) == ["0000000000000400"]
     assert failed_claims(INSIDE | {"programs": ["gcc"]}, INSIDE) == ["gcc"]
     assert failed_claims(INSIDE | {"modules": ["torch"]}, INSIDE) == ["torch"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A container that was started without a GPU, whose CUDA provider lacks a library."""
+
+    server: SimpleNamespace
+    lacks: str
+
+    def run(self, *_: str, stdin: str) -> str:
+        assert "libonnxruntime_providers_" in stdin
+        return f"printed on loading\n{self.lacks}\n"
+
+
+def test_the_image_for_gpus_lacks_the_driver_only(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('{"message": "EYESTATE_DEVICE=cuda cannot be used: there is no NVIDIA driver"}\n')
+    for lacks, held in (("libcuda.so.1", True), ("libcublasLt.so.13", False), ("none", False)):
+        warned, libraries = without_gpu(cast("Container", Started(SimpleNamespace(log=log), lacks)))
+        assert warned == ("without a GPU it warns and falls back", warned.found, True)
+        assert warned.found.endswith("there is no NVIDIA driver")
+        assert (libraries.found, libraries.held) == (lacks, held)
