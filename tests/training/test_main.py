@@ -107,7 +107,19 @@ def test_from_crops_to_a_bundle_that_scores(
     nobody: list[str | Path] = ["--human-labels", tmp_path / "none.csv", "--held-out-labels", tmp_path / "none.csv"]
     reports = tmp_path / "reports"
     exported = training(
-        "export", *data, *nobody, "--run", run, "--models", models, "--reports", reports, "--name", "five"
+        "export",
+        *data,
+        *nobody,
+        "--run",
+        run,
+        "--models",
+        models,
+        "--reports",
+        reports,
+        "--name",
+        "five",
+        "--runs",
+        tmp_path,
     )
     assert exported.exit_code == 0, exported.output
     assert "EER, MRL, people never seen" in exported.stdout

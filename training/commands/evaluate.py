@@ -18,6 +18,7 @@ from training.commands.options import (
     mrl_option,
     people_option,
     read_judging,
+    runs_option,
 )
 from training.data.datasets import MRL, load_mrl, read_people
 from training.data.labels import read_held_out
@@ -27,17 +28,12 @@ from training.evaluation.compare import TestSet, compare
 from training.evaluation.drift_examples import Example, drift_examples
 from training.evaluation.judging import EASY, HELD_OUT, STRANGERS, STRANGERS_FAR, stranger_sets, threshold_crops
 from training.evaluation.results import ScoredCrops
-from training.export.bundle import SHIPPED
+from training.export.bundle import strangers_file
 from training.export.cascade import cached_scores
 from training.files import write_json
 from training.models.strangers import Strangers
 
 DRAWN, SAMPLED = 100, 500  # crops of each kind that a behavioural test takes at most
-
-
-runs_option = click.option(
-    "--runs", type=Folder, default=Path("runs"), show_default=True, help="Folder of the training runs."
-)
 
 
 @click.command("compare")
@@ -110,7 +106,7 @@ def calibration_command(
     scorer = load(model)
     name = scorer.manifest.name
     labelled = read_people(mrl, people)
-    said = Strangers.read(runs / name / SHIPPED, labelled)
+    said = Strangers.read(strangers_file(runs, name), labelled, "export")
     chosen_by = threshold_crops(labelled, said)
     fits = calibration.compare(chosen_by.scores, chosen_by.labels, chosen_by.subjects)
     held_out = read_judging(crops, held_out_labels, human_labels)

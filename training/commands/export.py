@@ -19,10 +19,11 @@ from training.commands.options import (
     people_option,
     read_judging,
     reports_option,
+    runs_option,
 )
 from training.data.datasets import read_people
 from training.data.split import read_pool
-from training.export.bundle import SHIPPED, export_run
+from training.export.bundle import export_run, strangers_file
 from training.export.card import card
 from training.export.cascade import make_cascade
 from training.export.detector import export_detector
@@ -47,6 +48,7 @@ from training.models.strangers import Strangers
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @reports_option
 @max_wrong_option
+@runs_option
 def export_command(
     *,
     mrl: Path,
@@ -60,6 +62,7 @@ def export_command(
     models: Path,
     reports: Path,
     max_wrong: float,
+    runs: Path,
 ) -> None:
     """Judge a trained network by strangers and held-out crops, and write its bundle; `card` writes its model card.
 
@@ -73,6 +76,7 @@ def export_command(
         name=name,
         version=version,
         results=reports / name,
+        output=strangers_file(runs, name),
         max_wrong=max_wrong,
         held_out=read_judging(crops, held_out_labels, human_labels),
         reference_crops=read_pool(crops) if crops.exists() else [],
@@ -95,7 +99,7 @@ def export_command(
 @click.option("--models", type=click.Path(path_type=Path), default=models_dir, show_default="models/")
 @reports_option
 @max_wrong_option
-@click.option("--runs", type=Folder, default=Path("runs"), show_default=True, help="Folder of both networks' runs.")
+@runs_option
 @click.option("--cache", type=Folder, default=Path("runs/scores"), show_default=True, help="Folder to cache scores in.")
 def cascade_command(
     *,
@@ -120,7 +124,10 @@ def cascade_command(
         load_bundle(models / small),
         load_bundle(models / large),
         labelled,
-        (Strangers.read(runs / small / SHIPPED, labelled), Strangers.read(runs / large / SHIPPED, labelled)),
+        (
+            Strangers.read(strangers_file(runs, small), labelled, "export"),
+            Strangers.read(strangers_file(runs, large), labelled, "export"),
+        ),
         models,
         name=name,
         version=version,
@@ -129,7 +136,7 @@ def cascade_command(
         held_out=read_judging(crops, held_out_labels, human_labels),
         reference_crops=read_pool(crops),
         cache=cache,
-        output=runs / name / SHIPPED,
+        output=strangers_file(runs, name),
     )
     for metric in load_model(path).manifest.metrics:
         click.echo(f"{metric.name}: {metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f}, {metric.interval})")

@@ -92,6 +92,9 @@ reports_option = click.option(
     "--reports", type=Folder, default=Path("reports"), show_default=True, help="Results are written to its folder NAME."
 )
 
+runs_option = click.option(
+    "--runs", type=Folder, default=Path("runs"), show_default=True, help="Folder of the training runs."
+)
 start_option = click.option(
     "--start", type=Folder, default=Path("runs/kaggle_model"), show_default=True, help="The run to fine-tune."
 )

@@ -66,7 +66,6 @@ MAX_BYTES: Final = 50_000_000
 MAX_PARITY: Final = 0.01
 PARITY_CROPS: Final = 512
 MAX_WRONG: Final = 0.01  # share of wrong verdicts outside the uncertain band
-SHIPPED: Final = "shipped.npz"  # in a run: what the model that ships would say of people whom it had never seen
 NOTHING: Final = HeldOut((), ())
 
 
@@ -216,6 +215,11 @@ def thresholds_of(scored: ScoredCrops, max_wrong: float) -> Thresholds:
     )
 
 
+def strangers_file(runs: Path, name: str) -> Path:
+    """What a model that ships would say of people whom it had never seen (``Strangers``), in a folder of runs."""
+    return runs / "strangers" / f"{name}.npz"
+
+
 def export_run(
     run: Path,
     labelled: Sequence[LabelledCrop],
@@ -224,6 +228,7 @@ def export_run(
     name: str,
     version: str,
     results: Path,
+    output: Path,
     max_wrong: float = MAX_WRONG,
     held_out: HeldOut = NOTHING,
     reference_crops: Sequence[Crop] = (),
@@ -239,6 +244,7 @@ def export_run(
         models: the folder of the bundles.
         name, version: of the bundle.
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.
+        output: the file for what the model would say of people it had never seen.
         max_wrong: share of the verdicts outside the uncertain band that may be wrong where thresholds are chosen.
         held_out: crops of the unlabelled set that no stage learnt from.
         reference_crops: the other crops of that set, the kind the model is for; the service measures drift from them.
@@ -293,7 +299,7 @@ def export_run(
     )
     bundle = write_bundle(models, manifest, model)
     write_evaluation(results / "evaluation.json", manifest, all_slices(sets), by_person(sets[STRANGERS]))
-    said.write(run / SHIPPED)
+    said.write(output)
     return bundle
 
 

@@ -126,7 +126,7 @@ def make_cascade(
     Args:
         small, large: the networks, of bundles in ``models``.
         labelled: crops of people.
-        said: what both would say of those people if they had never seen them (``SHIPPED`` of their runs).
+        said: what both would say of those people if they had never seen them (``strangers_file``).
         models: the folder of the bundles.
         name, version: of the cascade.
         results: the folder for ``evaluation.json``, the results that the model card needs beyond the manifest.

@@ -34,17 +34,18 @@ class Strangers:
     folds: Folds
 
     @classmethod
-    def read(cls, path: Path, labelled: Sequence[LabelledCrop]) -> Strangers:
+    def read(cls, path: Path, labelled: Sequence[LabelledCrop], made_by: str = "committee") -> Strangers:
         """What ``write`` wrote.
 
         Args:
             path: the file.
             labelled: the crops that were scored.
+            made_by: the command that makes the file, for the error.
 
         Raises:
             DataError: the file is missing or damaged, or about other crops.
         """
-        found = read_arrays(path, "committee")
+        found = read_arrays(path, made_by)
         if len(found["scores"]) != len(labelled):
             raise DataError(f"{path} is about {len(found['scores'])} labelled crops, not these {len(labelled)}")
         return cls(found["scores"].astype(np.float64), found["far"].astype(np.float64), found["folds"])

@@ -28,7 +28,6 @@ from training.evaluation.judging import EASY, HELD_OUT, STRANGERS, STRANGERS_FAR
 from training.export.bundle import (
     MAX_BYTES,
     MAX_PARITY,
-    SHIPPED,
     export_run,
     onnx_scores,
     parity,
@@ -82,6 +81,7 @@ def bundle(
         name="miniature",
         version="0.0.1",
         results=results,
+        output=results / "strangers.npz",
         held_out=HeldOut(held_out, held_out[:6]),
         reference_crops=pool,
     )
@@ -148,8 +148,10 @@ def test_manifest_says_how_it_was_made(
     assert all(metric.low <= metric.value <= metric.high for metric in manifest.metrics)
 
 
-def test_strangers_are_judged_as_it_ships(bundle: Bundle, committee: Path, everybody: list[LabelledCrop]) -> None:
-    said, shipped = (Strangers.read(committee / name, everybody) for name in (FILE, SHIPPED))
+def test_strangers_are_judged_as_it_ships(
+    bundle: Bundle, committee: Path, results: Path, everybody: list[LabelledCrop]
+) -> None:
+    said, shipped = (Strangers.read(path, everybody) for path in (committee / FILE, results / "strangers.npz"))
     calibration = manifest_of(bundle).calibration
     assert calibration is not None
     for before, after in ((said.scores, shipped.scores), (said.far, shipped.far)):
@@ -211,7 +213,9 @@ def test_a_network_that_does_not_fit_leaves_the_old_bundle(bundle: Bundle, model
 
 def test_a_run_of_other_crops(committee: Path, everybody: list[LabelledCrop], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not these"):
-        export_run(committee, everybody[1:], tmp_path, name="x", version="1", results=tmp_path)
+        export_run(
+            committee, everybody[1:], tmp_path, name="x", version="1", results=tmp_path, output=tmp_path / "x.npz"
+        )
 
 
 def test_nothing_but_strangers_to_judge_by(
@@ -223,8 +227,10 @@ def test_nothing_but_strangers_to_judge_by(
     write_distillation_set([*everybody, *pool], folds, bundle, views, side=SIDE, views_drawn=64, shares=SHARES, seed=0)
     settings = StudentSettings(width=4, epochs=1, fold_epochs=1, batch_size=16, average_decay=0.5)
     distil(views, everybody, sources([*everybody, *pool]), settings, run)
+    models, results = tmp_path / "models", tmp_path / "results"
+    output = results / "strangers.npz"
     manifest = manifest_of(
-        export_run(run, everybody, tmp_path / "models", name="student", version="1", results=tmp_path / "results")
+        export_run(run, everybody, models, name="student", version="1", results=results, output=output)
     )
     assert manifest.input.side == SIDE
     assert manifest.reference is None

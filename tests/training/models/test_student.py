@@ -47,7 +47,15 @@ def drawn_from(everybody: list[LabelledCrop], pool: list[Crop]) -> tuple[list[Cr
 @pytest.fixture(scope="module")
 def teacher(committee: Path, everybody: list[LabelledCrop], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("teacher")
-    return export_run(committee, everybody, folder / "models", name="teacher", version="1", results=folder / "results")
+    return export_run(
+        committee,
+        everybody,
+        folder / "models",
+        name="teacher",
+        version="1",
+        results=folder / "results",
+        output=folder / "strangers.npz",
+    )
 
 
 @pytest.fixture(scope="module")
