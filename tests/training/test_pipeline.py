@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -157,11 +158,28 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+def outputs(project: Path) -> dict[str, list[Path]]:
+    """What each stage makes."""
+    with warnings.catch_warnings(), Repo(project) as repo:
+        warnings.simplefilter("ignore", DeprecationWarning)  # between DVC and pygtrie
+        return {stage.addressing: [Path(out.fs_path) for out in stage.outs] for stage in repo.index.stages}
+
+
+def digest(path: Path) -> dict[str, str]:
+    """The hash of each file of a folder, or of a file."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
 def run_through(project: Path, backbone: Path, target: str | None = None) -> None:
+    """Run the stages. None changes what another has made, or a second run would find it changed and start over."""
     (project / "params.yaml").write_text(json.dumps({**MINIATURE, "backbone": str(backbone)}))
+    owned, made = outputs(project), dict[Path, dict[str, str]]()
     for stage, arguments in commands(project, target):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{stage}: {result.exception!r} {result.output}"
+        made |= {path: digest(path) for path in owned[stage]}
+    assert {path: digest(path) for path in made} == made
 
 
 def check_final_best(project: Path, *queues: str) -> None:
@@ -206,10 +224,7 @@ def test_all_stages_on_generated_crops(project: Path, monkeypatch: pytest.Monkey
     comparison = json.loads((project / "runs" / "compare" / "comparison.json").read_text())
     tests = {"held_out", "held_out_easy", "mrl", *COLLECTIONS}
     assert all(set(attempt["eer"]) == tests for attempt in comparison["attempts"])
-    with warnings.catch_warnings(), Repo(project) as repo:
-        warnings.simplefilter("ignore", DeprecationWarning)  # between DVC and pygtrie
-        outputs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
-    assert [path for path in outputs if not path.exists()] == []
+    assert [path for made in outputs(project).values() for path in made if not path.exists()] == []
     for name in ("final_best", "final_best_lite", "cascade"):
         assert f"# {name} 0.0.1" in (project / "models" / name / "README.md").read_text(encoding="utf-8")
 
