@@ -146,3 +146,9 @@ def test_only_who_may_changes_it(service: Service, client: triton.InferenceServe
         client.load_model("brightness")
     with pytest.raises(InferenceServerException, match="not loaded from pages"):
         client.load_model("brightness", headers=ADMIN | {"Origin": "https://evil.example"})
+
+
+@pytest.mark.parametrize("body", ['{"parameters": {"config": "{}"}}', '{"parameters": 5}', '{"parameters": [5]}', "[]"])
+def test_models_are_loaded_as_they_are(service: Service, body: str) -> None:
+    answer = httpx.post(f"{service.url}/v2/repository/models/brightness/load", content=body, headers=ADMIN)
+    assert answer.status_code == 400

@@ -51,8 +51,8 @@ async def index(request: Request) -> Response:
 async def load(request: Request) -> Response:
     """``POST /v2/repository/models/{name}/load``: serve this model in place of the present one, or read it anew."""
     control = _control(request)
-    if parameters := (await _body(request)).get("parameters"):
-        raise InferenceRequestError(f"models are loaded as they are in the repository, without {', '.join(parameters)}")
+    if (await _body(request)).get("parameters"):
+        raise InferenceRequestError("models are loaded as they are in the repository, without parameters")
     name = request.path_params["name"]
     path = _paths(request.app.state.runtime.bundle.path).get(name)
     if path is None:
