@@ -41,7 +41,8 @@ def claim(home: Path, workers: int) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(home):
             for left in home.glob(f"{_FOLDERS}*"):
-                _remove_unless_in_use(left)
+                with suppress(OSError):  # of another user
+                    _remove_unless_in_use(left)
             folder = _made(home)
             _lock(folder)
         for kind, place in itertools.product(KINDS, range(1, workers + 1)):
@@ -100,6 +101,9 @@ def _lock(folder: Path) -> int | None:
 
 def _remove_unless_in_use(folder: Path) -> None:
     descriptor = _lock(folder)
-    if descriptor is not None:
+    if descriptor is None:
+        return
+    try:
         shutil.rmtree(folder)
+    finally:
         os.close(descriptor)

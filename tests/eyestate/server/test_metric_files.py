@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_where_there_are_no_locks_each_service_has_a_folder_too(
     first, second = metric_files.claim(tmp_path, 1), metric_files.claim(tmp_path, 1)
     assert first != second
     assert len(list(first.iterdir())) == len(metric_files.KINDS)
+
+
+def test_what_cannot_be_removed_is_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of another user, who started the service on this home before."""
+    left = tmp_path / "prometheus_multiproc_dir"
+    left.mkdir()
+
+    def refused(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    assert metric_files.claim(tmp_path, 1) != left
 
 
 def test_the_space_is_taken_at_once(tmp_path: Path) -> None:
