@@ -206,9 +206,10 @@ def _score(video: Video, folder: Path, manifest: Manifest, scorer: Scorer, track
             if manifest.frames and time - began >= PART_SECONDS:
                 save()
                 began = time
-            seen += [_Seen(time, person, *cropped(frame, person)) for person in tracker.update(time, frame)]
-            manifest.until = time
+            people = [_Seen(time, person, *cropped(frame, person)) for person in tracker.update(time, frame)]
+            manifest.until = time  # first: who interrupts in between loses the frame, and does not have it twice
             manifest.frames += 1
+            seen += people
             if number % _BATCH_FRAMES == 0:
                 score()
                 shown(time, video.seconds)

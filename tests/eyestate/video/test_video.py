@@ -109,6 +109,23 @@ def test_an_interrupted_job_goes_on(job: Job, clip: Path, tmp_path: Path, monkey
     assert [row["time"] for row in rows(tmp_path / "parts")] == [row["time"] for row in rows(tmp_path / "whole")]
 
 
+def test_a_frame_at_which_it_is_interrupted_is_not_there_twice(
+    job: Job, clip: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    times = iter(range(100))
+
+    def interrupt(manifest: recording.Manifest, name: str, value: Any) -> None:
+        if name == "until" and next(times) == 9:
+            raise KeyboardInterrupt
+        super(recording.Manifest, manifest).__setattr__(name, value)
+
+    monkeypatch.setattr(recording.Manifest, "__setattr__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(str(clip), tmp_path, job, quietly)
+    found = run(str(clip), tmp_path, job, quietly)
+    assert len({row["time"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == found.manifest.frames
+
+
 def test_an_interrupted_stream_has_results(job: Job, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("eyestate.video.job.is_live", lambda source: True)
     outcome = run(str(clip), tmp_path, job, interrupted)
