@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, Literal, NamedTuple
 
 from eyestate.batch import delta
@@ -17,7 +18,7 @@ from eyestate.batch.containers import ARCHIVES, count, images
 from eyestate.batch.lists import lines
 from eyestate.batch.parquet import Columns
 from eyestate.batch.reading import Image, located, read_file
-from eyestate.errors import ImageError, InputChangedError, InputError
+from eyestate.errors import ImageError, InputChangedError, InputError, UnavailableFileError, UnreadableFileError
 from eyestate.files import PARQUET, LeftOut, is_hidden, is_image, walk
 
 Kind = Literal["images", "list", "archives", "parquet"]
@@ -36,17 +37,18 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Rows that are files of their own, named relative to a folder."""
+    """Rows that are files of their own, named relative to a folder; those in ``missing`` have never been there."""
 
     folder: Path
     names: tuple[str, ...]
+    missing: Set[str]
 
     @property
     def rows(self) -> int:
         return len(self.names)
 
     def slice(self, start: int, stop: int) -> Files:
-        return Files(self.folder, self.names[start:stop])
+        return Files(self.folder, self.names[start:stop], self.missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +164,19 @@ def _expanded(name: str, left_out: LeftOut) -> list[Path]:
 class _Fingerprint:
     def __init__(self, *what: str | None) -> None:
         self._hash = hashlib.sha256(repr(what).encode())
-        self.missing = 0
+        self.found = False  # whether there was anything
+        self.missing: set[str] = set()  # files
 
     def add(self, name: str, path: Path | os.DirEntry[str]) -> None:
         try:
             stat = path.stat()
             told = f"{stat.st_size} {stat.st_mtime_ns}"
+            self.found = True
+            is_file = S_ISREG(stat.st_mode)
         except (OSError, ValueError):
-            told = "missing"
-            self.missing += 1
+            told, is_file = "missing", False
+        if not is_file:
+            self.missing.add(name)
         self._hash.update(f"{name}\0{told}\0".encode(errors="surrogateescape"))
 
     def hexdigest(self) -> str:
@@ -208,7 +214,7 @@ def _folder(folder: Path, columns: Columns, left_out: LeftOut) -> Input:
         "images",
         rows,
         fingerprint.hexdigest(),
-        lambda: _files(folder, (name for name, _ in names())),
+        lambda: _files(folder, (name for name, _ in names()), frozenset()),
         left_out,
     )
 
@@ -234,18 +240,24 @@ def _list(path: Path, left_out: LeftOut) -> Input:
         fingerprint.add(name, located(path.parent, name))
         rows += 1
         first = first or name
-    if fingerprint.missing == rows:
+    if not fingerprint.found:
         example = f" (there is no {first[:_SHOWN_NAME]!r})" if first else ""
         raise InputError(
             f"{path} names no file that is there{example}: it must have the path of an image in each line, relative to "
             "its own folder, and nothing else"
         )
-    return Input("list", rows, fingerprint.hexdigest(), lambda: _files(path.parent, lines(path, LeftOut())), left_out)
+    return Input(
+        "list",
+        rows,
+        fingerprint.hexdigest(),
+        lambda: _files(path.parent, lines(path, LeftOut()), fingerprint.missing),
+        left_out,
+    )
 
 
-def _files(folder: Path, names: Iterator[str]) -> Iterator[Files]:
+def _files(folder: Path, names: Iterator[str], missing: Set[str]) -> Iterator[Files]:
     while chunk := tuple(islice(names, _NAMES)):
-        yield Files(folder, chunk)
+        yield Files(folder, chunk, missing)
 
 
 def _containers(root: Path, names: list[str], columns: Columns, left_out: LeftOut) -> Input:
@@ -288,7 +300,10 @@ class Reader:
         for piece in part.slices:
             if isinstance(piece, Files):
                 for name in piece.names:
-                    yield Row(None, name, read_file(located(piece.folder, name)))
+                    image = read_file(located(piece.folder, name))
+                    if isinstance(image, UnreadableFileError) and name not in piece.missing:
+                        image = UnavailableFileError(f"{image.message}, where there was one")
+                    yield Row(None, name, image)
             else:
                 yield from self._span(piece)
 

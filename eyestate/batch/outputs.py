@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import IO, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -148,8 +149,9 @@ def same_model(first: LoadedModel | None, model: LoadedModel | None) -> LoadedMo
 class Output:
     """An output folder, and the manifest of the one shard that writes to it here."""
 
-    def __init__(self, folder: Path, path: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, path: Path, manifest: Manifest, lock: IO[str]) -> None:
         self._folder = folder
+        self._lock = lock
         self._path = path
         self.manifest = manifest
         self.lost = 0  # parts in the manifest whose files were missing or damaged
@@ -181,10 +183,21 @@ class Output:
         self._replace(parts=tuple(parts), totals=Totals.of(parts), model=same_model(self.manifest.model, model))
 
     def finish(self) -> None:
-        """Record that no part is missing; the output is complete unless rows are postponed."""
+        """Record that no part is missing; the output is complete unless rows are postponed.
+
+        Raises:
+            OutputError: parts were removed while others were written.
+        """
+        if removed := [part.name for part in self.manifest.parts if not (self._folder / part.name).is_file()]:
+            raise OutputError(
+                f"{len(removed)} parts, {removed[0]} among them, were removed from {self._folder} while the job ran: "
+                "run the same command again to score them anew"
+            )
         self._replace(complete=not self.manifest.totals.postponed)
 
     def _replace(self, **changes: Any) -> None:
+        if not os.fstat(self._lock.fileno()).st_nlink:
+            raise _removed(self._folder)
         self.manifest = self.manifest.model_copy(update=changes)
         data = self.manifest.model_dump_json(indent=2).encode()
         _write(self._path, data, self.manifest.shard)
@@ -223,7 +236,7 @@ def open_output(folder: Path, plan: Plan, shard: int) -> Iterator[Output]:
             _check_plan(folder, manifest.plan, plan)
         if not manifests and any(folder.glob("part-*.parquet")):
             raise OutputError(f"{folder} holds parts without a manifest: choose another --output")
-        output = Output(folder, path, manifests.get(path, Manifest(plan=plan, shard=shard)))
+        output = Output(folder, path, manifests.get(path, Manifest(plan=plan, shard=shard)), lock)
         output.begin(next((manifest.model for manifest in manifests.values() if manifest.model), None))
         yield output
 
@@ -257,11 +270,17 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _write(path: Path, data: Any, shard: int) -> None:
+    if not path.parent.is_dir():
+        raise _removed(path.parent)
     try:
         with atomic_writer(path, durable=True, owner=str(shard)) as file:
             file.write(data)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _removed(folder: Path) -> OutputError:
+    return OutputError(f"{folder} was removed while the job wrote to it: run the same command again to begin anew")
 
 
 def _name(model: LoadedModel) -> str:

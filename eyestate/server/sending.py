@@ -17,17 +17,20 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     expressions. Where nothing stands between it and the application, this writes the whole at once, in half the time.
     """
     cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle):
+        await response(scope, receive, send)
+        return
+    if cycle.flow.write_paused:
+        await cycle.flow.drain()  # the client reads earlier answers, or leaves
+    if cycle.transport.is_closing():  # of pipelined requests, uvicorn tells only the last that the client has left
+        cycle.disconnected = True
+        return
     if (
-        not isinstance(cycle, RequestResponseCycle)
-        or cycle.flow.write_paused
-        or cycle.disconnected
+        cycle.disconnected
         or (cycle.access_log and cycle.access_logger.isEnabledFor(logging.INFO))
         or scope["method"] == "HEAD"
     ):
         await response(scope, receive, send)
-        return
-    if cycle.transport.is_closing():  # of pipelined requests, uvicorn tells only the last that the client has left
-        cycle.disconnected = True
         return
     pieces: list[bytes | memoryview] = [STATUS_LINE[response.status_code]]
     closes = False

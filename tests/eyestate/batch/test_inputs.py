@@ -72,7 +72,7 @@ class TestFolder:
         (tmp_path / "01.png").unlink()
         (tmp_path / "02.png").write_bytes(bytes(20 * 2**20 + 1))
         found = list(Reader().rows(part))
-        assert (error(found[1]), error(found[2])) == ("unreadable_file", "image_too_large")
+        assert (error(found[1]), error(found[2])) == ("unavailable_file", "image_too_large")
 
 
 class TestList:

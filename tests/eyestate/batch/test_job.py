@@ -231,6 +231,29 @@ class TestFaults:
         assert service.seen()["posts"] == 4
         assert_scored(tmp_path / "out", CROPS | {"007.png": b"no image"})
 
+    @pytest.mark.parametrize("kind", ["folder", "list"])
+    def test_files_that_vanish_while_the_job_runs(
+        self, service: FaultyService, tmp_path: Path, source: Path, kind: str
+    ) -> None:
+        given, images = source, CROPS
+        if kind == "list":
+            given, images = tmp_path / "list.txt", CROPS | {"250.png": b""}
+            given.write_text("".join(f"{source}/{name}\n" for name in images))
+
+        class Removing(Told):
+            def advance(self, rows: int) -> None:
+                super().advance(rows)
+                if self.done == 100:
+                    source.rename(tmp_path / "unmounted")
+
+        first = run(job(service, tmp_path / "out", given), Removing())
+        assert (first.complete, first.totals.failed) == (False, len(images) - len(CROPS))
+        assert first.totals.postponed > 0
+        (tmp_path / "unmounted").rename(source)
+        last = run(job(service, tmp_path / "out", given), Told())
+        assert (last.complete, last.totals.failed) == (True, len(images) - len(CROPS))
+        assert pq.read_table(tmp_path / "out")["score"].null_count == last.totals.failed
+
     def test_killed_service_that_comes_back(self, tmp_path: Path, source: Path) -> None:
         bundle, log = write_bundle(tmp_path), tmp_path / "service.log"
         with faulty_service(bundle, log) as first:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -107,6 +108,35 @@ def test_part_that_is_no_longer_whole_is_forgotten(tmp_path: Path, damage: str) 
         assert sorted(output.done) == [0, 2]
         assert (output.lost, output.manifest.complete) == (1, False)
         assert output.manifest.totals.rows == 4
+
+
+def test_a_part_removed_while_others_are_written_leaves_the_output_incomplete(tmp_path: Path) -> None:
+    with open_output(tmp_path, PLAN, 0) as output:
+        for number in range(3):
+            output.add(written(tmp_path, number), MODEL)
+        (tmp_path / "part-000001.parquet").unlink()
+        with pytest.raises(OutputError, match=r"part-000001\.parquet among them, were removed .* run the same command"):
+            output.finish()
+    with open_output(tmp_path, PLAN, 0) as output:
+        assert (sorted(output.done), output.manifest.complete) == ([0, 2], False)
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_folder_removed_while_parts_are_written_is_not_written_to(tmp_path: Path, another: bool) -> None:
+    folder = tmp_path / "out"
+    with open_output(folder, PLAN, 0) as output:
+        part = written(folder, 0)
+        shutil.rmtree(folder)
+        if another:
+            folder.mkdir()
+        else:
+            with pytest.raises(OutputError, match=r"out was removed while the job wrote to it: run the same command"):
+                written(folder, 1)
+        with pytest.raises(OutputError, match="was removed"):
+            output.add(part, MODEL)
+    assert list(tmp_path.glob("out/*")) == []
+    with open_output(folder, PLAN, 0) as output:
+        assert not output.done
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,22 @@ def test_an_access_log_that_is_on_is_kept(caplog: pytest.LogCaptureFixture) -> N
 
     Exchange(log_level=logging.INFO).answered_by(ours)
     assert '"POST / HTTP/1.1" 200' in caplog.text
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_client_that_does_not_read_is_waited_for_until_it_leaves(method: str, left: bool) -> None:
+    exchange = Exchange(method)
+    exchange.transport.pause_reading = exchange.transport.resume_reading = lambda: None  # type: ignore[attr-defined]
+    exchange.cycle.flow.pause_writing()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = asyncio.create_task(send_response(PlainTextResponse("open"), scope, receive, send))
+        await asyncio.sleep(0)
+        assert not exchange.transport.written
+        exchange.transport.closed = left
+        exchange.cycle.flow.resume_writing()
+        await answer
+
+    written, *_ = exchange.answered_by(application)
+    assert bool(written) != left
