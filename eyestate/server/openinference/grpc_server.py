@@ -163,12 +163,16 @@ class GrpcServer:
             await context.abort(_code(error), _reason(error), trailing)
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_ON_STREAM)
+        room = asyncio.Semaphore(_ON_STREAM)
+        waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
 
         async def take() -> None:
-            async for data in requests:
-                await waiting.put(asyncio.create_task(self._streamed(data, context)))
-            await waiting.put(None)
+            try:
+                async for data in requests:
+                    await room.acquire()
+                    waiting.put_nowait(asyncio.create_task(self._streamed(data, context)))
+            finally:
+                waiting.put_nowait(None)
 
         taking = asyncio.create_task(take())
         try:
@@ -176,6 +180,7 @@ class GrpcServer:
                 answered = await answer
                 async with asyncio.timeout(self._timeout):
                     await context.write(answered)
+                room.release()
         except TimeoutError:
             reason = f"the client did not read its answers for {self._timeout:g} s"
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
