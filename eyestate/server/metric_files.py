@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from eyestate.errors import SettingError
+
+log = logging.getLogger("eyestate.server.metric_files")
 
 GAUGES: Final = ("gauge_livesum", "gauge_livemax")
 KINDS: Final = ("counter", "histogram", *GAUGES)
@@ -46,8 +49,7 @@ def claim(home: Path, workers: int) -> Path:
             folder = _made(home)
             _lock(folder)
         for kind, place in itertools.product(KINDS, range(1, workers + 1)):
-            with path(folder, kind, place).open("wb") as reserved:
-                os.posix_fallocate(reserved.fileno(), 0, FILE_BYTES)
+            _reserve(path(folder, kind, place))
     except OSError as error:
         needed = workers * len(KINDS) * FILE_BYTES // 2**10
         raise SettingError(f"BENTOML_HOME: the metrics need {needed:,} KiB in {home}: {error.strerror}") from None
@@ -70,10 +72,28 @@ def path(folder: Path, kind: str, place: int) -> Path:
 
 
 def forget_gauges(folder: Path, place: int) -> None:
-    """Drop the present state of a worker that has ended; what it counted stays."""
-    for kind in GAUGES:
-        with path(folder, kind, place).open("r+b") as file:
-            file.write(bytes(8))  # the bytes in use
+    """Drop the present state of a worker that has ended; what it counted stays.
+
+    What somebody has removed meanwhile, as programs that tidy up temporary folders do, is made anew.
+    """
+    try:
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+            _lock(folder)
+        for kind in KINDS:
+            file = path(folder, kind, place)
+            if not file.exists():
+                _reserve(file)
+            elif kind in GAUGES:
+                with file.open("r+b") as left:
+                    left.write(bytes(8))  # the bytes in use
+    except OSError as error:
+        log.error("cannot write the files of metrics in %s: %s", folder, error.strerror)
+
+
+def _reserve(file: Path) -> None:
+    with file.open("wb") as reserved:
+        os.posix_fallocate(reserved.fileno(), 0, FILE_BYTES)
 
 
 @contextmanager

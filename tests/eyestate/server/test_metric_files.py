@@ -93,3 +93,17 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_needed(tmp_path: Path, mo
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(SettingError, match=r"the metrics need 2,048 KiB in .*: No space left on device"):
         metric_files.claim(tmp_path, 2)
+
+
+def test_files_that_were_removed_are_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = metric_files.claim(tmp_path, 1)
+    shutil.rmtree(folder)
+    metric_files.forget_gauges(folder, 1)
+    assert {file.name for file in folder.iterdir()} == {f"{kind}_1.db" for kind in metric_files.KINDS}
+    other = metric_files.claim(tmp_path, 1)
+    assert other != folder
+    assert folder.exists()
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    metric_files.forget_gauges(folder, 1)
+    assert "cannot write the files of metrics" in caplog.text
