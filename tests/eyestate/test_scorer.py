@@ -14,7 +14,8 @@ from PIL import Image
 
 import eyestate
 from eyestate.arrays import Pixels, Scores
-from eyestate.bundle import load_bundle
+from eyestate.bundle import Bundle, load_bundle, load_model
+from eyestate.engine import Engine
 from eyestate.errors import (
     BundleError,
     CorruptImageError,
@@ -23,7 +24,8 @@ from eyestate.errors import (
     ImageTooSmallError,
     UnreadableFileError,
 )
-from eyestate.scorer import BATCH, Network, Scorer
+from eyestate.scorer import BATCH, Network, Scorer, open_scorer
+from eyestate.settings import Device
 from tests.bundles import brightness_network, write_bundle, write_cascade
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -231,6 +233,21 @@ class TestCascade:
         assert cascade.side == 32
         assert cascade.device == "cpu-fp32"
         assert cascade.states(cascade.score([grey(0, 24, 24), grey(128, 24, 24)])) == ["closed", "uncertain"]
+
+    @pytest.mark.parametrize(("threads", "of_small"), [(1, 1), (2, 1), (16, 2)])
+    def test_small_network_has_an_eighth_of_the_threads(
+        self, threads: int, of_small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: dict[str, int | None] = {}
+
+        class Recorded(Engine):
+            def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
+                given[bundle.manifest.name] = threads
+                super().__init__(bundle, device, threads)
+
+        monkeypatch.setattr("eyestate.scorer.Engine", Recorded)
+        open_scorer(load_model(str(write_cascade(tmp_path))), "cpu", threads)
+        assert given == {"small": of_small, "large": threads}
 
 
 class TestShippedModel:
