@@ -20,7 +20,7 @@ from eyestate.settings import Device, device_from_environment
 
 BATCH: Final = 256  # crops prepared at a time, which bounds the memory; more if an inference takes more
 # Where a tenth of the crops is deferred, to a network that costs seventy times as much, the small network of a cascade
-# has an eighth of the work. More threads of OpenVINO's would spin between its inferences for as long as a request takes.
+# has an eighth of the work. More threads of OpenVINO's would spin between its inferences, as long as a request takes.
 _SMALL_THREADS: Final = 1 / 8
 _STATES: Final[tuple[State, ...]] = ("open", "closed", "uncertain")
 
