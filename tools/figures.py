@@ -33,24 +33,12 @@ OF_OTHER_MODELS: Final = frozenset({"input_size.json", "pipeline/results.json"})
 # Reports that are older than the models that ship now. What is measured anew leaves this list, or the tests fail.
 KNOWN_STALE: Final = frozenset(
     {
-        "benchmarks/cpu.json",
-        "capacity/capacity.json",
         "container/cpu.json",
         "container/cuda.json",
-        "serving/bulk-cascade.json",
         "serving/bulk-small.json",
-        "serving/chaos-drain.json",
         "serving/chaos-hostile.json",
-        "serving/chaos-kill.json",
-        "serving/chaos-overload.json",
         "serving/chaos-soak.json",
-        "serving/devices.json",
-        "serving/footprint-cascade.json",
-        "serving/peers-cascade.json",
         "serving/peers-small.json",
-        "serving/protocols.json",
-        "serving/streams.json",
-        "temporal/blinks.json",
     }
 )
 
