@@ -237,6 +237,7 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "protocols": protocols,
     "queue": queue,
     "servers": partial(servers, DEFAULT_MODEL),
+    "servers, two processes": partial(servers, f"{DEFAULT_MODEL}-2"),
     "servers, small model": partial(servers, "small"),
     "start": start,
     "streams": streams,

@@ -325,7 +325,8 @@ class TestContent:
     def test_people_are_not_judged_by_their_own_answers(self, data: Data) -> None:
         stages, _ = stage_qualities(data.runs, data.pool, data.people)
         by_stage = {item.stage: item for item in stages}
-        assert by_stage["targets of self_training"].quality["all"].n == len(data.pool) - 9
+        for committee in ("self_training", "final_best"):
+            assert by_stage[f"targets of {committee}"].quality["all"].n == len(data.pool) - 9
         assert by_stage["consensus: all good clusterings agree"].quality["all"].n == 30
         accuracy = by_stage["consensus: all good clusterings agree"].quality["all"].accuracy
         assert accuracy is not None

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from training.data.datasets import CLOSED, OPEN, Crop
@@ -56,6 +57,7 @@ STAGES_ASKED: Final = {
     "label_2/answers.csv": "crops that the committee doubts",
 }
 FIRST_BELIEFS: Final = "committee/beliefs.csv"
+SECOND_BELIEFS: Final = "self_training/beliefs.csv"
 FINAL_BELIEFS: Final = "final_best/beliefs.csv"
 
 
@@ -318,8 +320,8 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         pseudo = runs.labels("pseudo_label/labels.csv", "pseudo-label")
         return merge(consensus, pseudo, human_labels(runs.answers(ANSWERS[0]).values()))
 
-    def targets() -> list[Label]:
-        targeted = soft_targets(pool, beliefs(runs, FIRST_BELIEFS), runs.answers(ANSWERS[1]))
+    def targets(believed: str) -> list[Label]:
+        targeted = soft_targets(pool, beliefs(runs, believed), runs.answers(ANSWERS[1]))
         return [Label(crop.name, crop.label, crop.target, "pseudo") for crop in targeted]
 
     def verdicts(name: str, maker: str) -> list[tuple[str, Callable[[], list[Label]], bool]]:
@@ -331,7 +333,7 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
     believed = [
         ("kaggle_model, before any crop of this kind", "kaggle_model/scores.csv", "score"),
         ("committee, before any crop of this kind", FIRST_BELIEFS, "committee"),
-        ("self_training, cross-fitted", "self_training/beliefs.csv", "committee"),
+        ("self_training, cross-fitted", SECOND_BELIEFS, "committee"),
         ("final_best, cross-fitted", FINAL_BELIEFS, "committee"),
     ]
     kaggle, *rounds = [
@@ -350,7 +352,8 @@ def _stages(runs: Runs, pool: Sequence[Crop]) -> list[tuple[str, Callable[[], li
         ),
         ("all labels of final_baseline", baseline, True),
         *(stage for pair in rounds for stage in pair),
-        ("targets of self_training", targets, True),
+        ("targets of self_training", partial(targets, FIRST_BELIEFS), True),
+        ("targets of final_best", partial(targets, SECOND_BELIEFS), True),
     ]
 
 
