@@ -36,7 +36,6 @@ KNOWN_STALE: Final = frozenset(
         "container/cpu.json",
         "container/cuda.json",
         "serving/bulk-small.json",
-        "serving/chaos-hostile.json",
         "serving/chaos-soak.json",
         "serving/peers-small.json",
     }
