@@ -33,7 +33,6 @@ OF_OTHER_MODELS: Final = frozenset({"input_size.json", "pipeline/results.json"})
 # Reports that are older than the models that ship now. What is measured anew leaves this list, or the tests fail.
 KNOWN_STALE: Final = frozenset(
     {
-        "container/cpu.json",
         "container/cuda.json",
         "serving/bulk-small.json",
         "serving/chaos-soak.json",
