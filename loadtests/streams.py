@@ -14,9 +14,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, Event, Ping, Request, TextMessage
 
 from eyestate.bundle import load_model
-from tools.harness.report import REPORTS, conditions, describe_conditions, table, write_report
+from tools.harness.report import REPORTS, conditions, describe_conditions, write_report
 from tools.harness.servers import PROJECT, Server
 from tools.harness.service import running_service
+from tools.speed_tables import streams_table
 
 FRAMES: Final = {
     "crop": PROJECT / "examples" / "open.jpg",
@@ -146,25 +147,10 @@ def main(*, model: str | None, idle: int, active: int, rate: float, faces: int, 
                 | {"streams": faces}
             )
     about = conditions(bundle, idle=idle, active=active, rate=rate, faces=faces, seconds=seconds)
-    text = table(
-        [
-            "Frames",
-            "Active streams",
-            "Frames/s",
-            "p50, ms",
-            "p99, ms",
-            "MiB before",
-            "with idle streams",
-            "with active",
-        ],
-        [
-            (row["mode"], row["streams"], row["frames_per_second"], row["p50_ms"], row["p99_ms"], *row["memory_mib"])
-            for row in rows
-        ],
-    )
     page = (
         f"# Streams\n\nOne worker. Beside the streams of crops there are {idle:,} idle ones; each active stream sends "
-        f"{rate:g} frames a second, one after the other is answered. Memory is the PSS of all processes.\n\n{text}\n"
+        f"{rate:g} frames a second, one after the other is answered. Memory is the PSS of all processes.\n\n"
+        f"{streams_table(rows)}\n"
         f"`python -m loadtests.streams`. {describe_conditions(about)}\n"
     )
     write_report(output, "streams", {"about": about, "rows": rows}, page)

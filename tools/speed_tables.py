@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -169,20 +169,16 @@ def endurance() -> str:
 
 def streams() -> str:
     """Latency and memory of streams."""
-    found = _report("serving/streams")
-    head = [
-        "Frames",
-        "Active streams",
-        "Frames/s",
-        "p50, ms",
-        "p99, ms",
-        "MiB before",
-        "with idle ones",
-        "with active ones",
-    ]
+    return streams_table(_report("serving/streams")["rows"])
+
+
+def streams_table(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows of ``loadtests.streams`` as a table."""
+    memory = ["MiB before", "with idle streams", "with active ones"]
     speed = ("streams", "frames_per_second", "p50_ms", "p99_ms")
     return table(
-        head, [[row["mode"], *(f"{row[key]:,}" for key in speed), *row["memory_mib"]] for row in found["rows"]]
+        ["Frames", "Active streams", "Frames/s", "p50, ms", "p99, ms", *memory],
+        [[row["mode"], *(f"{row[key]:,}" for key in speed), *row["memory_mib"]] for row in rows],
     )
 
 
@@ -222,7 +218,7 @@ def queue() -> str:
     most = max(point["crops_per_second"] for point in ours[0]["points"])
     return _filled(
         f"A worker with the default model and a core of its own scored at most {most:,.0f} single crops a second "
-        f"({ours[0]['device']}), which makes {most * 0.25 / 2:,.0f}."
+        f"({ours[0]['device']}), which makes {most * found['limits']['single'] / 1000 / 2:,.0f}."
     )
 
 

@@ -111,7 +111,7 @@ def test_memory_covers_what_a_worker_takes(objects: tuple[Manifest, ...]) -> Non
     """
     spec = only(objects, "Deployment")["spec"]["template"]["spec"]
     page = (K8S.parent / "docs" / "operations.md").read_text()
-    ceiling = int(re.search(r"A worker takes at most ([\d,]+) MiB", page)[1].replace(",", ""))  # type: ignore[index]
+    ceiling = int(re.search(r"A worker takes at most ([\d,]+) MiB", page)[1].replace(",", ""))  # type: ignore[index]  # else it fails
     measured = json.loads((REPORTS / "serving" / "footprint-cascade.json").read_text())["rows"]
     usual = max(row["memory"] for row in measured if row["load"].startswith(("single crops", "images")))
     workers = int(only(objects, "ConfigMap")["data"]["EYESTATE_WORKERS"])

@@ -28,7 +28,10 @@ def test_a_model_that_is_loaded_later_is_opened_by_no_thread_that_has_stepped_ba
 
     async def load() -> None:
         asyncio.get_running_loop().set_default_executor(app._body_threads(Settings()))
-        opened: Any = lambda _: threading.get_ident()  # noqa: E731
+
+        def opened(_: object) -> Any:
+            return threading.get_ident()
+
         control = app._model_control(Settings(), model, opened, served.append)
         following = asyncio.create_task(control.follow())
         await control.load(model.onnx.parent)

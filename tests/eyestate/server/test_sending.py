@@ -135,6 +135,7 @@ def test_an_access_log_that_is_on_is_kept(caplog: pytest.LogCaptureFixture) -> N
 @pytest.mark.parametrize("left", [True, False])
 def test_a_client_that_does_not_read_is_waited_for_until_it_leaves(method: str, left: bool) -> None:
     exchange = Exchange(method)
+    # uvicorn calls them, and this transport has none.
     exchange.transport.pause_reading = exchange.transport.resume_reading = lambda: None  # type: ignore[attr-defined]
     exchange.cycle.flow.pause_writing()
 
