@@ -33,17 +33,14 @@ class Scorer(ABC):
         device: what computes, with its precision.
         deferred: crops so far that a cascade deferred to its large network.
         resizes: whether ``run`` takes crops of other sizes than its input's too.
+        side: width and height in pixels of the input of ``run``.
     """
 
     manifest: Card
     device: str
+    side: int
     deferred: int = 0
     resizes: bool = False
-
-    @property
-    @abstractmethod
-    def side(self) -> int:
-        """Width and height in pixels of the input of ``run``."""
 
     @property
     @abstractmethod
@@ -148,13 +145,10 @@ class Network(Scorer):
             SettingError: ``$EYESTATE_DEVICE`` is needed and names no device.
         """
         self.manifest = bundle.manifest
+        self.side = self.manifest.input.side
         self._engine = Engine(bundle, device or device_from_environment(), threads)
         self.device = self._engine.device
         self.resizes = self._engine.resizes
-
-    @property
-    def side(self) -> int:
-        return self.manifest.input.side
 
     @property
     def batch_size(self) -> int:
@@ -188,6 +182,7 @@ class Cascade(Scorer):
         self._quick = Network(bundle.small, device, max(1, int(threads * _SMALL_THREADS)))
         self._thorough = Network(bundle.large, device, threads)
         self.device = self._thorough.device
+        self.side = self._thorough.side
         band = self.manifest.deferral_band
         self._band = float(np.float32(band.low)), float(np.float32(band.high))  # as an array would be compared
 
@@ -200,10 +195,6 @@ class Cascade(Scorer):
     def large(self) -> Network:
         """The thorough network."""
         return self._thorough
-
-    @property
-    def side(self) -> int:
-        return self._thorough.side
 
     @property
     def batch_size(self) -> int:

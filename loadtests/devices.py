@@ -117,6 +117,7 @@ def measure(network: Bundle, thresholds: Thresholds, plan: Plan) -> Measured:
     if data_dir().is_dir():
         mrl = load_mrl(data_dir() / "mrl-eyes.zip").crops
         unlabelled = data_dir() / "eyes-dataset.zip"
+        SCRATCH.mkdir(parents=True, exist_ok=True)
         int8 = SCRATCH / f"{network.manifest.name}-int8.onnx"
         pool, _ = hold_out(load_crops(unlabelled).crops)
         write_int8(network.onnx, calibration_crops(mrl, pool, side), int8)

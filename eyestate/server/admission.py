@@ -68,13 +68,17 @@ class Places:
         self._expected.clear()
         self._coming = 0
 
+    def full(self, client: str) -> str | None:
+        """Why there is no place for another request of a client, None where there is one."""
+        return self._full(client, 0, 0) if self._taken >= self._most else None
+
     def check(self, client: str) -> None:
         """Whether there is a place for another request of a client.
 
         Raises:
             OverloadedError: there is none.
         """
-        if self._taken >= self._most and (why := self._full(client, 0, 0)):
+        if why := self.full(client):
             raise OverloadedError(why, 1)
 
     def _full(self, client: str, own: int, coming: int) -> str | None:
@@ -211,6 +215,10 @@ class Quota:
             QuotaExceededError: there is not.
         """
         self._require(1)
+
+    def give_back(self, crops: int) -> None:
+        """Do not count crops that were counted before, since their request begins again."""
+        self._left += crops
 
     def _require(self, crops: int) -> None:
         now = time.monotonic()

@@ -32,6 +32,7 @@ from eyestate.server.auth import ApiKeys
 from eyestate.server.batching import open_batcher
 from eyestate.server.edge import Edge
 from eyestate.server.face_pool import FacePool
+from eyestate.server.fast_path import FastPath
 from eyestate.server.hosts import listening_addresses
 from eyestate.server.lifecycle import graceful_shutdown
 from eyestate.server.metrics import CONTENT_TYPE, Monitor
@@ -152,6 +153,7 @@ _API: Final = Api(
     hint="GET / describes what there is",
 )
 _ROUTES: Final = RoutingTable(openinference.API, _API)
+_SCORE: Final = Target(score, "/v1/score", error_response)
 
 
 def create_app(settings: Settings, model: Bundle | CascadeBundle) -> Starlette:
@@ -233,6 +235,8 @@ def wrap(app: Starlette, fallback: ASGIApp, settings: Settings) -> ASGIApp:
 
     edge = Edge(find, others, timeout=settings.timeout, keys=keys)
     app.state.edge = edge
+    # Answers that pages of other sites may read are marked as such, which the fast path does not do.
+    app.state.fast_path = None if settings.allowed_origins else FastPath(edge, _SCORE)
     sharing = cors.Sharing(edge, settings.allowed_origins) if settings.allowed_origins else None
     return sharing or edge
 
@@ -265,6 +269,8 @@ def _serve(app: Starlette, monitor: Monitor, runtime: Runtime) -> None:
     scorer, batcher = runtime.scorer, runtime.batcher
     monitor.watch(scorer.manifest, scorer.device, lambda: batcher.waiting, lambda: scorer.deferred)
     app.state.runtime = runtime
+    if app.state.fast_path:
+        app.state.fast_path.runtime = runtime
     log.info("ready", extra={"model": scorer.manifest.name, "device": scorer.device, "batch": batcher.batch_size})
 
 

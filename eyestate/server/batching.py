@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eyestate.arrays import Pixels, Scores
+from eyestate.errors import OverloadedError
 from eyestate.scorer import Cascade, Scorer
 from eyestate.server import metrics, processes
 from eyestate.server.admission import overloaded, smoothed
@@ -28,26 +30,54 @@ Score = Callable[[Sequence[Pixels]], Scores]
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
-    """The crops of one request, and how many of them are ``taken`` into batches and ``scored``."""
+class Submission:
+    """The crops of one request, and who is told their scores.
+
+    Attributes:
+        crops: N grey crops, uint8, at least one.
+        answer: called once, on the event loop, with P(open) of each crop, float32 (N,), or why there is none.
+        held_by: what may still score them, and is told if nobody wants the scores any more.
+        ended: whether ``answer`` was called or will never be.
+        queued: when they were queued, by ``time.perf_counter``.
+        scores: so far, of crops in several batches.
+        taken, scored: how many of them have been taken into batches, and scored.
+    """
 
     crops: Crops
-    answered: asyncio.Future[Scores]
-    queued: float
-    scores: Scores | None = None  # of a request in several batches
+    answer: Callable[[Scores | Exception], None]
+    held_by: Batcher | Submission | None = None
+    ended: bool = False
+    queued: float = 0.0
+    scores: Scores | None = None
     taken: int = 0
     scored: int = 0
 
     @property
     def waiting(self) -> int:
+        """Crops that are in no batch yet."""
         return len(self.crops) - self.taken
+
+    def end(self, result: Scores | Exception) -> None:
+        """Tell the result."""
+        self.ended = True
+        self.answer(result)
+
+    def cancel(self) -> None:
+        """Free the place in the queue: nobody waits for the scores any more."""
+        if self.ended:
+            return
+        self.ended = True
+        if isinstance(self.held_by, Submission):
+            self.held_by.cancel()
+        elif self.held_by is not None:
+            self.held_by.forget(self)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Slices of requests that are scored together."""
 
-    parts: list[tuple[_Request, slice]] = field(default_factory=list)
+    parts: list[tuple[Submission, slice]] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)  # seconds that each request waited for its first batch
     size: int = 0
     seconds: float = 0.0
@@ -68,12 +98,62 @@ class _Batch:
         return results
 
 
-class Batcher:
+class Queue(ABC):
+    """Where crops wait to be scored. Belongs to one event loop; not thread-safe.
+
+    Attributes:
+        batch_size: crops that are scored together at most.
+    """
+
+    batch_size: int
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """Crops waiting for an inference."""
+
+    @abstractmethod
+    def enqueue(self, submission: Submission) -> None:
+        """Have crops scored, perhaps at once.
+
+        Raises:
+            OverloadedError: the crops do not fit into the queue; none of them is scored.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the threads; nothing may be submitted afterwards."""
+
+    async def submit(self, crops: Crops) -> Scores:
+        """P(open) of each crop. Cancelling the caller frees its place in the queue.
+
+        Args:
+            crops: N grey crops, uint8.
+
+        Returns:
+            float32 (N,).
+
+        Raises:
+            OverloadedError: as of ``enqueue``.
+        """
+        if len(crops) == 0:
+            return np.empty(0, np.float32)
+        answered: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
+        submission = Submission(crops, partial(_resolve, answered))
+        self.enqueue(submission)
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            submission.cancel()
+            raise
+
+
+class Batcher(Queue):
     """Scores the crops of concurrent requests in batches.
 
     There is no delay to fill a batch: what is waiting is scored, and what arrives meanwhile forms the next batch, so
     batches grow with the load. Every waiting request gets an equal share of each batch, so a request with thousands of
-    crops does not hold up one with a single crop. Belongs to one event loop; not thread-safe.
+    crops does not hold up one with a single crop.
     """
 
     def __init__(
@@ -101,7 +181,7 @@ class Batcher:
         self._max_wait = max_wait
         self._arrived = 0  # requests in this iteration of the event loop
         self._arrived_before = 0  # in the last iteration that had any
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Submission] = deque()
         self._waiting = 0
         self._in_flight = 0  # batches submitted to the thread,
         self._computed = 0  # and their crops
@@ -111,45 +191,34 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Crops waiting for an inference."""
         return self._waiting
 
-    async def submit(self, crops: Crops) -> Scores:
-        """P(open) of each crop. Cancelling the caller frees its place in the queue.
-
-        Args:
-            crops: N grey crops, uint8.
-
-        Returns:
-            float32 (N,).
-
-        Raises:
-            OverloadedError: the crops do not fit into the queue; none of them is scored.
-        """
-        if len(crops) == 0:
-            return np.empty(0, np.float32)
-        loop = asyncio.get_running_loop()
+    def enqueue(self, submission: Submission) -> None:
+        number = len(submission.crops)
         self._arrived += 1
         if self._arrived == 1:
-            loop.call_soon(self._end_turn)
-            if self._is_alone(len(crops)):
-                return self._score_now(crops)
-        self._admit(len(crops))
-        request = _Request(crops, loop.create_future(), time.perf_counter())
-        self._requests.append(request)
-        self._waiting += len(crops)
-        try:
-            return await request.answered
-        except asyncio.CancelledError:
-            self._forget(request)
-            raise
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            if self._is_alone(number):
+                submission.end(self._score_now(submission.crops))
+                return
+        self._admit(number)
+        submission.queued = time.perf_counter()
+        submission.held_by = self
+        self._requests.append(submission)
+        self._waiting += number
+
+    def forget(self, submission: Submission) -> None:
+        """Take no further crops of a request."""
+        if submission.waiting:
+            self._requests.remove(submission)
+            self._waiting -= submission.waiting
+            submission.taken = len(submission.crops)
 
     def step_back(self) -> None:
         """From now on leave the cores to the event loop, and to other batchers, whenever they have work."""
         self._thread.submit(processes.step_back)
 
     def close(self) -> None:
-        """Release the thread; nothing may be submitted afterwards."""
         self._thread.shutdown(wait=False)
 
     def _is_alone(self, crops: int) -> bool:
@@ -180,12 +249,6 @@ class Batcher:
             surplus = max(surplus, others + crops - int(self._max_wait / self._seconds_per_crop))
         if surplus > 0:
             raise overloaded(f"{self._waiting:,} crops", surplus * self._seconds_per_crop)
-
-    def _forget(self, request: _Request) -> None:
-        if request.waiting:
-            self._requests.remove(request)
-            self._waiting -= request.waiting
-            request.taken = len(request.crops)
 
     def _pump(self) -> None:
         """Score what is waiting: immediately if that is fast, otherwise in the thread."""
@@ -244,24 +307,24 @@ class Batcher:
             self._seconds_per_crop = smoothed(self._seconds_per_crop, batch.seconds / batch.size, full)
             metrics.batch(batch.size, batch.waits, batch.seconds)
         for (request, part), result in zip(batch.parts, results, strict=True):
-            if request.answered.done():
+            if request.ended:
                 continue
             if isinstance(result, Exception):
-                self._forget(request)
-                request.answered.set_exception(result)
+                self.forget(request)
+                request.end(result)
                 continue
             if len(result) == len(request.crops):
-                request.answered.set_result(result)
+                request.end(result)
                 continue
             if request.scores is None:
                 request.scores = np.empty(len(request.crops), np.float32)
             request.scores[part] = result
             request.scored += len(result)
             if request.scored == len(request.crops):
-                request.answered.set_result(request.scores)
+                request.end(request.scores)
 
 
-class CascadeBatcher:
+class CascadeBatcher(Queue):
     """Scores crops in batches of a small network, and those that it defers in batches of a large one.
 
     The networks take turns with nobody: each has its queue, its thread, its shares and its expected time. So a crop of
@@ -282,29 +345,42 @@ class CascadeBatcher:
 
     @property
     def waiting(self) -> int:
-        """Crops waiting for an inference."""
         return self._small.waiting + self._large.waiting
 
-    async def submit(self, crops: Crops) -> Scores:
-        """As that of ``Batcher``.
+    def enqueue(self, submission: Submission) -> None:
+        """As of ``Queue``.
 
-        Raises:
-            OverloadedError: the crops do not fit into the queue, or so many are deferred that the large network would
-                take too long.
+        It fails later, too, where so many crops are deferred that the large network would take too long.
         """
-        scores = await self._small.submit(crops)
-        chosen = self._defer(scores)
-        if chosen is not None:
-            scores[chosen] = await self._large.submit(_selected(crops, chosen))
-        return scores
+        small = Submission(submission.crops, partial(self._scored_by_small, submission))
+        submission.held_by = small
+        self._small.enqueue(small)
 
     def close(self) -> None:
-        """Release the threads; nothing may be submitted afterwards."""
         self._small.close()
         self._large.close()
 
+    def _scored_by_small(self, submission: Submission, scores: Scores | Exception) -> None:
+        if isinstance(scores, Exception) or (chosen := self._defer(scores)) is None:
+            submission.end(scores)
+            return
 
-def open_batcher(scorer: Scorer, *, capacity: int, max_wait: float) -> Batcher | CascadeBatcher:
+        def scored_by_large(better: Scores | Exception) -> None:
+            if isinstance(better, Exception):
+                submission.end(better)
+                return
+            scores[chosen] = better
+            submission.end(scores)
+
+        large = Submission(_selected(submission.crops, chosen), scored_by_large)
+        submission.held_by = large
+        try:
+            self._large.enqueue(large)
+        except OverloadedError as error:
+            submission.end(error)
+
+
+def open_batcher(scorer: Scorer, *, capacity: int, max_wait: float) -> Queue:
     """A batcher for a model; ``capacity`` and ``max_wait`` are those of each of its networks."""
     if isinstance(scorer, Cascade):
         small, large = (_batcher(network, capacity, max_wait) for network in (scorer.small, scorer.large))
@@ -321,6 +397,15 @@ def _batcher(scorer: Scorer, capacity: int, max_wait: float) -> Batcher:
         capacity=capacity,
         max_wait=max_wait,
     )
+
+
+def _resolve(answered: asyncio.Future[Scores], result: Scores | Exception) -> None:
+    if answered.done():
+        return  # cancelled
+    if isinstance(result, Exception):
+        answered.set_exception(result)
+    else:
+        answered.set_result(result)
 
 
 def _selected(crops: Crops, chosen: npt.NDArray[np.bool_]) -> Crops:

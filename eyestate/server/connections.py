@@ -8,23 +8,26 @@ answer, and in the same form.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from functools import partial
 from random import getrandbits
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import httptools
 from starlette.types import Scope
 from uvicorn.config import HTTP_PROTOCOLS, Config
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware, _TrustedHosts
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
 from eyestate.server.connection_limit import ConnectionLimit, allow_files
-from eyestate.server.handshake import PATH, opens_stream
+from eyestate.server.fast_path import MAX_BYTES, PATH, DirectRequest, FastPath
+from eyestate.server.handshake import PATH as STREAM_PATH
+from eyestate.server.handshake import opens_stream
 from eyestate.server.hosts import AllowedHosts, listens_on_loopback
 from eyestate.server.responses import error_response
 from eyestate.settings import Settings
@@ -49,6 +52,9 @@ class Gate(Protocol):
     def expect(self, client: str) -> str | None:
         """Why there will be no place for another request of an address, None where there should be one."""
 
+    def full(self, client: str) -> str | None:
+        """As ``expect``, of a request that takes its place at once."""
+
     def refusal(self, scope: Scope, why: str) -> bytes | None:
         """The answer for that reason; None where the request has to be handled like any other."""
 
@@ -56,7 +62,7 @@ class Gate(Protocol):
         """Make room where no connection is idle; whether there was such an upload."""
 
 
-def install(settings: Settings, gate: Gate) -> None:
+def install(settings: Settings, gate: Gate, fast_path: FastPath | None) -> None:
     """Have the server of this process speak HTTP through ``Connection``.
 
     BentoML's workers pass no ``http`` to uvicorn and have no option for it, so uvicorn takes the entry "auto" of its
@@ -65,6 +71,7 @@ def install(settings: Settings, gate: Gate) -> None:
     Args:
         settings: of the service.
         gate: of the application.
+        fast_path: answers plain requests; None leaves them to the application, too.
     """
     allow_files()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(
@@ -82,6 +89,7 @@ def install(settings: Settings, gate: Gate) -> None:
         limit=ConnectionLimit(gate.end_slowest_upload),
         # Behind a proxy the address of the client is in a header, and answers for other sites' pages are marked.
         gate=None if settings.trusted_proxies or settings.allowed_origins else gate,
+        fast_path=fast_path,
     )
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
@@ -92,8 +100,9 @@ class Connection(HttpToolsProtocol):
     llhttp, the parser, rejects most of what proxies and servers understand in different ways; the rest is rejected
     here. An offer to upgrade is ignored (RFC 9110, 7.8), but for the valid handshake of a stream.
 
-    uvicorn's timer for idle connections runs from the start of the connection and after each answer until the next
-    head is complete, so that requests whose head comes in one piece pay for nothing else.
+    The time for idle connections runs from the start of the connection and after each answer until the next head is
+    complete, so that requests whose head comes in one piece pay for nothing else. One timer looks at it, late at worst:
+    to start and stop one for each request would take longer than to parse the request.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Connection(HttpToolsProtocol):
         hosts: AllowedHosts,
         limit: ConnectionLimit,
         gate: Gate | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
         """Args:
         config, server_state, app_state, _loop: uvicorn's.
@@ -116,16 +126,22 @@ class Connection(HttpToolsProtocol):
         hosts: that requests may be for.
         limit: of connections, shared by all of this process.
         gate: refuses requests by their heads; None leaves that to the application.
+        fast_path: answers plain requests; None leaves them to the application, too.
         """
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
         self.ws_protocol_class = None
         if not config.forwarded_allow_ips and isinstance(self.app, ProxyHeadersMiddleware):
             self.app = self.app.app  # which trusts nobody, so it would do nothing
+        self._proxies = self.app.trusted_hosts if isinstance(self.app, ProxyHeadersMiddleware) else None
         self._timeout = timeout
         self._hosts = hosts
         self._limit = limit
         self._gate = gate
+        logs_all = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
+        self._fast_path = None if logs_all or self.limit_concurrency or self.root_path else fast_path
+        self._plain: bytes | None = None  # the body so far of a request that may be for the fast path
+        self._direct: DirectRequest | None = None  # the last one that was
         self._turned_away = False  # the present request, of which the rest is ignored
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
         self._framing: dict[bytes, bytes] = {}  # of the present head
@@ -133,6 +149,8 @@ class Connection(HttpToolsProtocol):
         self._head_timed = False
         self._refused = False
         self._unread: TimerHandle | None = None
+        self._due = math.inf  # when the connection is given up, on the loop's clock,
+        self._timer: TimerHandle | None = None  # which looks whether it is
 
     @property
     def address(self) -> str:
@@ -146,11 +164,16 @@ class Connection(HttpToolsProtocol):
         self._limit.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers."""
+        """Stop all timers, and give up what is under way."""
         self._unset_keepalive_if_required()
+        if self._timer:
+            self._timer.cancel()
         self._stop_waiting_for_reader()
         self._limit.closed(self)
+        if self._direct:
+            self._direct.lost()
         super().connection_lost(exc)
+        self._direct = self.cycle = None  # type: ignore[assignment]  # uvicorn leaves it to the garbage collection
 
     def shutdown(self) -> None:
         """End the connection as the server stops; a request that has not begun or is not here yet has a moment left."""
@@ -165,21 +188,25 @@ class Connection(HttpToolsProtocol):
             return
         self._pending += len(data)
         try:
-            self._parse(data)
+            offer = self._feed(data)
+            if offer is not None:
+                self._pass_over(data, offer)
         except httptools.HttpParserError as error:
             fault = error.__context__ or error  # raised by a callback below
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
             return
+        if self._plain is not None:
+            self._leave_to_application()
         if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
             self._refuse(_too_large())
         elif self._in_head and not self._head_timed:
             self._time_head()
 
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Have the parser take all of it. It stops at a head that offers an upgrade, whose body it takes for data of
-        the other protocol; another takes the head without the offer, and what follows.
+    def _pass_over(self, data: bytes | memoryview, offer: int | None) -> None:
+        """Have a parser take what follows a head that offers an upgrade, and ends at ``offer``.
+
+        The parser takes the body for data of the other protocol, so another one takes the head without the offer.
         """
-        offer = self._feed(data)
         while offer is not None:
             data = memoryview(data)[offer:]
             if self._opens_stream():
@@ -214,8 +241,8 @@ class Connection(HttpToolsProtocol):
             **self.scope,
             "type": "websocket",
             "scheme": "wss" if self.scheme == "https" else "ws",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": STREAM_PATH,
+            "raw_path": STREAM_PATH.encode(),
             "query_string": self.url.partition(b"?")[2],
             "subprotocols": [],
         }
@@ -279,22 +306,74 @@ class Connection(HttpToolsProtocol):
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 raise _too_large()
-        self._check_head()
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        self._check_head(method, version)
         if self.parser.should_upgrade():
             return  # it comes again, without the offer
         self._pending = 0
         self._in_head = self._head_timed = False
         self._unset_keepalive_if_required()
         self._limit.busy(self)
+        if method == b"POST" and version == "1.1" and self._is_plain():
+            self._plain = b""
+        else:
+            self._begin()
+
+    def _begin(self) -> bool:
+        """Have the application begin with a request; False if it is turned away."""
         gate = self._gate
-        if gate and (why := gate.expect(self.client[0] if self.client else "")) and self._turn_away(why, gate):
-            return
+        if gate and (why := gate.expect(self.address)) and self._turn_away(why, gate):
+            return False
         super().on_headers_complete()
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # until the body has come: who is answered before need not send it
+        return True
 
-    def _check_head(self) -> None:
-        version = self.parser.get_http_version()
+    def _is_plain(self) -> bool:
+        """Whether the fast path may answer the request, by its head."""
+        return (
+            self._fast_path is not None
+            and self.url == PATH
+            and int(self._framing.get(b"content-length", b"0")) in range(1, MAX_BYTES + 1)
+            and self.parser.should_keep_alive()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _answer_directly(self, body: bytes) -> bool:
+        """Have a request that looks plain answered on the fast path, or refused; False if it is none for it."""
+        fast_path, gate = self._fast_path, self._gate
+        assert fast_path is not None
+        if gate and (why := gate.full(self.address)) and self._turn_away(why, gate):
+            return True
+        self.scope["method"] = "POST"
+        if self._proxies is not None and self.address in self._proxies:
+            self.scope["client"] = self._forwarded_for(self._proxies) or self.client
+        before = self.cycle
+        request = self._direct = DirectRequest(fast_path, cast("Scope", self.scope), self)
+        self.cycle = request  # type: ignore[assignment]  # uvicorn asks no more of it
+        if fast_path.begin(request, body):
+            return True
+        self.cycle, self._direct = before, None
+        return False
+
+    def _forwarded_for(self, proxies: _TrustedHosts) -> tuple[str, int] | None:
+        """The client by what trusted proxies say, as uvicorn's middleware has it; None where they say nothing."""
+        values = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        host, port = proxies.get_trusted_client_address(b", ".join(values).decode("latin-1"))
+        return (host, port) if host else None
+
+    def _leave_to_application(self) -> bool:
+        """Go on with a request that looked plain like with any other; False if it is turned away."""
+        body, self._plain = self._plain, None
+        if not self._begin():
+            return False
+        if body:
+            self.on_body(body)
+        return True
+
+    def _check_head(self, method: bytes, version: str) -> None:
         if version not in _VERSIONS:
             raise MalformedRequestError(f"this is HTTP/{version}; send HTTP/1.1")
         if version == "1.1" and b"host" not in self._framing:
@@ -302,7 +381,7 @@ class Connection(HttpToolsProtocol):
         coding = self._framing.get(b"transfer-encoding")
         if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
             raise MalformedRequestError("the transfer encoding has to be chunked, in HTTP/1.1")
-        if self.parser.get_method() == b"CONNECT":
+        if method == b"CONNECT":
             raise MalformedRequestError("this is no proxy")
         if not self.url.startswith(b"/"):
             if not httptools.parse_url(self.url).path:
@@ -338,7 +417,10 @@ class Connection(HttpToolsProtocol):
         self._pending = 0
         if self._turned_away:
             return
-        super().on_body(body)
+        if self._plain is None:
+            super().on_body(body)
+        else:
+            self._plain += body
 
     def on_message_complete(self) -> None:
         """A request is complete."""
@@ -347,16 +429,32 @@ class Connection(HttpToolsProtocol):
         self._pending = 0
         if self._turned_away:
             return
+        if self._plain is not None:
+            if self._answer_directly(self._plain):
+                self._plain = None
+                return
+            if not self._leave_to_application():
+                return
         if self.expect_100_continue and not self.cycle.response_started:
             self.cycle.keep_alive = self.scope["http_version"] == "1.1" and self.parser.should_keep_alive()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is complete: the connection is idle, unless another head has begun to arrive."""
-        super().on_response_complete()
+        """An answer is complete: the connection is idle, unless another request or head has begun to arrive.
+
+        As uvicorn has it, which starts a timer after each answer, and stops it at the next request.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._time(self.timeout_keep_alive)
         if self.cycle.response_complete:
             self._limit.idle(self)
-        if self._in_head and not self.transport.is_closing():
+        if self._in_head:
             self._time_head()
 
     def give_way(self) -> None:
@@ -386,7 +484,24 @@ class Connection(HttpToolsProtocol):
         self._time(self._timeout)
 
     def _time(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+        """Give the connection up after that time, unless that is taken back."""
+        self._due = self.loop.time() + seconds
+        if self._timer and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._due, self._look_at_time)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Take it back."""
+        self._due = math.inf
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self._due <= self.loop.time():
+            self.timeout_keep_alive_handler()
+        elif self._due < math.inf:
+            self._timer = self.loop.call_at(self._due, self._look_at_time)
 
     def _stop_waiting_for_reader(self) -> None:
         if self._unread is not None:
@@ -426,7 +541,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()  # closing immediately would reset the connection, and the response could be lost
-            self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+            self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
         else:
             self.transport.close()
 

@@ -13,12 +13,12 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from random import getrandbits
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -51,9 +51,29 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DRAIN_RETRY_SECONDS: Final = 1
 
 
+class ActiveRequest(Protocol):
+    """A request in flight, as ``Edge`` sees it.
+
+    Attributes:
+        scope: of the request.
+        upload: its body.
+        ended: whether it was cancelled.
+    """
+
+    scope: Scope
+    upload: Upload
+    ended: bool
+
+    def cancel(self, error: EyestateError | None) -> None:
+        """Interrupt the request, which is answered with the error; None: its client has disconnected."""
+
+    def watch_client(self) -> None:
+        """Cancel the request when the client disconnects, from now on. Called once the body is here, perhaps often."""
+
+
 @dataclass(slots=True, eq=False)
-class _ActiveRequest:
-    """A request in flight."""
+class _TaskRequest:
+    """A request that a task works for."""
 
     scope: Scope
     receive: Receive
@@ -64,14 +84,13 @@ class _ActiveRequest:
     watch: asyncio.Future[Message] | None = None
 
     def cancel(self, error: EyestateError | None) -> None:
-        """Interrupt the request, which is answered with the error; None: its client has disconnected."""
         self.error, self.ended = error, True
         self.task.cancel()
 
-    def watch_client(self) -> None:
-        """Cancel the request when the client disconnects. Only once the body is read: ``receive`` has no other news."""
-        self.watch = asyncio.ensure_future(self.receive())
-        self.watch.add_done_callback(self._on_disconnect)
+    def watch_client(self) -> None:  # only once the body is read does ``receive`` have no other news
+        if self.watch is None:
+            self.watch = asyncio.ensure_future(self.receive())
+            self.watch.add_done_callback(self._on_disconnect)
 
     def _on_disconnect(self, watch: asyncio.Future[Message]) -> None:
         if not watch.cancelled():
@@ -99,9 +118,9 @@ class Edge:
         self._fallback = fallback
         self._timeout = timeout
         self.keys = keys
-        self._active: dict[_ActiveRequest, None] = {}
+        self._active: dict[ActiveRequest, None] = {}
         self._places = Places()
-        self.expect = self._places.expect
+        self.expect, self.full = self._places.expect, self._places.full
         self._bodies = BodyBudget(make_room=self.end_slowest_upload)
         self._refused: Counter[str] = Counter()  # with 429 since the last log lines: one counts many, to save work
         self.tracing: Tracing | None = None
@@ -122,10 +141,10 @@ class Edge:
         assert task is not None
         client = scope.get("client")
         upload = Upload(client[0] if client else "", None if target.operational else self._places)
-        request = _ActiveRequest(scope, receive, task, upload)
+        request = _TaskRequest(scope, receive, task, upload)
         self._active[request] = None
         scope[BODY_BUDGET], scope[UPLOAD] = self._bodies, upload
-        request_id, key = identity(scope)
+        request_id, key = identity(dict(scope["headers"]))
         span = self.tracing.begin(scope, target.route, request_id.decode()) if self.tracing else None
         status = CLIENT_CLOSED_REQUEST
         try:
@@ -142,39 +161,64 @@ class Edge:
                 raise
             task.uncancel()  # the client left while its crops waited, or does not read its response
         finally:
-            del self._active[request]
-            self._bodies.release(scope)
-            self._places.leave(upload)
-            received, seconds = upload.seconds()
-            metrics.request_done(target.route, status, received, seconds)
+            received, seconds = self.leave(request, target, status, request_id)
             if span and self.tracing:
                 self.tracing.end(span, status, received, seconds)
-            if status != OverloadedError.status and (status >= 400 or log.isEnabledFor(logging.DEBUG)):
-                self._log(target.route, status, (received, seconds), request_id, scope)
 
-    async def _respond(self, target: Target, request: _ActiveRequest, key: bytes) -> Response:
+    async def _respond(self, target: Target, request: _TaskRequest, key: bytes) -> Response:
         try:
             if not target.operational:
                 request.scope[RIGHTS] = self._admit(request.upload.client, key)
             return await target.endpoint(Request(request.scope, request.receive))
-        except EyestateError as error:
-            if isinstance(error, OverloadedError):
-                self._refused[error.code] += 1
-            if isinstance(error, QuotaExceededError):
-                metrics.over_quota(target.route)
-            return _error_response(target, error)
         except asyncio.CancelledError:
             if request.error is None:
                 raise
             request.task.uncancel()
-            return _error_response(target, request.error)
+            return self.failed(target, request.error)
         except ClientDisconnect:
             raise
-        except Exception:
-            log.exception("the request failed", extra={"route": target.route})
-            return _error_response(target, EyestateError("the service failed on this request; its log says why"))
+        except Exception as error:
+            return self.failed(target, error)
         finally:
             request.unwatch()
+
+    def enter(self, request: ActiveRequest, key: bytes) -> None:
+        """Begin a request that needs no task, and gets its ``upload`` here; that takes a place when it has arrived.
+
+        Raises:
+            RequestError: it is not let in, and its answer says why.
+        """
+        client = request.scope["client"]
+        request.upload = Upload(client[0] if client else "", self._places)
+        self._active[request] = None
+        request.scope[RIGHTS] = self._authorize(key)
+
+    def forget(self, request: ActiveRequest) -> None:
+        """Give back what a request has taken."""
+        del self._active[request]
+        self._bodies.release(request.scope)
+        self._places.leave(request.upload)
+
+    def leave(self, request: ActiveRequest, target: Target, status: int, request_id: bytes) -> tuple[float, float]:
+        """Forget, count and log a request that has ended; the seconds that it took, as of ``Upload.seconds``."""
+        self.forget(request)
+        seconds = request.upload.seconds()
+        metrics.request_done(target.route, status, *seconds)
+        if status != OverloadedError.status and (status >= 400 or log.isEnabledFor(logging.DEBUG)):
+            self._log(target.route, status, seconds, request_id, request.scope)
+        return seconds
+
+    def failed(self, target: Target, error: Exception) -> Response:
+        """The answer for an error, which is counted; one that is not the client's is logged, and not told."""
+        if not isinstance(error, EyestateError):
+            log.error("the request failed", extra={"route": target.route}, exc_info=error)
+            error = EyestateError("the service failed on this request; its log says why")
+        if isinstance(error, OverloadedError):
+            self._refused[error.code] += 1
+        if isinstance(error, QuotaExceededError):
+            metrics.over_quota(target.route)
+        metrics.rejected(error.code)
+        return _formed(target.error_form, error)
 
     def refusal(self, scope: Scope, why: str) -> bytes | None:
         """The answer to a request without a place, of which nothing but the head has been looked at.
@@ -195,7 +239,7 @@ class Edge:
         metrics.rejected(OverloadedError.code)
         metrics.request_done(target.route, OverloadedError.status, 0.0, 0.0)
         head, body = _refusal(target.error_form, why)
-        return b"%bx-request-id: %b\r\n\r\n%b" % (head, identity(scope)[0], body)
+        return b"%bx-request-id: %b\r\n\r\n%b" % (head, identity(dict(scope["headers"]))[0], body)
 
     @contextmanager
     def admitted(self, client: str, key: bytes, size: int = 0) -> Iterator[Scope]:
@@ -224,6 +268,9 @@ class Edge:
 
     def _admit(self, client: str, key: bytes) -> Rights | None:
         self._places.check(client)
+        return self._authorize(key)
+
+    def _authorize(self, key: bytes) -> Rights | None:
         if self.rejecting:
             raise DrainingError("the service is stopping; send the request again, to another instance")
         if self.keys:
@@ -252,10 +299,10 @@ class Edge:
                     continue
                 if error := self._overdue(request, now):
                     request.cancel(error)
-                elif request.upload.complete and request.watch is None:
+                elif request.upload.complete:
                     request.watch_client()
 
-    def _overdue(self, request: _ActiveRequest, now: float) -> EyestateError | None:
+    def _overdue(self, request: ActiveRequest, now: float) -> EyestateError | None:
         late = now - request.upload.begun > self._timeout
         if request.upload.due == math.inf:  # nothing is expected of the client
             return DeadlineExceededError(f"there was no answer within {self._timeout:g} s") if late else None
@@ -301,22 +348,14 @@ class Edge:
         )
 
 
-def identity(scope: Scope) -> tuple[bytes, bytes]:
+def identity(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes]:
     """A request's id, the caller's own where it is valid, and its API key."""
-    request_id = key = b""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            request_id = value if _REQUEST_ID.fullmatch(value) else b""
-        elif name == b"x-api-key":
-            key = value
-        elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            key = value[7:].strip()
-    return request_id or b"%016x" % getrandbits(64), key
-
-
-def _error_response(target: Target, error: EyestateError) -> Response:
-    metrics.rejected(error.code)
-    return _formed(target.error_form, error)
+    request_id, authorization = headers.get(b"x-request-id"), headers.get(b"authorization")
+    if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+        request_id = b"%016x" % getrandbits(64)
+    if authorization and authorization[:7].lower() == b"bearer ":
+        return request_id, authorization[7:].strip()
+    return request_id, headers.get(b"x-api-key", b"")
 
 
 @lru_cache(maxsize=16)

@@ -49,6 +49,24 @@ SAMPLE: Final = 64  # crops per worker and PUBLISH_SECONDS whose pixels are meas
 _LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+class BulkCounter(Counter):
+    """A counter that keeps what it counts until ``publish``."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._noted = 0
+
+    def note(self) -> None:
+        """Count one, at the next ``publish``."""
+        self._noted += 1
+
+    def publish(self) -> None:
+        """Count what was noted."""
+        if self._noted:
+            self.inc(self._noted)
+            self._noted = 0
+
+
 class BulkHistogram(Histogram):
     """A histogram that keeps observations, single ones or arrays, until ``publish`` tallies them in bulk."""
 
@@ -79,7 +97,7 @@ class BulkHistogram(Histogram):
         return values
 
 
-REQUESTS = Counter("eyestate_requests_total", "Requests answered.", ["route", "status"])
+REQUESTS = BulkCounter("eyestate_requests_total", "Requests answered.", ["route", "status"])
 REQUEST_SECONDS = BulkHistogram(
     "eyestate_request_duration_seconds",
     "Time from the end of the request's body to the end of its answer.",
@@ -161,7 +179,7 @@ MEMORY = Gauge("eyestate_resident_memory_bytes", "Memory of the workers.", multi
 
 # Children are looked up once, not per request.
 _frames: Final = {outcome: STREAM_FRAMES.labels(outcome) for outcome in ("answered", "dropped", "failed")}
-_requests: dict[tuple[str, int], Counter] = {}
+_requests: dict[tuple[str, int], BulkCounter] = {}
 _failed: dict[str, Counter] = {}
 _rejected: dict[str, Counter] = {}
 _request_seconds: dict[str, BulkHistogram] = {}
@@ -187,10 +205,16 @@ def request_done(route: str, status: int, received: float, seconds: float) -> No
         _requests[route, status] = REQUESTS.labels(route, status)
         _request_seconds[route] = REQUEST_SECONDS.labels(route)
         OVER_QUOTA.labels(route)  # at 0, for the queries that subtract one from the other
-    _requests[route, status].inc()
+    _requests[route, status].note()
     _request_seconds[route].note((seconds,))
     if received:
         _RECEIVE.note((received,))
+
+
+def publish_requests() -> None:
+    """Put the number of requests answered since the last time into Prometheus."""
+    for requests in _requests.values():
+        requests.publish()
 
 
 def detected(seconds: float, faces: int) -> None:
@@ -342,8 +366,17 @@ class Monitor:
             widths.note(look.widths)
         sample.extend(look.sample[: SAMPLE - len(sample)])
 
+    def decoded_one(self, seconds: float, crop: Pixels) -> None:
+        """As ``decoded``, of one small crop, grey, uint8 (height, width)."""
+        _DECODE.note((seconds,))
+        _FEATURES["crops"]["width"].note((crop.shape[1],))
+        sample = self._samples["crops"]
+        if len(sample) < SAMPLE:
+            sample.append(quality.shrink(crop))
+
     def publish(self) -> None:
         """Put what was noted since the last time into Prometheus."""
+        publish_requests()
         for histogram in (
             *_request_seconds.values(),
             _RECEIVE,

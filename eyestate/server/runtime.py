@@ -26,7 +26,7 @@ from eyestate.scorer import Scorer
 from eyestate.server import metrics, processes, tracing
 from eyestate.server.admission import Quota
 from eyestate.server.auth import RIGHTS, Rights
-from eyestate.server.batching import Batcher, CascadeBatcher, Crops
+from eyestate.server.batching import Crops, Queue
 from eyestate.server.face_pool import FacePool
 from eyestate.server.memory import BYTES_PER_PIXEL, WORK
 from eyestate.server.metrics import Look, Monitor
@@ -35,7 +35,7 @@ from eyestate.server.responses import ResponseWriter, Scored
 from eyestate.server.shadow import Shadow
 
 # Images within both limits, all of a request together, are decoded faster than a thread starts.
-_INLINE_BYTES: Final = 8 * 2**10
+INLINE_BYTES: Final = 8 * 2**10
 _INLINE_PIXELS: Final = 8 * 2**10
 _INLINE_IMAGES: Final = 64  # to find out that one is none takes 0.05 ms, however few bytes it has
 _SMALL_WORK: Final = 2**20  # bytes: decoding what takes less does not wait for room
@@ -66,7 +66,7 @@ class Runtime:
 
     bundle: Bundle | CascadeBundle
     scorer: Scorer
-    batcher: Batcher | CascadeBatcher
+    batcher: Queue
     monitor: Monitor
     responses: ResponseWriter
     face_pool: FacePool | None  # None without a detector
@@ -92,7 +92,7 @@ class Runtime:
         size = images.nbytes if isinstance(images, np.ndarray) else sum(len(image or b"") for image in images)
         work = partial(self._decode, images, with_quality)
         with tracing.phase(scope, "decode"):
-            if size > _INLINE_BYTES or len(images) > _INLINE_IMAGES:
+            if size > INLINE_BYTES or len(images) > _INLINE_IMAGES:
                 look, decoded = await _in_thread(work)
             else:
                 look, decoded = work(_INLINE_PIXELS)
@@ -102,6 +102,23 @@ class Runtime:
         for failure in decoded.failures.values():
             metrics.failed(failure.code)
         return decoded
+
+    def decode_small(self, image: bytes) -> Pixels | None:
+        """One image of at most ``INLINE_BYTES``, as it is queued, uint8 (1, height, width); None if that takes long.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        started = time.perf_counter()
+        try:
+            crop = decode(image, _INLINE_PIXELS)
+        except ImageTooLargeError:
+            return None
+        except ImageError as error:
+            metrics.failed(error.code)
+            raise
+        self.monitor.decoded_one(time.perf_counter() - started, crop)
+        return shrunk(crop, self.scorer.side)[np.newaxis]
 
     def _decode(
         self,
@@ -184,10 +201,14 @@ class Runtime:
             except DeviceError as error:
                 processes.end_soon(error.message)
                 raise
-        metrics.scored(scores, decoded.source)
-        if self.shadow and len(scores):
-            self.shadow.offer(decoded.crops, scores, self.scorer.manifest.thresholds, self.batcher)
+        self.scored(decoded.crops, scores, decoded.source)
         return scores
+
+    def scored(self, crops: Crops, scores: Scores, source: Source = "crops") -> None:
+        """Note the scores of crops, and let the shadow model have a look at them."""
+        metrics.scored(scores, source)
+        if self.shadow and len(scores):
+            self.shadow.offer(crops, scores, self.scorer.manifest.thresholds, self.batcher)
 
 
 def quota_of(scope: Scope) -> Quota | None:

@@ -32,24 +32,36 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     ):
         await response(scope, receive, send)
         return
-    pieces: list[bytes | memoryview] = [STATUS_LINE[response.status_code]]
-    closes = False
-    for headers in (cycle.default_headers, response.raw_headers):
-        for name, value in headers:
-            pieces += (name, b": ", value, b"\r\n")
-            closes = closes or (name == b"connection" and value == b"close")
-    if closes:
-        cycle.keep_alive = False
-    elif not cycle.keep_alive:
-        pieces.append(b"connection: close\r\n")
-    pieces += (b"\r\n", response.body)
+    content, cycle.keep_alive = whole(response, cycle.default_headers, keep_alive=cycle.keep_alive)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(pieces))
+    cycle.transport.write(content)
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+
+
+def whole(
+    response: Response, default_headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool
+) -> tuple[bytes, bool]:
+    """All bytes of a response, and whether the connection stays open behind it.
+
+    Args:
+        response: that is complete, with its ``Content-Length``.
+        default_headers: of the server.
+        keep_alive: whether the connection may stay open.
+    """
+    pieces: list[bytes | memoryview] = [STATUS_LINE[response.status_code]]
+    closes = False
+    for headers in (default_headers, response.raw_headers):
+        for name, value in headers:
+            pieces += (name, b": ", value, b"\r\n")
+            closes = closes or (name == b"connection" and value == b"close")
+    if not (closes or keep_alive):
+        pieces.append(b"connection: close\r\n")
+    pieces += (b"\r\n", response.body)
+    return b"".join(pieces), keep_alive and not closes
 
 
 def head_bytes(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -53,7 +53,7 @@ class EdgeService(Service[Any]):  # type: ignore[misc]  # BentoML is not typed
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """What a worker serves; called right before the worker configures uvicorn."""
         served = wrap(app, super().to_asgi(is_main), SETTINGS)
-        connections.install(SETTINGS, app.state.edge)
+        connections.install(SETTINGS, app.state.edge, app.state.fast_path)
         return served
 
 

@@ -20,7 +20,7 @@ from eyestate.arrays import Scores
 from eyestate.bundle import Bundle, CascadeBundle, Thresholds
 from eyestate.scorer import Scorer, open_scorer
 from eyestate.server import metrics, processes
-from eyestate.server.batching import Batcher, CascadeBatcher, Crops
+from eyestate.server.batching import Crops, Queue
 from eyestate.settings import Device
 
 log = logging.getLogger("eyestate.server.shadow")
@@ -48,7 +48,7 @@ class Shadow:
         opening = asyncio.wrap_future(self._thread.submit(open_scorer, bundle, device, 1))
         opening.add_done_callback(self._opened)
 
-    def offer(self, crops: Crops, scores: Scores, thresholds: Thresholds, batcher: Batcher | CascadeBatcher) -> None:
+    def offer(self, crops: Crops, scores: Scores, thresholds: Thresholds, batcher: Queue) -> None:
         """Score crops that were just answered, unless there is too much to do.
 
         Args:

@@ -114,7 +114,7 @@ class Streams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a stream until one of both sides ends it."""
         started = time.perf_counter()
-        request_id, key = identity(scope)
+        request_id, key = identity(dict(scope["headers"]))
         client = scope["client"][0] if scope.get("client") else ""
         await receive()
         try:

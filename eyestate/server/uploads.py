@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
@@ -75,13 +76,13 @@ async def single_image(request: Request, several: str = "send them to /v1/score/
     Raises:
         RequestError: the body has no such image or is over the limits; its subclasses say which.
     """
-    media_type = _media_type(request)
+    media_type = _media_type(request.scope["headers"])
     if media_type == MULTIPART:
         images = await _parts(request, "image", MAX_BYTES + _ENVELOPE_BYTES)
         if len(images) > 1:
             raise RequestError(f"there are {len(images)} images; {several}")
         return images[0]
-    if media_type.startswith("image/") or media_type in (OCTET_STREAM, ""):
+    if _is_image(media_type):
         return await body(request, MAX_BYTES)
     raise UnsupportedMediaTypeError(
         f"the content type is {media_type}; send the image itself with 'Content-Type: image/jpeg' (any image/* or "
@@ -95,7 +96,7 @@ async def burst(request: Request) -> list[bytes]:
     Raises:
         RequestError: the body has no photos or is over the limits; its subclasses say which.
     """
-    media_type = _media_type(request)
+    media_type = _media_type(request.scope["headers"])
     if media_type != MULTIPART:
         raise UnsupportedMediaTypeError(
             f"the content type is {media_type or 'missing'}; send {MULTIPART} with the parts 'images'"
@@ -113,7 +114,7 @@ async def many_images(request: Request) -> Pixels | Sequence[packed.Encoded | No
     Raises:
         RequestError: the body has no such crops or is over the limits; its subclasses say which.
     """
-    media_type = _media_type(request)
+    media_type = _media_type(request.scope["headers"])
     if media_type == NPY:
         return packed.from_npy(await body(request, MAX_BODY_BYTES))
     if media_type == ARROW:
@@ -147,11 +148,26 @@ async def body(request: Request, max_bytes: int) -> bytes:
     return whole.getvalue()  # what it holds, not a copy
 
 
-def _media_type(request: Request) -> str:
-    for name, value in request.scope["headers"]:
+@lru_cache(maxsize=64)
+def is_image(content_type: bytes) -> bool:
+    """Whether a body of that type is an image itself."""
+    return _is_image(_bare(content_type))
+
+
+def _is_image(media_type: str) -> bool:
+    return media_type.startswith("image/") or media_type in (OCTET_STREAM, "")
+
+
+def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
         if name == b"content-type":
-            return str(value.partition(b";")[0], "latin-1").strip().lower()
+            return _bare(value)
     return ""
+
+
+def _bare(content_type: bytes) -> str:
+    """A media type without its parameters."""
+    return str(content_type.partition(b";")[0], "latin-1").strip().lower()
 
 
 class _Received:

@@ -674,7 +674,7 @@ class TestCascade:
                 Batcher(score, batch_size=BATCH, seconds_per_crop=seconds, capacity=1_000, max_wait=64)
                 for score, seconds in ((small, 1e-6), (large, 0.5))
             )
-            batcher = CascadeBatcher(quick, slow, lambda scores: scores > 0)
+            batcher = CascadeBatcher(quick, slow, lambda scores: scores > 0 if scores.any() else None)
             try:
                 async with asyncio.timeout(10):
                     await work(batcher, large)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import pytest
 import uvicorn
@@ -27,6 +25,7 @@ from eyestate.server.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELIN
 from eyestate.server.hosts import AllowedHosts
 from eyestate.server.sending import send_response
 from eyestate.settings import Settings
+from tests.raw_http import Client
 
 TIMEOUT = 1.0
 KEEP_ALIVE = 1.5
@@ -76,6 +75,9 @@ class Gate:
         assert client == "127.0.0.1"
         return "full" if self.closed else None
 
+    def full(self, client: str) -> str | None:
+        return self.expect(client)
+
     def refusal(self, scope: Scope, why: str) -> bytes | None:
         if scope["path"] == "/slow":
             return None
@@ -84,51 +86,6 @@ class Gate:
 
     def end_slowest_upload(self) -> bool:
         return False
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        """The code of the error, in the form of the API."""
-        error: dict[str, Any] = json.loads(self.body)
-        assert set(error) == {"error"}
-        assert set(error["error"]) == {"code", "message"}
-        return str(error["error"]["code"])
-
-
-class Client:
-    """One connection, byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def send(self, *pieces: bytes, pause: float = 0.02) -> None:
-        for piece in pieces:
-            self._writer.write(piece)
-            await self._writer.drain()
-            if len(pieces) > 1:
-                await asyncio.sleep(pause)
-
-    async def answer(self) -> Answer:
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
-        status, *lines = head.decode().strip().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines)
-        body = await asyncio.wait_for(self._reader.readexactly(int(headers["content-length"])), 20)
-        return Answer(int(status.split()[1]), headers, body)
-
-    async def closed(self) -> float:
-        """Seconds until the other side has closed the connection, with nothing more to say."""
-        started = time.perf_counter()
-        with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(self._reader.read(), 20) == b""
-        return time.perf_counter() - started
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 Connect = Callable[..., Awaitable[Client]]  # from an address, 127.0.0.1 by default
@@ -543,7 +500,7 @@ def test_uvicorn_takes_it_where_nothing_else_is_chosen(monkeypatch: pytest.Monke
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
     connections.install(
-        Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"), Gate()
+        Settings(timeout=TIMEOUT, keep_alive=KEEP_ALIVE, trusted_proxies="10.0.0.0/8, 192.0.2.1"), Gate(), None
     )
     config = uvicorn.Config(Application())
     config.load()

@@ -256,6 +256,7 @@ def test_a_refusal_by_the_head_is_that_of_the_edge(monkeypatch: pytest.MonkeyPat
     ]
 
     def count() -> list[float]:
+        metrics.publish_requests()
         return [REGISTRY.get_sample_value(name, labels) or 0 for name, labels in counted]
 
     def scope(path: str) -> Scope:
@@ -406,10 +407,11 @@ def bodies_read(edge: Edge) -> int:
 
 
 def watched(edge: Edge) -> bool:
-    return any(active.watch for active in edge._active)
+    return any(getattr(active, "watch", None) for active in edge._active)
 
 
 def requests_counted(route: str, status: int) -> float:
+    metrics.publish_requests()
     return REGISTRY.get_sample_value("eyestate_requests_total", {"route": route, "status": str(status)}) or 0
 
 

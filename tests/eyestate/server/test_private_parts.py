@@ -11,7 +11,11 @@ CHECKED = {
         "1.4.39",
         "service_class, to_asgi, usage_stats, serve_http in service; Arbiter, ensure_prometheus_dir in launcher",
     ),
-    "uvicorn": ("0.54.0", "HTTP_PROTOCOLS and HttpToolsProtocol's attributes and callbacks in connections.Connection"),
+    "uvicorn": (
+        "0.54.0",
+        "HTTP_PROTOCOLS, _TrustedHosts and HttpToolsProtocol's attributes and callbacks in connections.Connection; "
+        "what it asks of a RequestResponseCycle in fast_path.DirectRequest",
+    ),
     "httptools": ("0.9.0", "the exceptions that feed_data raises in connections.Connection"),
     "starlette": ("1.10.0", "compile_path in routing.RoutingTable; Response.raw_headers in edge and connections"),
     "python-multipart": ("0.0.34", "MultipartParser's callbacks in uploads._Collector"),

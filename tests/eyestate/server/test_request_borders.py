@@ -93,6 +93,9 @@ class Gate:
     def expect(self, client: str) -> str:
         return "no place"
 
+    def full(self, client: str) -> str:
+        return "no place"
+
     def refusal(self, scope: Scope, why: str) -> bytes | None:
         if scope["path"] != "/early":
             return None

@@ -54,7 +54,7 @@ def test_small_crops_are_decoded_on_the_loop(decoded_by: list[str]) -> None:
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "JPEG"])
 def test_many_pixels_in_few_bytes_are_not(decoded_by: list[str], kind: str) -> None:
     few_bytes = encoded(Image.new("L", (512, 512)), kind, **({"lossless": True} if kind == "WEBP" else {}))
-    assert len(few_bytes) < runtime._INLINE_BYTES
+    assert len(few_bytes) < runtime.INLINE_BYTES
     assert not made([few_bytes]).failures
     assert "MainThread" not in decoded_by
 
@@ -68,7 +68,7 @@ def test_large_crops_are_looked_at_where_they_are_decoded() -> None:
 
 def test_nor_are_many_small_ones_of_few_bytes(decoded_by: list[str]) -> None:
     tiny = encoded(Image.new("L", (64, 64)), "PNG")
-    assert len(tiny) * 40 < runtime._INLINE_BYTES
+    assert len(tiny) * 40 < runtime.INLINE_BYTES
     assert len(made([tiny] * 40).crops) == 40
     assert decoded_by.count("MainThread") * 64 * 64 <= runtime._INLINE_PIXELS
 
