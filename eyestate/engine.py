@@ -123,7 +123,7 @@ class Engine:
         content = _halved(bundle.content) if form.half else bundle.content
         session, self.device = open_session(bundle.onnx, device, threads, batch=1, content=content, form=form)
         self._check_contract(bundle.onnx, session)
-        available, self._overhead, fixed = batch_sizes(self.device)
+        available, self._overhead, fixed, between = batch_sizes(self.device)
         resizer = _resizer() if on_gpu(self.device) else None
         kernels = self._own_kernels(bundle, threads) if device == "auto" else None
         self._infer: dict[int, Infer] = {}
@@ -151,7 +151,11 @@ class Engine:
                 kernels = None  # the larger the batch, the more bfloat16 gains
             if size == 1:
                 self.seconds_alone = self.seconds_per_crop
-        self.sizes = tuple(self._infer)
+        for size in between:
+            if size < max(self._infer):
+                self._infer[size] = self._runner(session, size, resizer)
+                self._infer[size](np.zeros((size, *self._manifest.input.shape[1:]), np.uint8))
+        self.sizes = tuple(sorted(self._infer))
 
     def _own_kernels(self, bundle: Bundle, threads: int | None) -> Infer | None:
         """ONNX Runtime's own kernels, in float32, where OpenVINO computes in bfloat16."""

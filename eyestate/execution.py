@@ -53,11 +53,13 @@ class BatchSizes(NamedTuple):
             same on a busy machine.
         overhead: the fixed cost of an inference, in crops that could be computed in its time.
         fixed: whether each size needs a session of its own.
+        between: further sizes, below the largest one chosen, where a session takes any: less is padded.
     """
 
     sizes: tuple[int, ...]
     overhead: float
     fixed: bool = False
+    between: tuple[int, ...] = ()
 
 
 # Measured on one core of an AMD EPYC (Zen 4). The overhead is half a crop, in final_best and in final_best_lite, and as
@@ -69,7 +71,7 @@ _BATCH_SIZES: Final = {
     "tensorrt": BatchSizes(providers.SIZES, 250, fixed=True),
     "cuda": BatchSizes(providers.SIZES, 250, fixed=True),
     "openvino": BatchSizes((1, 4, 16, 64), 1, fixed=True),
-    "cpu": BatchSizes((1, 4, 16, 64), 1),
+    "cpu": BatchSizes((1, 4, 16, 64), 1, between=(2, 8, 32)),
 }
 
 

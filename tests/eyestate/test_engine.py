@@ -101,8 +101,16 @@ class TestCut:
             (130, (64, 64, 1, 1)),
         ],
     )
-    def test_on_a_cpu_little_is_padded(self, n: int, parts: tuple[int, ...]) -> None:
-        assert cut(n, *batch_sizes("cpu-fp32")[:2]) == parts
+    def test_with_openvino_little_is_padded(self, n: int, parts: tuple[int, ...]) -> None:
+        assert cut(n, *batch_sizes("openvino-bf16")[:2]) == parts
+
+    @pytest.mark.parametrize(
+        ("n", "parts"),
+        [(3, (4,)), (5, (4, 1)), (7, (8,)), (13, (8, 4, 1)), (26, (16, 8, 2)), (61, (64,)), (130, (64, 64, 2))],
+    )
+    def test_less_still_where_a_session_takes_any_size(self, n: int, parts: tuple[int, ...]) -> None:
+        chosen = batch_sizes("cpu-fp32")
+        assert cut(n, tuple(sorted(chosen.sizes + chosen.between)), chosen.overhead) == parts
 
     @pytest.mark.parametrize(("n", "parts"), [(5, (16,)), (17, (64,)), (300, (256, 64)), (900, (1024,))])
     def test_on_a_gpu_padding_is_cheaper_than_another_inference(self, n: int, parts: tuple[int, ...]) -> None:
@@ -119,8 +127,8 @@ class TestSizes:
         self, bundle: Bundle, device: Device, given_sizes: list[int]
     ) -> None:
         opened = Engine(bundle, device, 1)
-        assert opened.sizes == (1, 4, 16, 64)
-        assert list(dict.fromkeys(given_sizes)) == list(opened.sizes)
+        assert opened.sizes == ((1, 2, 4, 8, 16, 32, 64) if opened.device == "cpu-fp32" else (1, 4, 16, 64))
+        assert set(given_sizes) == set(opened.sizes)
         for n in (*range(1, 70), 300, 1_000):
             opened.run(np.zeros((n, SIDE, SIDE), np.uint8))
         assert set(given_sizes) == set(opened.sizes)
@@ -163,7 +171,7 @@ class TestSizes:
 @pytest.mark.skipif(not OPENVINO, reason="no OpenVINO in this ONNX Runtime")
 class TestFloat32BesideBfloat16:
     @pytest.fixture(autouse=True)
-    def bfloat16(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def processor_with_bfloat16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(execution, "has_bfloat16", lambda: True)
 
     @pytest.mark.parametrize(
