@@ -100,8 +100,10 @@ def standing(what: str) -> str:
     report = json.loads((REPORTS / what).read_text())
     models = measured_models(report)
     found = " and ".join(f"`{each['name']}` (SHA-256 `{each['sha256'][:12]}`)" for each in models)
-    date = report.get("about", {}).get("measured", "")[:10]
+    about = report.get("about", {})
+    date, processor = about.get("measured", "")[:10], about.get("cpu", "")
     on = f"{found or 'version 1.0 of the models'}{f', {date}' if date else ''}"
+    on += f", on {processor}" if "(" in processor else ""  # older reports do not tell its instructions
     return f"Measured on {on}." if is_current(report) else _old(on)
 
 

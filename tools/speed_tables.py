@@ -129,6 +129,23 @@ def devices() -> str:
     return "\n".join(parts)
 
 
+def pool() -> str:
+    """The models on the unlabelled crops, by processor."""
+    lines = []
+    for path in sorted((REPORTS / "serving").glob("pool-*.json")):
+        report = json.loads(path.read_text())
+        rows = {row["model"]: row for row in report["rows"]}
+        large = rows["final_best"]
+        processor = report["about"]["cpu"].rpartition("(")[2].rstrip(")")
+        for name, row in rows.items():
+            here, http = row["in_process"], row["over_http"]
+            ratios = [f"{here / large['in_process']:.1f}", f"{http / large['over_http']:.1f}"]
+            share = f"{row['deferred']:.1%}" if row["deferred"] else None
+            lines.append([f"{processor}, `{name}`", share, f"{here:,.0f}", ratios[0], f"{http:,.0f}", ratios[1]])
+    head = ["Processor, model", "Deferred", "Crops/s in process", "÷ `final_best`", "over HTTP", "÷ `final_best`"]
+    return table(head, lines)
+
+
 def _cell(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)
 
@@ -226,6 +243,7 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "blinks": blinks,
     "bulk": bulk,
     "devices": devices,
+    "pool": pool,
     "endurance": endurance,
     "faces": faces,
     "failures": failures,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from functools import partial
 from random import getrandbits
@@ -38,6 +39,7 @@ MAX_HEAD_BYTES: Final = 64 * 2**10
 MAX_HEADERS: Final = 256  # of a request; 9,000 fit into its bytes and would take 5 ms of the event loop
 MAX_PIPELINED: Final = 64  # requests behind one that is not answered yet: thousands fit into one read
 _LINGER_SECONDS: Final = 2.0  # for a rejected client to read the response, while what it sends is discarded
+_BODY_SECONDS: Final = 0.25  # that the fast path waits for the rest of a body: many clients send it behind the head
 _LAST_SECONDS: Final = 1.0  # for a request on its way when the server stops
 _VERSIONS: Final = ("1.1", "1.0")
 # The headers that say where a request ends and whom it is for, of which each request has one at most. As trailers they
@@ -141,6 +143,7 @@ class Connection(HttpToolsProtocol):
         logs_all = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
         self._fast_path = None if logs_all or self.limit_concurrency or self.root_path else fast_path
         self._plain: bytes | None = None  # the body so far of a request that may be for the fast path
+        self._awaited: float | None = None  # since when the rest of it has been, by ``time.perf_counter``
         self._direct: DirectRequest | None = None  # the last one that was
         self._turned_away = False  # the present request, of which the rest is ignored
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
@@ -172,11 +175,15 @@ class Connection(HttpToolsProtocol):
         self._limit.closed(self)
         if self._direct:
             self._direct.lost()
+        if self._plain is not None:
+            self._leave_to_application()  # which counts it
         super().connection_lost(exc)
         self._direct = self.cycle = None  # type: ignore[assignment]  # uvicorn leaves it to the garbage collection
 
     def shutdown(self) -> None:
         """End the connection as the server stops; a request that has not begun or is not here yet has a moment left."""
+        if self._plain is not None:
+            self._leave_to_application()
         if self.cycle is None or self._in_head:
             self.loop.call_later(_LAST_SECONDS, super().shutdown)
         else:
@@ -195,8 +202,9 @@ class Connection(HttpToolsProtocol):
             fault = error.__context__ or error  # raised by a callback below
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
             return
-        if self._plain is not None:
-            self._leave_to_application()
+        if self._plain is not None and self._awaited is None:
+            self._awaited = time.perf_counter()
+            self._time(_BODY_SECONDS)
         if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
             self._refuse(_too_large())
         elif self._in_head and not self._head_timed:
@@ -315,7 +323,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._limit.busy(self)
         if method == b"POST" and version == "1.1" and self._is_plain():
-            self._plain = b""
+            self._plain, self._awaited = b"", None
         else:
             self._begin()
 
@@ -347,11 +355,13 @@ class Connection(HttpToolsProtocol):
         assert fast_path is not None
         if gate and (why := gate.full(self.address)) and self._turn_away(why, gate):
             return True
+        if self._awaited is not None:
+            self._unset_keepalive_if_required()
         self.scope["method"] = "POST"
         if self._proxies is not None and self.address in self._proxies:
             self.scope["client"] = self._forwarded_for(self._proxies) or self.client
         before = self.cycle
-        request = self._direct = DirectRequest(fast_path, cast("Scope", self.scope), self)
+        request = self._direct = DirectRequest(fast_path, cast("Scope", self.scope), self, self._awaited)
         self.cycle = request  # type: ignore[assignment]  # uvicorn asks no more of it
         if fast_path.begin(request, body):
             return True
@@ -367,6 +377,7 @@ class Connection(HttpToolsProtocol):
     def _leave_to_application(self) -> bool:
         """Go on with a request that looked plain like with any other; False if it is turned away."""
         body, self._plain = self._plain, None
+        self._unset_keepalive_if_required()
         if not self._begin():
             return False
         if body:
@@ -394,6 +405,7 @@ class Connection(HttpToolsProtocol):
         method = self.parser.get_method()
         if (
             self.expect_100_continue
+            or self.transport.is_closing()
             or self.flow.write_paused
             or method == b"HEAD"
             or b"%" in self.url
@@ -462,8 +474,10 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection: nothing or no complete head arrived in time."""
-        if self._in_head:
+        """Close the connection: nothing or no complete head arrived in time; a body may still come."""
+        if self._plain is not None:
+            self._leave_to_application()
+        elif self._in_head:
             self._refuse(RequestTimeoutError(f"the head was not complete within {self._timeout:g} s"))
         else:
             self.transport.close()

@@ -50,3 +50,20 @@ def test_an_execution_without_labelled_crops_has_a_speed_only(reports: Path) -> 
     head, _, line = speed_tables.devices().splitlines()
     assert head.startswith("| `lite`, crops/s by batch size | 4 | 16 | ÷ fp32 |")
     assert line == "| OpenVINO, bf16 | 1,600 | 900 | 1.94 | – | – |"
+
+
+def test_each_processor_has_rows_of_its_own(reports: Path) -> None:
+    for processor, factor in (("AMX", 3), ("AVX2", 1)):
+        rows = [
+            {"model": "cascade", "deferred": 0.08, "in_process": 4_000 * factor, "over_http": 3_000 * factor},
+            {"model": "final_best", "deferred": 0.0, "in_process": 500, "over_http": 400},
+        ]
+        found = {"about": {"cpu": f"A (B) processor ({processor})"}, "rows": rows}
+        (reports / f"pool-{processor.lower()}.json").write_text(json.dumps(found))
+    _, _, *lines = speed_tables.pool().splitlines()
+    assert lines == [
+        "| AMX, `cascade` | 8.0% | 12,000 | 24.0 | 9,000 | 22.5 |",
+        "| AMX, `final_best` | – | 500 | 1.0 | 400 | 1.0 |",
+        "| AVX2, `cascade` | 8.0% | 4,000 | 8.0 | 3,000 | 7.5 |",
+        "| AVX2, `final_best` | – | 500 | 1.0 | 400 | 1.0 |",
+    ]

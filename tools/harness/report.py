@@ -21,6 +21,14 @@ Model: TypeAlias = Bundle | CascadeBundle | FaceDetector
 REPORTS: Final = Path("reports") / "serving"
 
 
+_INSTRUCTIONS: Final = {  # by the flags of Linux, the widest first
+    "AMX": {"amx_tile", "amx_bf16"},
+    "AVX-512 BF16": {"avx512f", "avx512_bf16"},
+    "AVX-512": {"avx512f"},
+    "AVX2": {"avx2", "fma"},
+}
+
+
 def conditions(*models: Model, **settings: Any) -> dict[str, Any]:
     """What a figure depends on: date, models, machine, package versions, and the settings of the run.
 
@@ -32,7 +40,7 @@ def conditions(*models: Model, **settings: Any) -> dict[str, Any]:
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "models": [identity(model) for model in models],
-        "cpu": cpu(),
+        "cpu": f"{cpu()} ({instructions()})",
         "cores": cores(),
         "python": platform.python_version(),
         "versions": {name: version for name in packages if (version := _version(name))},
@@ -83,11 +91,26 @@ def write_report(folder: Path, name: str, result: dict[str, Any], page: str = ""
 
 def cpu() -> str:
     """The name of the processor."""
+    return _processor("model name") or platform.processor() or "unknown CPU"
+
+
+def instructions() -> str:
+    """The widest instructions of the processor that networks gain from, which its name does not tell."""
+    flags = set(_processor("flags").split())
+    return next((name for name, needed in _INSTRUCTIONS.items() if needed <= flags), platform.machine())
+
+
+def by_processor(report: str) -> str:
+    """The name of a report of which there is one for each kind of processor."""
+    return f"{report}-{instructions().lower().replace(' ', '-')}"
+
+
+def _processor(what: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
 
 
 def _version(distribution: str) -> str | None:

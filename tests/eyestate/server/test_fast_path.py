@@ -90,6 +90,7 @@ class Service:
     """The application under uvicorn."""
 
     app: Starlette
+    connections: set[Any]
     address: tuple[str, int]
     clients: list[Client]
 
@@ -133,7 +134,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             connections.install(chosen, app.state.edge, app.state.fast_path if fast else None)
             server = uvicorn.Server(uvicorn.Config(served, log_config=None, lifespan="off", server_header=False))
             listener = socket.create_server(("127.0.0.1", 0))
-            service = Service(app, listener.getsockname(), [])
+            service = Service(app, server.server_state.connections, listener.getsockname(), [])
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(app.router.lifespan_context(app))
                 serving = asyncio.create_task(server._serve(sockets=[listener]))
@@ -242,6 +243,58 @@ def test_one_connection_takes_any_mixture(run: Run, taken: list[bool]) -> None:
 
     run(work)
     assert taken[0]
+    assert all(taken[3:])
+
+
+@pytest.mark.parametrize(("pause", "taken_here"), [(0.05, [True]), (0.6, [])])
+def test_a_body_may_come_behind_its_head(run: Run, taken: list[bool], pause: float, taken_here: list[bool]) -> None:
+    """As many clients send it; where it takes long, the limits for slow bodies apply."""
+
+    def received() -> float:
+        name = "eyestate_phase_duration_seconds_sum"
+        return REGISTRY.get_sample_value(name, {"phase": "receive"}) or 0
+
+    async def work(service: Service) -> None:
+        monitor = service.app.state.runtime.monitor
+        client = await service.connect()
+        await client.send(request(JPEG))
+        await client.answer()
+        del taken[:]
+        monitor.publish()
+        before = received()
+        sent = request(CROP)
+        await client.send(sent[: -len(CROP)], CROP[:20], CROP[20:], pause=pause)
+        assert (await client.answer()).status == 200
+        monitor.publish()
+        assert 0.9 * pause < received() - before < 10  # until the last piece
+        await asyncio.sleep(0.5)  # no timer of the body is left
+        await client.send(request(JPEG))
+        assert (await client.answer()).status == 200
+        del taken[-1:]
+
+    run(work)
+    assert taken == taken_here
+
+
+def test_a_body_that_is_awaited_while_its_client_leaves_or_the_service_stops(run: Run) -> None:
+    async def work(service: Service) -> None:
+        before = counted(499)
+        client = await service.connect()
+        await client.send(request(CROP)[:-10])
+        await asyncio.sleep(0.05)
+        client.close()
+        await until(lambda: counted(499) == before + 1)
+
+        client = await service.connect()
+        await client.send(request(CROP)[:-10])
+        await asyncio.sleep(0.05)
+        for connection in service.connections:
+            connection.shutdown()
+        await client.send(request(CROP)[-10:])
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+    run(work)
 
 
 def test_a_request_waits_for_the_answer_before_it(run: Run) -> None:
