@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
-from onnxruntime import InferenceSession
 
 from eyestate import gpu_errors
 from eyestate.arrays import Pixels, Scores
@@ -34,9 +33,13 @@ from eyestate.execution import (
     open_session,
     resizing_session,
 )
+from eyestate.extras import extra
 from eyestate.gpu import FixedSession, Resizer
 from eyestate.gpu_errors import Kind
 from eyestate.settings import Device
+
+with extra("cpu"):
+    from onnxruntime import InferenceSession
 
 log = logging.getLogger("eyestate.engine")
 

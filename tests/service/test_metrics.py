@@ -168,7 +168,8 @@ def test_readers_without_pause_are_told_the_same_and_all_of_it(workers: tuple[ps
     _, client = workers
     started = time.monotonic()
     told = {client.get("/metrics").raise_for_status().text for _ in range(40)}
-    assert len(told) <= 2 * ((time.monotonic() - started) / FRESH_SECONDS + 1)  # of two workers, each in its time
+    # Of two workers; what the first one told may have been on the point of being renewed.
+    assert len(told) <= 2 * ((time.monotonic() - started) // FRESH_SECONDS + 2)
     assert all("eyestate_crops_total" in text for text in told)
 
 
