@@ -37,7 +37,7 @@ from training.data.datasets import data_dir, load_crops
 
 MODELS: Final = ("cascade", "final_best_lite", "final_best")
 REFERENCE: Final = "final_best"
-_IN_REQUEST: Final = 500  # crops, evenly from the whole pool
+_IN_REQUEST: Final = 200  # crops, evenly from the whole pool
 _CONNECTIONS: Final = 2
 
 
@@ -53,7 +53,7 @@ class Row:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seconds", type=click.IntRange(1), default=8, show_default=True, help="Of load over HTTP, each time.")
+@click.option("--seconds", type=click.IntRange(1), default=15, show_default=True, help="Of load over HTTP, each time.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each in a different order.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=REPORTS, show_default=True)
 def main(*, seconds: int, rounds: int, output: Path) -> None:

@@ -49,7 +49,7 @@ MEASUREMENTS: Final = (
     Measurement("serving/streams.json", "loadtests.streams", 2),
     Measurement("serving/protocols.json", "loadtests.protocols", 2),
     Measurement("serving/devices.json", "loadtests.devices", 4),
-    Measurement(f"serving/{by_processor('pool')}.json", "loadtests.pool", 4),
+    Measurement(f"serving/{by_processor('pool')}.json", "loadtests.pool", 5),
     Measurement(f"serving/bulk-{DEFAULT_MODEL}.json", f"loadtests.bulk {_AUTO}", 5),
     Measurement("serving/bulk-small.json", "loadtests.bulk", 5),
     Measurement(

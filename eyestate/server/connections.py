@@ -25,7 +25,9 @@ from uvicorn.server import ServerState
 
 from eyestate.errors import HeadTooLargeError, MalformedRequestError, RequestError, RequestTimeoutError
 from eyestate.server import metrics
+from eyestate.server.accepting import Acceptor
 from eyestate.server.connection_limit import ConnectionLimit, allow_files
+from eyestate.server.edge import AWAITED
 from eyestate.server.fast_path import MAX_BYTES, PATH, DirectRequest, FastPath
 from eyestate.server.handshake import PATH as STREAM_PATH
 from eyestate.server.handshake import opens_stream
@@ -92,6 +94,7 @@ def install(settings: Settings, gate: Gate, fast_path: FastPath | None) -> None:
         # Behind a proxy the address of the client is in a header, and answers for other sites' pages are marked.
         gate=None if settings.trusted_proxies or settings.allowed_origins else gate,
         fast_path=fast_path,
+        acceptor=Acceptor(settings.workers),
     )
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # uvicorn takes classes too
 
@@ -120,6 +123,7 @@ class Connection(HttpToolsProtocol):
         limit: ConnectionLimit,
         gate: Gate | None = None,
         fast_path: FastPath | None = None,
+        acceptor: Acceptor | None = None,
     ) -> None:
         """Args:
         config, server_state, app_state, _loop: uvicorn's.
@@ -129,6 +133,7 @@ class Connection(HttpToolsProtocol):
         limit: of connections, shared by all of this process.
         gate: refuses requests by their heads; None leaves that to the application.
         fast_path: answers plain requests; None leaves them to the application, too.
+        acceptor: takes connections that wait; None leaves them to the event loop.
         """
         super().__init__(config, server_state, app_state, _loop)
         self.timeout_keep_alive: float = keep_alive  # type: ignore[assignment]  # uvicorn says int
@@ -139,11 +144,11 @@ class Connection(HttpToolsProtocol):
         self._timeout = timeout
         self._hosts = hosts
         self._limit = limit
+        self._acceptor = acceptor
         self._gate = gate
         logs_all = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
         self._fast_path = None if logs_all or self.limit_concurrency or self.root_path else fast_path
         self._plain: bytes | None = None  # the body so far of a request that may be for the fast path
-        self._awaited: float | None = None  # since when the rest of it has been, by ``time.perf_counter``
         self._direct: DirectRequest | None = None  # the last one that was
         self._turned_away = False  # the present request, of which the rest is ignored
         self._pending = 0  # bytes since the parser last completed a head, a piece of a body or a request
@@ -165,6 +170,15 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._time(self._timeout)
         self._limit.opened(self)
+        if self._acceptor:
+            self._acceptor.take(self._another, self.config.ssl if self.config.is_ssl else None)
+
+    def _another(self) -> HttpToolsProtocol:
+        """What speaks on another connection, as uvicorn makes it."""
+        made = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        return cast("HttpToolsProtocol", made)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers, and give up what is under way."""
@@ -202,8 +216,8 @@ class Connection(HttpToolsProtocol):
             fault = error.__context__ or error  # raised by a callback below
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
             return
-        if self._plain is not None and self._awaited is None:
-            self._awaited = time.perf_counter()
+        if self._plain is not None and AWAITED not in self.scope:
+            self.scope[AWAITED] = time.perf_counter()  # type: ignore[typeddict-unknown-key]
             self._time(_BODY_SECONDS)
         if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
             self._refuse(_too_large())
@@ -323,7 +337,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._limit.busy(self)
         if method == b"POST" and version == "1.1" and self._is_plain():
-            self._plain, self._awaited = b"", None
+            self._plain = b""
         else:
             self._begin()
 
@@ -355,13 +369,13 @@ class Connection(HttpToolsProtocol):
         assert fast_path is not None
         if gate and (why := gate.full(self.address)) and self._turn_away(why, gate):
             return True
-        if self._awaited is not None:
+        if AWAITED in self.scope:
             self._unset_keepalive_if_required()
         self.scope["method"] = "POST"
         if self._proxies is not None and self.address in self._proxies:
             self.scope["client"] = self._forwarded_for(self._proxies) or self.client
         before = self.cycle
-        request = self._direct = DirectRequest(fast_path, cast("Scope", self.scope), self, self._awaited)
+        request = self._direct = DirectRequest(fast_path, cast("Scope", self.scope), self)
         self.cycle = request  # type: ignore[assignment]  # uvicorn asks no more of it
         if fast_path.begin(request, body):
             return True

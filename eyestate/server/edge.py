@@ -45,6 +45,7 @@ from eyestate.server.uploads import BODY_BUDGET, UPLOAD, BodyBudget
 
 log = logging.getLogger("eyestate.requests")
 
+AWAITED: Final = "eyestate.awaited"  # in a request's scope: since when its body has been, if it begins later than that
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that left before its response
 _CHECK_SECONDS: Final = 0.25
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -139,8 +140,7 @@ class Edge:
             return
         task = asyncio.current_task()
         assert task is not None
-        client = scope.get("client")
-        upload = Upload(client[0] if client else "", None if target.operational else self._places)
+        upload = _upload(scope, None if target.operational else self._places)
         request = _TaskRequest(scope, receive, task, upload)
         self._active[request] = None
         scope[BODY_BUDGET], scope[UPLOAD] = self._bodies, upload
@@ -188,8 +188,7 @@ class Edge:
         Raises:
             RequestError: it is not let in, and its answer says why.
         """
-        client = request.scope["client"]
-        request.upload = Upload(client[0] if client else "", self._places)
+        request.upload = _upload(request.scope, self._places)
         self._active[request] = None
         request.scope[RIGHTS] = self._authorize(key)
 
@@ -346,6 +345,13 @@ class Edge:
                 "client": client[0] if client else None,
             },
         )
+
+
+def _upload(scope: Scope, places: Places | None) -> Upload:
+    client = scope.get("client")
+    upload = Upload(client[0] if client else "", places)
+    upload.begun = scope.get(AWAITED, upload.begun)
+    return upload
 
 
 def identity(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes]:

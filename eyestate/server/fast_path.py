@@ -66,8 +66,6 @@ class FastPath:
         request.id, key = identity(named)
         try:
             self.edge.enter(request, key)
-            if request.awaited is not None:
-                request.upload.begun = request.awaited
             request.upload.arrived(len(body), complete=True)
             crop = self._decode(request, body)
             if crop is None:
@@ -127,7 +125,6 @@ class DirectRequest:
 
     Attributes:
         scope: its head.
-        awaited: since when the body was, by ``time.perf_counter``; None where it came with the head.
         id: of the request.
         upload: its body, once it has entered the edge.
         submission: its crop, while that is queued.
@@ -139,24 +136,22 @@ class DirectRequest:
     """
 
     __slots__ = (
-        "_asking", "_fast_path", "awaited", "disconnected", "ended", "id", "keep_alive", "response_complete",
+        "_asking", "_fast_path", "disconnected", "ended", "id", "keep_alive", "response_complete",
         "response_started", "scope", "submission", "upload",
     )  # fmt: skip
 
     more_body: Final = False
     message_event: Final = asyncio.Event()
 
-    def __init__(self, fast_path: FastPath, scope: Scope, asking: Asking, awaited: float | None) -> None:
+    def __init__(self, fast_path: FastPath, scope: Scope, asking: Asking) -> None:
         """Args:
         fast_path: that it is on.
         scope: its head.
         asking: the connection that it came by.
-        awaited: since when the body was, by ``time.perf_counter``; None where it came with the head.
         """
         self._fast_path = fast_path
         self._asking = asking
         self.scope = scope
-        self.awaited = awaited
         self.id = b""
         self.upload: Upload
         self.submission: Submission | None = None

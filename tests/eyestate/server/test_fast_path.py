@@ -132,7 +132,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             app = create_app(chosen, bundle)
             served = wrap(app, app, chosen)
             connections.install(chosen, app.state.edge, app.state.fast_path if fast else None)
-            server = uvicorn.Server(uvicorn.Config(served, log_config=None, lifespan="off", server_header=False))
+            server = uvicorn.Server(
+                uvicorn.Config(served, log_config=None, access_log=False, lifespan="off", server_header=False)
+            )
             listener = socket.create_server(("127.0.0.1", 0))
             service = Service(app, server.server_state.connections, listener.getsockname(), [])
             async with AsyncExitStack() as stack:
