@@ -34,12 +34,13 @@ class Acceptor:
         self._taken = False  # in this iteration of the event loop
         self._opening: set[asyncio.Task[object]] = set()
 
-    def take(self, make: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None) -> None:
+    def take(self, make: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None, port: int) -> None:
         """Accept further connections, unless that has been done in this iteration of the event loop.
 
         Args:
             make: makes what speaks on a connection.
             tls: for https.
+        port: to which they come; gRPC listens on another, and accepts its own.
         """
         if self._taken or sys.platform != "linux":
             return
@@ -47,7 +48,7 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         loop.call_soon(self._end_turn)
         if self._descriptors is None:
-            self._descriptors = _listening()
+            self._descriptors = _listening(port)
         for descriptor in self._descriptors:
             for accepted in _accept(descriptor, self._workers):
                 task = loop.create_task(loop.connect_accepted_socket(make, accepted, ssl=tls))
@@ -63,11 +64,16 @@ class Acceptor:
             task.exception()  # of a handshake, which the client has seen to
 
 
-def _listening() -> list[int]:
-    """The descriptors of the TCP sockets on which this process listens."""
-    return [
-        number for number in map(int, (path.name for path in Path("/proc/self/fd").iterdir())) if _waiting(number)[0]
-    ]
+def _listening(port: int) -> list[int]:
+    """The descriptors of the TCP sockets on which this process listens, on one port."""
+    found = []
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if _waiting(descriptor)[0]:
+            listening = socket.socket(fileno=descriptor)
+            if listening.getsockname()[1] == port:
+                found.append(descriptor)
+            listening.detach()
+    return found
 
 
 def _accept(descriptor: int, workers: int) -> Iterator[socket.socket]:

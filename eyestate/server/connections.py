@@ -170,12 +170,12 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._time(self._timeout)
         self._limit.opened(self)
-        if self._acceptor:
-            self._acceptor.take(self._another, self.config.ssl if self.config.is_ssl else None)
+        if self._acceptor and self.server and self.server[1]:
+            self._acceptor.take(self._another, self.config.ssl if self.config.is_ssl else None, self.server[1])
 
     def _another(self) -> HttpToolsProtocol:
         """What speaks on another connection, as uvicorn makes it."""
-        made = self.config.http_protocol_class(  # type: ignore[call-arg]
+        made = self.config.http_protocol_class(  # type: ignore[call-arg]  # of the class that it is
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
         return cast("HttpToolsProtocol", made)
@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(fault if isinstance(fault, RequestError) else MalformedRequestError(f"no HTTP/1.1: {fault}"))
             return
         if self._plain is not None and AWAITED not in self.scope:
-            self.scope[AWAITED] = time.perf_counter()  # type: ignore[typeddict-unknown-key]
+            self.scope[AWAITED] = time.perf_counter()  # type: ignore[typeddict-unknown-key]  # ours
             self._time(_BODY_SECONDS)
         if self._pending > MAX_HEAD_BYTES:  # also for trailers and chunk extensions
             self._refuse(_too_large())

@@ -25,7 +25,7 @@ def accepted(iterations: int) -> int:
     class Noting(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             made.append(transport)
-            acceptor.take(Noting, None)
+            acceptor.take(Noting, None, transport.get_extra_info("sockname")[1])
 
     async def work() -> int:
         loop = asyncio.get_running_loop()
@@ -69,9 +69,15 @@ def test_other_files_are_let_alone() -> None:
         acceptor._descriptors = [reader, writer, other.fileno() + 1_000]
 
         async def work() -> None:
-            acceptor.take(asyncio.Protocol, None)
+            acceptor.take(asyncio.Protocol, None, 1)
             await asyncio.sleep(0)
 
         asyncio.run(work())
     os.close(reader)
     os.close(writer)
+
+
+def test_the_sockets_of_another_port_are_let_alone() -> None:
+    """As those of gRPC."""
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)):
+        assert accepting._listening(ours.getsockname()[1]) == [ours.fileno()]
